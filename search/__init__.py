@@ -1,0 +1,1 @@
+"""The driver, the lanes, the record and the trial: everything that runs a study."""

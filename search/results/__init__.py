@@ -1,0 +1,1 @@
+"""What was found: the front, its numbers and its pictures (no torch, no ray)."""

@@ -1,0 +1,1 @@
+"""The driver: the way through a study, from its file to its report."""

@@ -1,0 +1,1 @@
+"""Delivery: what leaves the study as files that load anywhere."""

@@ -1,0 +1,1 @@
+"""What can be searched and what flows: vocabulary and arithmetic only (no torch, ray or optuna)."""

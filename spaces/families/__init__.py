@@ -1,0 +1,8 @@
+"""The student families: one file each, with its dimensions and its counting rule. The registry is a dict to read."""
+
+from __future__ import annotations
+
+from spaces.families import albert, bert
+from spaces.families.layout import Family
+
+FAMILIES: dict[str, Family] = {"bert": bert.FAMILY, "albert": albert.FAMILY}

@@ -1,0 +1,95 @@
+"""StudentShape: an architecture that knows its exact size by arithmetic, before anything is built."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from spaces.families import FAMILIES
+
+
+class Frozen(BaseModel):
+    """Base of the nouns: frozen, checked at construction, unknown keys forbidden."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TeacherShape(Frozen):
+    """What arithmetic needs to know of the teacher. `model_type` is Hugging Face's; sizes count units, not bytes."""
+
+    model_type: str
+    depth: int
+    hidden_size: int
+    num_heads: int
+    intermediate_size: int
+    vocabulary_size: int
+    max_positions: int
+    type_vocabulary_size: int
+    num_labels: int
+    num_parameters: int
+
+
+class StudentShape(Frozen):
+    """An encoder with a sequence-classification head. `embedding_size` below `hidden_size` means factorised
+    embeddings (ALBERT, arXiv:1909.11942, section 3.1); `num_hidden_groups` counts the layers stored (groups shared).
+    """
+
+    family: str
+    depth: int
+    hidden_size: int
+    num_heads: int
+    intermediate_size: int
+    embedding_size: int
+    num_hidden_groups: int
+    vocabulary_size: int
+    max_positions: int
+    type_vocabulary_size: int
+    num_labels: int
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.family not in FAMILIES:
+            raise ValueError(f"family {self.family!r} is not known; the families are {sorted(FAMILIES)}")
+        for name, value in self:
+            if isinstance(value, int) and value < (0 if name == "type_vocabulary_size" else 1):
+                raise ValueError(f"{name} = {value} is not allowed; write a whole number of at least 1")
+        if self.hidden_size % self.num_heads:
+            raise ValueError(f"{self.num_heads} heads do not divide a width of {self.hidden_size}")
+        if self.embedding_size > self.hidden_size:
+            raise ValueError(f"embedding_size {self.embedding_size} is above the width {self.hidden_size}")
+        if self.num_hidden_groups > self.depth:
+            raise ValueError(f"{self.num_hidden_groups} groups are more than {self.depth} layers")
+        fault = FAMILIES[self.family].fault(self)
+        if fault:
+            raise ValueError(fault)
+        return self
+
+    def tensors(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every tensor stored, as Hugging Face names them."""
+        return FAMILIES[self.family].tensors(self)
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(math.prod(size) for size in self.tensors().values())
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the delivered `model.safetensors` in fp32: its header and four bytes a weight."""
+        offset, header = 0, {"__metadata__": {"format": "pt"}}
+        for name, size in sorted(self.tensors().items()):  # safetensors sorts by data type, then name
+            end = offset + 4 * math.prod(size)
+            header[name] = {"dtype": "F32", "shape": list(size), "data_offsets": [offset, end]}  # type: ignore[dict-item]
+            offset = end
+        text = len(json.dumps(header, separators=(",", ":")))
+        return 8 + text + -text % 8 + offset
+
+    def flops(self, num_tokens: int) -> int:
+        """Multiply-adds times two of one forward pass over one text of `num_tokens` tokens (matrix products only)."""
+        layer = 2 * num_tokens * (4 * self.hidden_size**2 + 2 * self.hidden_size * self.intermediate_size)
+        attention = 4 * num_tokens**2 * self.hidden_size
+        factor = 2 * num_tokens * self.embedding_size * self.hidden_size if self.embedding_size < self.hidden_size else 0
+        head = 2 * self.hidden_size * (self.hidden_size + self.num_labels)
+        return self.depth * (layer + attention) + factor + head

@@ -1,0 +1,238 @@
+"""StudySpec: the study as the user wrote it, validated. Frozen; a key that does not exist is an error."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, PlainSerializer, StringConstraints, WithJsonSchema, field_validator, model_validator
+
+from spaces.errors import near_miss
+from spaces.parameters import Value
+from spaces.space import PARAMETERS, SearchSpace
+from spaces.student import Frozen
+
+QUALITY = ("accuracy", "macro_f1")  # measured, maximised
+SIZE = ("parameters", "bytes")  # known by arithmetic, minimised
+METRICS = (*QUALITY, *SIZE)
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+Text = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class HubSource(Frozen):
+    """A split of a data set on the Hugging Face hub."""
+
+    hub: Text
+    config: str | None = None
+    split: Text
+    revision: str | None = None
+
+
+class Columns(Frozen):
+    """Which columns hold what; guessed when the names are the usual ones."""
+
+    text: str | None = None
+    text_pair: str | None = None
+    label: str | None = None
+
+
+class DataSpec(Frozen):
+    """Where the texts come from: files or hub splits, or the embedded default (`builtin: docstrings`)."""
+
+    train: Path | HubSource | None = None
+    validation: Path | HubSource | None = None
+    test: Path | HubSource | None = None
+    builtin: Literal["docstrings"] | None = None
+    num_pairs: Annotated[int, Field(ge=50, le=100_000)] = 8000
+    columns: Columns = Columns()
+    max_length: Annotated[int, Field(ge=4, le=100_000)] = 128
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.train is None) == (self.builtin is None):
+            raise ValueError("write train: FILE (tsv, csv, jsonl, parquet) or {hub: ..., split: ...}, or builtin: docstrings")
+        return self
+
+
+class FineTune(Frozen):
+    """How a teacher without a task head gets one."""
+
+    epochs: Annotated[float, Field(gt=0, le=1000)] = 3
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 8e-5
+    batch_size: Annotated[int, Field(ge=1, le=100_000)] = 64
+    warmup_share: Share = 0.1
+
+
+class TeacherSpec(Frozen):
+    """A hub id, a folder, or `package:NAME/FOLDER` for a model inside an installed Python package."""
+
+    model: Text
+    revision: str | None = None
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None  # of its weights file
+    fine_tune: FineTune = FineTune()
+
+
+class Bound(Frozen):
+    """A percentage is a share of the teacher's value."""
+
+    min: float | str | None = None
+    max: float | str | None = None
+
+    @field_validator("min", "max")
+    @classmethod
+    def _number_or_share(cls, value: float | str | None) -> float | str | None:
+        if isinstance(value, str) and not re.fullmatch(r"\d+(\.\d+)?%", value):
+            raise ValueError(f"{value!r} is not allowed; write a number, or a share of the teacher's value such as 97%")
+        return value
+
+    @model_validator(mode="after")
+    def _some(self) -> Self:
+        if self.min is None and self.max is None:
+            raise ValueError("write min or max")
+        return self
+
+    def limits(self, teacher_value: float) -> tuple[float, float]:
+        def number(value: float | str | None, default: float) -> float:
+            if value is None:
+                return default
+            return float(value[:-1]) / 100 * teacher_value if isinstance(value, str) else float(value)
+
+        return number(self.min, float("-inf")), number(self.max, float("inf"))
+
+
+class TrainingSpec(Frozen):
+    """What one full trial costs: passes over the training split, or optimizer steps."""
+
+    epochs: Annotated[float, Field(gt=0, le=10_000)] = 3
+    steps: Annotated[int, Field(ge=1, le=10**9)] | None = None
+
+
+class BudgetSpec(Frozen):
+    """What the study may spend; whichever ends first. `minutes` are the whole command's wall time."""
+
+    trials: Annotated[int, Field(ge=1, le=1_000_000)] = 32
+    minutes: Annotated[float, Field(gt=0, le=10**6)] | None = None
+
+
+class SamplingSpec(Frozen):
+    """How trials are chosen. `first` are parameter values to begin with; what they leave open is sampled."""
+
+    sampler: Literal["tpe", "random"] = "tpe"
+    startup_trials: Annotated[int, Field(ge=1, le=100_000)] = 10
+    halving: Literal["none"] = "none"
+    first: tuple[dict[str, Value], ...] = ()
+
+    @field_validator("first")
+    @classmethod
+    def _known(cls, value: tuple[dict[str, Value], ...]) -> tuple[dict[str, Value], ...]:
+        for index, values in enumerate(value):
+            for name in values:
+                if name not in PARAMETERS:
+                    raise ValueError(f"[{index}].{name}: unknown parameter{near_miss(name, PARAMETERS)}")
+        return value
+
+
+class ResourcesSpec(Frozen):
+    """Lanes, and what each of a lane's workers may use."""
+
+    lanes: Literal["auto"] | Annotated[int, Field(ge=1, le=100_000)] = "auto"
+    workers_per_lane: Annotated[int, Field(ge=1, le=10_000)] = 1
+    cpus_per_worker: Annotated[float, Field(gt=0, le=10_000)] = 1
+    gpus_per_worker: Annotated[float, Field(ge=0, le=10_000)] = 0
+    recycle_after: Annotated[int, Field(ge=1)] = 50
+
+
+class ConfirmSpec(Frozen):
+    """Seeds per point of the front (the search's own is the first), and which students are also trained without
+    distillation, from the same initialisation with the same steps."""
+
+    seeds: Annotated[int, Field(ge=1, le=100)] = 3
+    without_distillation: Literal["all", "best", "none"] = "all"
+
+
+class WandbSpec(Frozen):
+    """Weights & Biases. `auto`: online where a key is set, else offline."""
+
+    project: Text = "distilsearch"
+    entity: str | None = None
+    mode: Literal["auto", "online", "offline", "disabled"] = "auto"
+
+
+class TrackingSpec(Frozen):
+    wandb: WandbSpec | Literal["none"] = WandbSpec()
+
+
+SPACE_SCHEMA = {
+    "description": "a preset's name, or parameters: a value, a list, {int: [low, high]}, {float: [low, high], log: true}, "
+    "each with `when` if it counts only under a condition",
+    "oneOf": [
+        {"type": "string"},
+        {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {
+                name: {"description": f"{info.allowed}; default {info.default}"} for name, info in PARAMETERS.items()
+            },
+        },
+    ],
+}
+Space = Annotated[SearchSpace, PlainSerializer(lambda space: space.to_yaml()), WithJsonSchema(SPACE_SCHEMA)]
+
+
+class StudySpec(Frozen):
+    """One study. Paths are relative to the study file; everything has a default but `data` and `teacher`."""
+
+    model_config = {"frozen": True, "extra": "forbid", "arbitrary_types_allowed": True}
+
+    name: Name
+    task: Literal["text-classification"] = "text-classification"
+    data: DataSpec
+    teacher: TeacherSpec
+    space: Space
+    objectives: dict[str, Literal["maximize", "minimize"]] = {"accuracy": "maximize", "parameters": "minimize"}
+    bounds: dict[str, Bound] = {}
+    training: TrainingSpec = TrainingSpec()
+    budget: BudgetSpec = BudgetSpec()
+    search: SamplingSpec = SamplingSpec()
+    resources: ResourcesSpec = ResourcesSpec()
+    confirm: ConfirmSpec = ConfirmSpec()
+    tracking: TrackingSpec = TrackingSpec()
+    output: Path
+    storage: Text = "sqlite"
+    cache: Path = Path("~/.cache/distilsearch")
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+
+    @field_validator("objectives")
+    @classmethod
+    def _objectives(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, direction in value.items():
+            if name not in METRICS:
+                raise ValueError(f"{name!r} is not an objective{near_miss(name, METRICS)}; there are {', '.join(METRICS)}")
+            right = "maximize" if name in QUALITY else "minimize"
+            if direction != right:
+                raise ValueError(f"{name}: {direction} makes no sense; write {name}: {right}")
+        if len(value) < 2:
+            raise ValueError(f"a front needs two objectives or more of {', '.join(METRICS)}")
+        if not set(value) & set(QUALITY):
+            raise ValueError(f"at least one objective must be measured: {' or '.join(QUALITY)}")
+        return value
+
+    @field_validator("bounds")
+    @classmethod
+    def _bounds(cls, value: dict[str, Bound]) -> dict[str, Bound]:
+        for name in value:
+            if name not in METRICS:
+                raise ValueError(f"{name!r} cannot be bounded{near_miss(name, METRICS)}; there are {', '.join(METRICS)}")
+        return value
+
+    @property
+    def quality(self) -> str:
+        """The first measured objective: what `best` and the report speak of."""
+        return next(name for name in self.objectives if name in QUALITY)
+
+    def resolved(self) -> dict[str, Any]:
+        """Plain data that YAML or JSON can hold and `load_study` reads again."""
+        return self.model_dump(mode="json", exclude_none=True)

@@ -1,0 +1,136 @@
+"""What flows: one trial's config, what a lane is handed, what came back, and the exported best-config."""
+
+from __future__ import annotations
+
+import hashlib
+from enum import StrEnum
+from typing import Any, Literal
+
+from pydantic import Field
+
+from spaces.student import Frozen, StudentShape
+
+
+class TrialConfig(Frozen):
+    """All that one trial needs. `layers` are the teacher's, counted from 0; `warmup_share` is of the steps;
+    `epochs` is one full trial, unless `steps` says it in optimizer steps."""
+
+    shape: StudentShape
+    layers: tuple[int, ...]
+    vocabulary: str
+    temperature: float
+    soft_share: float
+    learning_rate: float
+    batch_size: int
+    warmup_share: float
+    weight_decay: float
+    dropout: float
+    epochs: float
+    steps: int | None = None
+    seed: int
+    initialise: Literal["teacher", "random"] = "teacher"
+
+
+class TrialState(StrEnum):
+    """Our words; values are added, never removed. Optuna's own state stands beside them in the record."""
+
+    RUNNING = "running"  # a segment is suggested and not yet measured
+    WAITING = "waiting"  # measured at a rung, not yet promoted
+    PROMOTED = "promoted"  # the next segment is suggested
+    ENDED = "ended"  # will not be promoted
+    FAILED = "failed"
+    DONE = "done"  # measured after the whole training
+
+
+class WorkKind(StrEnum):
+    FINE_TUNE = "fine_tune"  # give the teacher its task head
+    TEACH = "teach"  # teacher outputs over a part of the transfer set
+    FLOOR = "floor"  # what a student has to beat: n-grams, the majority, the teacher with its vocabulary cut
+    TRAIN = "train"  # a trial, from one rung to the next
+    DELIVER = "deliver"  # export, reload, score
+
+
+class WorkItem(Frozen):
+    """What a lane is handed. `key` names it for good; `attempt` grows each time it is handed out again after a loss."""
+
+    key: str
+    kind: WorkKind
+    trial: int | None = None
+    attempt: int = 1
+    config: TrialConfig | None = None
+    start_share: float = 0.0
+    end_share: float = 1.0
+    evaluate: tuple[str, ...] = ("validation",)
+    folder: str = ""  # where the work leaves its files; empty: it leaves none
+    payload: dict[str, Any] = Field(default_factory=dict)
+
+
+class Measurement(Frozen):
+    """One evaluation. `share` is the part of the full training done; metrics are named `split/name`;
+    `cost` holds seconds and counts (train_seconds, tokens, optimizer_steps ...)."""
+
+    trial: int
+    attempt: int
+    step: int
+    share: float
+    metrics: dict[str, float]
+    cost: dict[str, float] = Field(default_factory=dict)
+
+
+class WorkResult(Frozen):
+    """What a lane leaves with the broker. `error` is empty when the work was done; `timing` holds Unix times
+    (received_at, first_step_at, finished_at); `output` is plain data or numpy arrays."""
+
+    key: str
+    kind: WorkKind
+    trial: int | None
+    attempt: int
+    lane: int
+    measurement: Measurement | None = None
+    output: dict[str, Any] = Field(default_factory=dict)
+    error: str = ""
+    timing: dict[str, float] = Field(default_factory=dict)
+
+
+class TrialOutcome(Frozen):
+    """One trial as the record knows it. `parameters` are the searched values as suggested."""
+
+    number: int
+    config: TrialConfig
+    parameters: dict[str, str | int | float]
+    state: TrialState
+    measurements: tuple[Measurement, ...] = ()
+    error: str = ""
+    labels: dict[str, str] = Field(default_factory=dict)  # such as kind: confirm
+
+    @property
+    def last(self) -> Measurement | None:
+        return self.measurements[-1] if self.measurements else None
+
+    def values(self) -> dict[str, float]:
+        """The objectives' values under their study names: measured on validation, and the sizes by arithmetic."""
+        measured = self.last.metrics if self.last else {}
+        plain = {name.removeprefix("validation/"): value for name, value in measured.items() if name.startswith("validation/")}
+        shape = self.config.shape
+        return {**plain, "parameters": float(shape.num_parameters), "bytes": float(shape.num_bytes)}
+
+
+class BestConfig(Frozen):
+    """The exported file of one student: enough to train it again and to know what it is worth."""
+
+    schema_version: Literal[1] = 1
+    kind: Literal["distilsearch/best-config"] = "distilsearch/best-config"
+    trial: int
+    config: TrialConfig
+    parameters: dict[str, str | int | float]
+    metrics: dict[str, Any]  # validation/accuracy: 0.88, test/accuracy: {mean, std, seeds} ...
+    sizes: dict[str, float]
+    study: dict[str, Any]  # the resolved study of this one point: what `distilsearch run` trains again
+    provenance: dict[str, Any]
+    reproduce: str
+
+
+def derived_seed(seed: int, *parts: object) -> int:
+    """A 31-bit seed from the study's seed and what it is for, such as the trial's number."""
+    text = ":".join(map(str, (seed, *parts)))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1

@@ -1,0 +1,228 @@
+"""Reading and writing study files. All faults of a file are reported at once; files appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from spaces.errors import Fault, InputError, near_miss
+from spaces.space import SearchSpace, parse_space
+from spaces.study import DataSpec, StudySpec
+from spaces.trial import BestConfig
+
+MAX_STUDY_BYTES = 1_000_000
+RELATIVE = ("output", "cache")
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe, reads 1e-5 as a number (YAML 1.2), and refuses duplicate keys and aliases."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.events.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.constructor.ConstructorError(None, None, "aliases (*name) are not allowed; write the value out", mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = key_node.value if isinstance(key_node.value, str) else str(key_node.start_mark)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands there twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    __import__("re").compile(r"^[-+]?(?:\d[\d_]*\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+0123456789."),
+)
+
+
+def preset_names(kind: str) -> list[str]:
+    """The shipped presets of a kind, `studies` or `spaces`."""
+    return sorted(Path(entry.name).stem for entry in (files("spaces") / "presets" / kind).iterdir())
+
+
+def preset_text(kind: str, name: str) -> str:
+    return (files("spaces") / "presets" / kind / f"{name}.yaml").read_text("utf-8")
+
+
+def parse_yaml(text: str, source: str) -> Any:
+    """Plain data from YAML. Raises InputError with line and column."""
+    if len(text.encode("utf-8", "replace")) > MAX_STUDY_BYTES:
+        raise InputError.of(source, f"is larger than {MAX_STUDY_BYTES:,} bytes; a study file is small")
+    try:
+        return yaml.load(text, Loader=_Loader)  # a SafeLoader
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise InputError.of(source, f"is not valid YAML: {error.problem}", where) from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise InputError.of(source, f"is not valid YAML: {str(error).splitlines()[0]}") from None
+
+
+def load_study(path: str | Path) -> StudySpec:
+    """The study in a file, a shipped preset's by name, or the one-point study inside a best-config file."""
+    path = Path(path)
+    if not path.exists() and path.name == str(path) and path.name in preset_names("studies"):
+        return parse_study(parse_yaml(preset_text("studies", path.name), path.name), path.name, Path.cwd())
+    try:
+        text = path.read_text("utf-8")
+    except FileNotFoundError:
+        hint = near_miss(str(path), preset_names("studies")) or f"; shipped studies: {', '.join(preset_names('studies'))}"
+        raise InputError.of(str(path), f"there is no such file{hint}") from None
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise InputError.of(str(path), f"cannot be read: {error}") from None
+    raw = parse_yaml(text, str(path))
+    if isinstance(raw, dict) and raw.get("kind") == "distilsearch/best-config":
+        return parse_study(parse_best_config(raw, str(path)).study, str(path), path.parent.resolve())
+    return parse_study(raw, str(path), path.parent.resolve())
+
+
+def parse_best_config(raw: Any, source: str) -> BestConfig:
+    try:
+        return BestConfig.model_validate(raw)
+    except ValidationError as error:
+        raise InputError(source, [_fault(detail, BestConfig) for detail in error.errors()]) from None
+
+
+def parse_study(raw: Any, source: str, folder: Path) -> StudySpec:
+    """Validates plain data. Raises InputError with every fault. Paths are taken relative to `folder`."""
+    if not isinstance(raw, dict):
+        raise InputError.of(source, "is no study: write keys such as name, data and teacher (see `distilsearch schema`)")
+    raw = {str(key): value for key, value in raw.items()}
+    faults: list[Fault] = []
+    space_raw = raw.get("space", "default")
+    if isinstance(space_raw, str):
+        names = preset_names("spaces")
+        if space_raw in names:
+            space_raw = parse_yaml(preset_text("spaces", space_raw), space_raw)
+        else:
+            faults.append(Fault("space", f"no preset {space_raw!r}{near_miss(space_raw, names)}; there are {', '.join(names)}"))
+            space_raw = {}
+    space, space_faults = parse_space(space_raw)
+    faults += [Fault(f"space.{fault.where}".rstrip("."), fault.problem) for fault in space_faults]
+    if isinstance(raw.get("teacher"), str):
+        raw["teacher"] = {"model": raw["teacher"]}
+    if raw.get("tracking") == "none":
+        raw["tracking"] = {"wandb": "none"}
+    if "output" not in raw and isinstance(raw.get("name"), str):
+        raw["output"] = f"runs/{raw['name']}"
+    elif "output" not in raw:
+        raw["output"] = "runs/study"
+    raw["space"] = space
+    try:
+        spec = StudySpec.model_validate(raw)
+    except ValidationError as error:
+        faults += [_fault(detail, StudySpec) for detail in error.errors()]
+        raise InputError(source, _unique(faults)) from None
+    for index, values in enumerate(spec.search.first):
+        problem = "" if space_faults else space.fault_of(values)
+        if problem:
+            faults.append(Fault(f"search.first[{index}]", problem))
+    spec = _resolve_paths(spec, folder)
+    for split in ("train", "validation", "test"):
+        file = getattr(spec.data, split)
+        if isinstance(file, Path) and not file.is_file():
+            faults.append(Fault(f"data.{split}", f"there is no file {file}"))
+    if faults:
+        raise InputError(source, _unique(faults))
+    return spec
+
+
+def _resolve_paths(spec: StudySpec, folder: Path) -> StudySpec:
+    def absolute(path: Any) -> Any:
+        return (folder / path.expanduser()).resolve() if isinstance(path, Path) else path
+
+    data = spec.data.model_copy(update={name: absolute(getattr(spec.data, name)) for name in ("train", "validation", "test")})
+    teacher = spec.teacher
+    if (folder / Path(teacher.model).expanduser()).is_dir():
+        teacher = teacher.model_copy(update={"model": str(absolute(Path(teacher.model)))})
+    return spec.model_copy(
+        update={"data": data, "teacher": teacher, **{name: absolute(getattr(spec, name)) for name in RELATIVE}}
+    )
+
+
+def _unique(faults: list[Fault]) -> list[Fault]:
+    return list(dict.fromkeys(faults))
+
+
+def _fault(detail: Mapping[str, Any], model: type[BaseModel]) -> Fault:
+    location = [part for part in detail["loc"] if part not in ("HubSource", "WandbSpec", "TeacherSpec")]
+    location = [p for p in location if not (isinstance(p, str) and (p.startswith(("literal[", "constrained-", "lax-or", "function-")) or p in ("path", "int", "float", "str")))]
+    where = ""
+    for part in location:
+        where += f"[{part}]" if isinstance(part, int) else f".{part}" if where else str(part)
+    if detail["type"] == "extra_forbidden":
+        allowed = _fields_at(model, [str(part) for part in location[:-1]])
+        return Fault(where, f"unknown key{near_miss(str(location[-1]), allowed)}; allowed here: {', '.join(allowed)}")
+    if detail["type"] == "missing":
+        return Fault(where, "is missing; it has no default")
+    problem = str(detail["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
+    shown = repr(detail["input"])
+    shown = shown if len(shown) <= 80 else shown[:77] + "..."
+    if detail["type"] == "value_error":
+        return Fault(where, problem)
+    return Fault(where, f"{shown} is not allowed: it should be {problem[0].lower() + problem[1:]}")
+
+
+def _fields_at(model: type[BaseModel], location: list[str]) -> list[str]:
+    """The keys allowed at a path, found by following the field types."""
+    import typing
+
+    current: type[BaseModel] = model
+    for part in location:
+        field = current.model_fields.get(part)
+        if field is None:
+            continue
+        stack: list[Any] = [field.annotation]
+        while stack:
+            item = stack.pop()
+            if isinstance(item, type) and issubclass(item, BaseModel):
+                current = item
+                break
+            stack += typing.get_args(item)
+    return list(current.model_fields)
+
+
+def write_whole(path: str | Path, content: str | bytes) -> None:
+    """Writes a file whole or not at all: beside it, fsync, rename."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content.encode("utf-8") if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def to_yaml(data: Any) -> str:
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120)
+
+
+__all__ = [
+    "DataSpec",
+    "SearchSpace",
+    "load_study",
+    "parse_study",
+    "parse_yaml",
+    "preset_names",
+    "preset_text",
+    "to_yaml",
+    "write_whole",
+]
