@@ -1,10 +1,10 @@
 """The embedded default task: does this sentence describe this function?
 
-Pairs are drawn from the source code of the standard library and of packages that every environment of this project has, read
-with `ast` and never imported or run. The sentence is the first of a docstring; the function is its name and parameters.
-Each function and each sentence occurs twice in its split, once as a match and once, with a neighbour of the same file, as a
-mismatch: neither side alone says anything about the label, so a bag of n-grams stays at chance and only a model that compares
-the two sides gets above it. A file belongs to one split.
+Pairs are drawn from the source code of the standard library and of packages that every environment of this project has,
+read with `ast` and never imported or run. The sentence is the first of a docstring; the function is its name and its
+parameters. Each function and each sentence occurs twice in its split, once as a match and once, with a neighbour of the
+same file, as a mismatch: neither side alone says anything about the label, so a bag of n-grams stays at chance and only
+a model that compares the two sides gets above it. A file belongs to one split.
 """
 
 import ast
@@ -38,8 +38,8 @@ LABELS = ("mismatch", "match")
 
 # Tests, other people's code under another name, and generated code with one sentence for a thousand functions.
 _SKIPPED_FOLDERS = frozenset(
-    "test tests testing idle_test idlelib lib2to3 site-packages dist-packages __pycache__ "
-    "vendor vendored _vendor thirdparty_files externals graph_objs validators proto generated".split()
+    {"test", "tests", "testing", "idle_test", "idlelib", "lib2to3", "site-packages", "dist-packages", "__pycache__"}
+    | {"vendor", "vendored", "_vendor", "thirdparty_files", "externals", "graph_objs", "validators", "proto"}
 )
 _FILE_BYTES = (4_000, 60_000)  # outside, few functions for the time that parsing takes
 _FILE_QUOTES = 6  # triple quotes: fewer hold less than two documented functions and a module's own docstring
@@ -47,7 +47,7 @@ _SENTENCE_WORDS = (4, 24)
 _FUNCTIONS_PER_FILE = 16
 _PARAMETERS_SHOWN = 6
 _TRIVIAL = re.compile(
-    r"^(see |todo|fixme|deprecated|alias |same as|args?:|parameters?:|returns?:|overrid|inherit|docstring|this (is a )?deprecated)"
+    r"^(see |todo|fixme|deprecated|alias |same as|args?:|parameters?:|returns?:|overrid|inherit|docstring)"
     r"|deprecated|not implemented|>>>|::|:param|\.\. |@|https?:|base class|superclass|subclasses (must|should|can)",
     re.IGNORECASE,
 )
@@ -86,7 +86,7 @@ def draw_functions(
     sizes = dict(zip(SPLITS, (num_pairs, num_validation, num_test), strict=True))
     for split, size in sizes.items():
         if size < 4 or size % 2:
-            raise ValueError(f"{split}: {size} pairs is not allowed: an even number of at least 4 (half match, half do not).")
+            raise ValueError(f"{split}: {size} pairs is not allowed; write an even number of at least 4.")
     missing = {split: size // 2 for split, size in sizes.items()}
     drawn: dict[str, list[tuple[DocumentedFunction, ...]]] = {split: [] for split in SPLITS}
     seen: set[str] = set()
@@ -133,7 +133,7 @@ def _split_of(source: str, seed: int, sizes: dict[str, int]) -> str:
 
 
 def _files(seed: int) -> Iterator[tuple[str, str]]:
-    """(source, path) of every file worth reading, one package after the other in turn, each in an order of the seed's."""
+    """(source, path) of every file worth reading: the packages take turns, each in an order that the seed gives."""
     roots = [Path(sysconfig.get_paths()["stdlib"])]
     for package in PACKAGES:
         spec = importlib.util.find_spec(package)  # of a top-level name: finds, does not import
@@ -155,7 +155,7 @@ def _files_of(root: Path, seed: int) -> list[tuple[str, str]]:
 
 
 def _read_functions(source: str, path: str, seed: int) -> list[DocumentedFunction]:
-    """Up to `_FUNCTIONS_PER_FILE` functions that differ in name and, clearly, in sentence; none if the file does not parse."""
+    """Up to `_FUNCTIONS_PER_FILE` functions, no two alike in name or sentence; none if the file does not parse."""
     try:
         if not _FILE_BYTES[0] <= os.path.getsize(path) <= _FILE_BYTES[1]:
             return []
@@ -185,7 +185,7 @@ def _read_functions(source: str, path: str, seed: int) -> list[DocumentedFunctio
 
 
 def _functions_in(body: list[ast.stmt], owner: str) -> Iterator[tuple[str, str, str]]:
-    """(name, signature, sentence) of the functions and methods that qualify; functions within functions are left out."""
+    """(name, signature, sentence) of the functions and methods that qualify; those within functions do not."""
     for node in body:
         if isinstance(node, ast.ClassDef):
             yield from _functions_in(node.body, node.name)
@@ -203,9 +203,9 @@ def _first_sentence(docstring: str) -> str | None:
     paragraph = " ".join(_MARKUP.sub("", docstring.split("\n\n")[0]).split())
     end = _SENTENCE_END.search(paragraph)
     sentence = paragraph[: end.start()] if end else paragraph
-    if not sentence.isascii() or not sentence[:1].isalpha() or not _SENTENCE_WORDS[0] <= len(sentence.split()) <= _SENTENCE_WORDS[1]:
+    if not sentence.isascii() or not sentence[:1].isalpha() or _TRIVIAL.search(sentence):
         return None
-    return None if _TRIVIAL.search(sentence) else sentence
+    return sentence if _SENTENCE_WORDS[0] <= len(sentence.split()) <= _SENTENCE_WORDS[1] else None
 
 
 def _quotes(sentence: str, name: str) -> bool:

@@ -94,7 +94,9 @@ def parse_parameter(raw: Any) -> Parameter:
         return Choice(values=_values(raw if isinstance(raw, list | tuple) else [raw], ""))
     kinds = [kind for kind in KEYS if kind in raw]
     if len(kinds) != 1:
-        raise ValueError("write a value, a list of values, {int: [low, high]}, {float: [low, high]} or {choices: [...]}")
+        raise ValueError(
+            "write a value, a list of values, {int: [low, high]}, {float: [low, high]} or {choices: [...]}"
+        )
     kind = kinds[0]
     unknown = sorted(set(map(str, raw)) - KEYS[kind] - {kind})
     if unknown:
@@ -143,7 +145,9 @@ def _bounds(raw: Any, kind: str, log: bool) -> tuple[float, float]:
     for index, value in enumerate(raw):
         if isinstance(value, bool) or not isinstance(value, numbers) or not math.isfinite(value) or abs(value) > 1e15:
             hint = " (YAML reads 1e-5 as text: write 1.0e-5)" if isinstance(value, str) else ""
-            raise ValueError(f"{kind}[{index}] = {value!r} is not allowed; write a {'whole ' * (kind == 'int')}number{hint}")
+            raise ValueError(
+                f"{kind}[{index}] = {value!r} is not allowed; write a {'whole ' * (kind == 'int')}number{hint}"
+            )
     low, high = raw
     if low > high:
         raise ValueError(f"{kind}: the lower bound {low} is above the upper bound {high}; swap them")
@@ -156,7 +160,9 @@ def _bounds(raw: Any, kind: str, log: bool) -> tuple[float, float]:
 
 def _parse_when(raw: Any) -> When:
     if not isinstance(raw, dict):
-        raise ValueError("when: write the parameter and the values under which this one counts, such as when: {family: albert}")
+        raise ValueError(
+            "when: write the parameter and the values under which this one counts, such as when: {family: albert}"
+        )
     return {
         str(name): _values(value if isinstance(value, list) else [value], f"when.{name}") for name, value in raw.items()
     }

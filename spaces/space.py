@@ -118,7 +118,9 @@ class SearchSpace:
                 return f"{name}: {value!r} is outside the space ({self.parameter(name).to_yaml()})"
         return ""
 
-    def shape(self, values: Mapping[str, Value], teacher: TeacherShape, vocabularies: Mapping[str, int]) -> StudentShape:
+    def shape(
+        self, values: Mapping[str, Value], teacher: TeacherShape, vocabularies: Mapping[str, int]
+    ) -> StudentShape:
         """The student that a point means. `vocabularies` gives the rows of each vocabulary ("full", "used", "8000").
 
         Raises InvalidStudent where the point makes none.
@@ -199,7 +201,9 @@ def parse_space(raw: Any) -> tuple[SearchSpace, list[Fault]]:
     faults, parsed = [], {}
     for name in map(str, raw):
         if name not in PARAMETERS:
-            faults.append(Fault(name, f"unknown parameter{near_miss(name, PARAMETERS)}; there are {', '.join(PARAMETERS)}"))
+            faults.append(
+                Fault(name, f"unknown parameter{near_miss(name, PARAMETERS)}; there are {', '.join(PARAMETERS)}")
+            )
     order = list(PARAMETERS)
     for name, info in PARAMETERS.items():
         if name not in raw:

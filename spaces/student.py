@@ -90,6 +90,8 @@ class StudentShape(Frozen):
         """Multiply-adds times two of one forward pass over one text of `num_tokens` tokens (matrix products only)."""
         layer = 2 * num_tokens * (4 * self.hidden_size**2 + 2 * self.hidden_size * self.intermediate_size)
         attention = 4 * num_tokens**2 * self.hidden_size
-        factor = 2 * num_tokens * self.embedding_size * self.hidden_size if self.embedding_size < self.hidden_size else 0
+        factor = (
+            2 * num_tokens * self.embedding_size * self.hidden_size if self.embedding_size < self.hidden_size else 0
+        )
         head = 2 * self.hidden_size * (self.hidden_size + self.num_labels)
         return self.depth * (layer + attention) + factor + head

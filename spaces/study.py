@@ -48,12 +48,15 @@ class DataSpec(Frozen):
     builtin: Literal["docstrings"] | None = None
     num_pairs: Annotated[int, Field(ge=50, le=100_000)] = 8000
     columns: Columns = Columns()
+    labels: dict[str, str] = {}  # what the label column holds -> the teacher's name for it
     max_length: Annotated[int, Field(ge=4, le=100_000)] = 128
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if (self.train is None) == (self.builtin is None):
-            raise ValueError("write train: FILE (tsv, csv, jsonl, parquet) or {hub: ..., split: ...}, or builtin: docstrings")
+            raise ValueError(
+                "write train: FILE (tsv, csv, jsonl, parquet) or {hub: ..., split: ...}, or builtin: docstrings"
+            )
         return self
 
 
@@ -204,13 +207,16 @@ class StudySpec(Frozen):
     storage: Text = "sqlite"
     cache: Path = Path("~/.cache/distilsearch")
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    trial_seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = ()  # of the first trials; the rest are derived
 
     @field_validator("objectives")
     @classmethod
     def _objectives(cls, value: dict[str, str]) -> dict[str, str]:
         for name, direction in value.items():
             if name not in METRICS:
-                raise ValueError(f"{name!r} is not an objective{near_miss(name, METRICS)}; there are {', '.join(METRICS)}")
+                raise ValueError(
+                    f"{name!r} is not an objective{near_miss(name, METRICS)}; there are {', '.join(METRICS)}"
+                )
             right = "maximize" if name in QUALITY else "minimize"
             if direction != right:
                 raise ValueError(f"{name}: {direction} makes no sense; write {name}: {right}")
@@ -225,7 +231,9 @@ class StudySpec(Frozen):
     def _bounds(cls, value: dict[str, Bound]) -> dict[str, Bound]:
         for name in value:
             if name not in METRICS:
-                raise ValueError(f"{name!r} cannot be bounded{near_miss(name, METRICS)}; there are {', '.join(METRICS)}")
+                raise ValueError(
+                    f"{name!r} cannot be bounded{near_miss(name, METRICS)}; there are {', '.join(METRICS)}"
+                )
         return value
 
     @property

@@ -110,7 +110,11 @@ class TrialOutcome(Frozen):
     def values(self) -> dict[str, float]:
         """The objectives' values under their study names: measured on validation, and the sizes by arithmetic."""
         measured = self.last.metrics if self.last else {}
-        plain = {name.removeprefix("validation/"): value for name, value in measured.items() if name.startswith("validation/")}
+        plain = {
+            name.removeprefix("validation/"): value
+            for name, value in measured.items()
+            if name.startswith("validation/")
+        }
         shape = self.config.shape
         return {**plain, "parameters": float(shape.num_parameters), "bytes": float(shape.num_bytes)}
 

@@ -27,7 +27,9 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.events.AliasEvent):
             mark = self.peek_event().start_mark
-            raise yaml.constructor.ConstructorError(None, None, "aliases (*name) are not allowed; write the value out", mark)
+            raise yaml.constructor.ConstructorError(
+                None, None, "aliases (*name) are not allowed; write the value out", mark
+            )
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
@@ -35,7 +37,9 @@ class _Loader(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = key_node.value if isinstance(key_node.value, str) else str(key_node.start_mark)
             if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands there twice", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} stands there twice", key_node.start_mark
+                )
             seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -78,7 +82,9 @@ def load_study(path: str | Path) -> StudySpec:
     try:
         text = path.read_text("utf-8")
     except FileNotFoundError:
-        hint = near_miss(str(path), preset_names("studies")) or f"; shipped studies: {', '.join(preset_names('studies'))}"
+        hint = (
+            near_miss(str(path), preset_names("studies")) or f"; shipped studies: {', '.join(preset_names('studies'))}"
+        )
         raise InputError.of(str(path), f"there is no such file{hint}") from None
     except (OSError, UnicodeDecodeError, ValueError) as error:
         raise InputError.of(str(path), f"cannot be read: {error}") from None
@@ -95,10 +101,12 @@ def parse_best_config(raw: Any, source: str) -> BestConfig:
         raise InputError(source, [_fault(detail, BestConfig) for detail in error.errors()]) from None
 
 
-def parse_study(raw: Any, source: str, folder: Path) -> StudySpec:
+def parse_study(raw: Any, source: str, folder: Path, *, files_must_exist: bool = True) -> StudySpec:
     """Validates plain data. Raises InputError with every fault. Paths are taken relative to `folder`."""
     if not isinstance(raw, dict):
-        raise InputError.of(source, "is no study: write keys such as name, data and teacher (see `distilsearch schema`)")
+        raise InputError.of(
+            source, "is no study: write keys such as name, data and teacher (see `distilsearch schema`)"
+        )
     raw = {str(key): value for key, value in raw.items()}
     faults: list[Fault] = []
     space_raw = raw.get("space", "default")
@@ -107,7 +115,9 @@ def parse_study(raw: Any, source: str, folder: Path) -> StudySpec:
         if space_raw in names:
             space_raw = parse_yaml(preset_text("spaces", space_raw), space_raw)
         else:
-            faults.append(Fault("space", f"no preset {space_raw!r}{near_miss(space_raw, names)}; there are {', '.join(names)}"))
+            faults.append(
+                Fault("space", f"no preset {space_raw!r}{near_miss(space_raw, names)}; there are {', '.join(names)}")
+            )
             space_raw = {}
     space, space_faults = parse_space(space_raw)
     faults += [Fault(f"space.{fault.where}".rstrip("."), fault.problem) for fault in space_faults]
@@ -132,7 +142,7 @@ def parse_study(raw: Any, source: str, folder: Path) -> StudySpec:
     spec = _resolve_paths(spec, folder)
     for split in ("train", "validation", "test"):
         file = getattr(spec.data, split)
-        if isinstance(file, Path) and not file.is_file():
+        if files_must_exist and isinstance(file, Path) and not file.is_file():
             faults.append(Fault(f"data.{split}", f"there is no file {file}"))
     if faults:
         raise InputError(source, _unique(faults))
@@ -143,7 +153,9 @@ def _resolve_paths(spec: StudySpec, folder: Path) -> StudySpec:
     def absolute(path: Any) -> Any:
         return (folder / path.expanduser()).resolve() if isinstance(path, Path) else path
 
-    data = spec.data.model_copy(update={name: absolute(getattr(spec.data, name)) for name in ("train", "validation", "test")})
+    data = spec.data.model_copy(
+        update={name: absolute(getattr(spec.data, name)) for name in ("train", "validation", "test")}
+    )
     teacher = spec.teacher
     if (folder / Path(teacher.model).expanduser()).is_dir():
         teacher = teacher.model_copy(update={"model": str(absolute(Path(teacher.model)))})
@@ -158,7 +170,17 @@ def _unique(faults: list[Fault]) -> list[Fault]:
 
 def _fault(detail: Mapping[str, Any], model: type[BaseModel]) -> Fault:
     location = [part for part in detail["loc"] if part not in ("HubSource", "WandbSpec", "TeacherSpec")]
-    location = [p for p in location if not (isinstance(p, str) and (p.startswith(("literal[", "constrained-", "lax-or", "function-")) or p in ("path", "int", "float", "str")))]
+    location = [
+        p
+        for p in location
+        if not (
+            isinstance(p, str)
+            and (
+                p.startswith(("literal[", "constrained-", "lax-or", "function-"))
+                or p in ("path", "int", "float", "str")
+            )
+        )
+    ]
     where = ""
     for part in location:
         where += f"[{part}]" if isinstance(part, int) else f".{part}" if where else str(part)

@@ -21,9 +21,13 @@ def tensors(shape: StudentShape) -> Tensors:
         layer = f"bert.encoder.layer.{index}"
         for part in ("query", "key", "value"):
             out |= linear(f"{layer}.attention.self.{part}", width, width)
-        out |= linear(f"{layer}.attention.output.dense", width, width) | norm(f"{layer}.attention.output.LayerNorm", width)
+        out |= linear(f"{layer}.attention.output.dense", width, width) | norm(
+            f"{layer}.attention.output.LayerNorm", width
+        )
         out |= linear(f"{layer}.intermediate.dense", shape.intermediate_size, width)
-        out |= linear(f"{layer}.output.dense", width, shape.intermediate_size) | norm(f"{layer}.output.LayerNorm", width)
+        out |= linear(f"{layer}.output.dense", width, shape.intermediate_size) | norm(
+            f"{layer}.output.LayerNorm", width
+        )
     return out | linear("bert.pooler.dense", width, width) | linear("classifier", shape.num_labels, width)
 
 

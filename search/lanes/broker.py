@@ -1,0 +1,156 @@
+"""Broker: the actor between the driver and the lanes. It holds queued work and the results not yet acknowledged."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayActorError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from search.lanes.ledger import Answer, Ledger
+from spaces.trial import WorkItem, WorkResult
+
+T = TypeVar("T")
+
+POLL_SECONDS = 30.0  # the longest a question stays open: who asked may be dead, and is asked to ask again
+PING_SECONDS = 1.0
+
+
+class Broker:
+    """The Ledger, made reachable: questions stay open until there is an answer, silent lanes are killed.
+
+    Every call may be retried. Create it with `start_broker`.
+    """
+
+    def __init__(self, recycle_after: int = 50, silence_seconds: float = 120) -> None:
+        self._ledger = Ledger(clock=time.time, recycle_after=recycle_after, silence_seconds=silence_seconds)
+        self._silence_seconds = silence_seconds
+        self._changed = asyncio.Event()
+        self._workers: dict[int, ActorHandle] = {}  # rank 0 of each lane
+        self._places: dict[int, dict[str, Any]] = {}
+        self._watching = False
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def submit(self, item: WorkItem) -> None:
+        self._ledger.submit(item)
+        self._notify()
+
+    async def wait(self, key: str, timeout: float = POLL_SECONDS) -> WorkResult | None:
+        """The result, or None after `timeout` seconds. Raises StudyError if there will be none."""
+        return await self._until(lambda: self._ledger.result(key), timeout)
+
+    async def settled(self, key: str, timeout: float = POLL_SECONDS) -> bool:
+        """Whether there is a result: `wait` for those who have no use for what is in it."""
+        return await self.wait(key, timeout) is not None
+
+    async def acknowledge(self, key: str) -> None:
+        self._ledger.acknowledge(key)
+
+    async def next_item(self, lane: int, incarnation: int, sequence: int, rank: int = 0) -> Answer | None:
+        """What the lane is to do as its `sequence`-th thing: an item, "stop" or "recycle". None: ask again."""
+        return await self._until(lambda: self._ledger.next_answer(lane, incarnation, sequence, rank), POLL_SECONDS)
+
+    async def heartbeat(self, lane: int, incarnation: int, done: int, total: int) -> None:
+        self._ledger.heartbeat(lane, incarnation, done, total)
+
+    async def post(self, result: WorkResult) -> bool:
+        accepted = self._ledger.post(result)
+        self._notify()
+        return accepted
+
+    async def lane_expected(self, lane: int) -> None:
+        self._ledger.lane_expected(lane)
+
+    async def lane_started(self, lane: int, pid: int, node: str, worker: ActorHandle) -> int:
+        """A fresh group serves the lane; returns its incarnation. `worker` is rank 0: killing it ends the group."""
+        incarnation = self._ledger.lane_started(lane)
+        self._workers[lane] = worker
+        self._places[lane] = {"pid": pid, "node": node}
+        self._attend(self._watch_for_death(lane, incarnation, worker))
+        if not self._watching:
+            self._watching = True
+            self._attend(self._watch_for_silence())
+        self._notify()
+        return incarnation
+
+    async def lane_lost(self, lane: int, reason: str, incarnation: int | None = None) -> None:
+        self._ledger.lane_lost(lane, reason, incarnation)
+        self._notify()
+
+    async def num_posted(self, lane: int) -> int:
+        return self._ledger.num_posted(lane)
+
+    async def status(self) -> dict[str, Any]:
+        """Plain data for the display (see Ledger.status; the clock is Unix time), with each lane's pid and node."""
+        status = self._ledger.status()
+        for lane, entry in status["lanes"].items():
+            entry.update(self._places.get(lane, {"pid": 0, "node": ""}))
+        return status
+
+    async def give_up(self, reason: str) -> None:
+        self._ledger.give_up(reason)
+        self._notify()
+
+    async def close(self) -> None:
+        self._ledger.close()
+        self._notify()
+
+    async def kill_workers(self) -> None:
+        """End what did not end by itself after `close`."""
+        for worker in self._workers.values():
+            ray.kill(worker)
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def _until(self, question: Callable[[], T | None], timeout: float) -> T | None:
+        deadline = time.monotonic() + timeout
+        while (answer := question()) is None:
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                return None
+            try:
+                await asyncio.wait_for(self._changed.wait(), remaining)
+            except TimeoutError:
+                return None
+        return answer
+
+    def _attend(self, watch: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(watch)
+        self._tasks.add(task)  # the event loop itself keeps only weak references
+        task.add_done_callback(self._tasks.discard)
+
+    async def _watch_for_silence(self) -> None:
+        while True:
+            await asyncio.sleep(min(5.0, self._silence_seconds / 4))
+            for lane in self._ledger.silent():
+                ray.kill(self._workers[lane])
+
+    async def _watch_for_death(self, lane: int, incarnation: int, worker: ActorHandle) -> None:
+        """Hand the work of a dead lane to another at once, not when its own replacement is up."""
+        while True:
+            try:
+                await worker.__ray_ready__.remote()
+            except RayActorError as error:
+                return await self.lane_lost(lane, first_line(error), incarnation)
+            await asyncio.sleep(PING_SECONDS)
+
+
+def first_line(error: BaseException) -> str:
+    """Type and first line of an error's message: what fits in a table."""
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}"
+
+
+def start_broker(name: str, *, recycle_after: int = 50, silence_seconds: float = 120) -> ActorHandle:
+    """A broker on this node, found by `name` within this job; it ends with the driver."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    # Every rank of every lane and every Tune trainable may have a question open: the limit is out of reach on purpose.
+    options = {"name": name, "num_cpus": 0, "max_concurrency": 100_000, "scheduling_strategy": here}
+    return ray.remote(Broker).options(**options).remote(recycle_after, silence_seconds)

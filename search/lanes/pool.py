@@ -1,0 +1,215 @@
+"""LanePool: long-lived worker groups, each a TorchTrainer that the driver keeps running in a thread of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import shutil
+import threading
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayError
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+from ray.train.v2.api.config import LoggingConfig
+
+from search.lanes.broker import POLL_SECONDS, start_broker
+from search.trial.worker import serve
+from spaces.errors import InputError, StudyError
+from spaces.study import ResourcesSpec
+from spaces.trial import WorkItem, WorkResult
+
+DEATHS_IN_A_ROW = 3  # a lane that dies this often without a result in between will not get better
+CLOSE_SECONDS = 3.0  # what a worker may take to finish its item once the pool closes
+KILL_SECONDS = 20.0  # and what its lane may take to end after it was killed
+
+
+class LanePool:
+    """The lanes of one study, and the way to hand them work: `submit`, `wait`, `acknowledge`; or the broker itself.
+
+    A lane whose workers die is restarted, at first by Train's controller, which replaces the workers alone: a new run
+    takes twice as long. `context` is what every item needs (see WorkerContext.data); put large arrays into the object
+    store and their references here. When a lane cannot be kept alive, `error` says why, and so does whoever waits.
+    """
+
+    def __init__(
+        self,
+        resources: ResourcesSpec,
+        num_lanes: int,
+        context: dict[str, Any],
+        storage: Path,
+        silence_seconds: float = 120,
+        perform: str = "search.trial.work:perform",
+    ) -> None:
+        self.num_lanes = num_lanes
+        self.error: StudyError | None = None
+        self._resources = resources
+        self._context = context
+        self._perform = perform
+        self._folder = storage.resolve() / f"lanes-{uuid.uuid4().hex[:8]}"
+        self.broker_name = f"distilsearch-{uuid.uuid4().hex[:8]}"
+        self.broker: ActorHandle = start_broker(
+            self.broker_name, recycle_after=resources.recycle_after, silence_seconds=silence_seconds
+        )
+        self._closing = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._keep, args=(lane,), name=f"lane-{lane}", daemon=True)
+            for lane in range(num_lanes)
+        ]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def submit(self, item: WorkItem) -> None:
+        """Queue an item; nothing happens if one of its key is there already."""
+        ray.get(self.broker.submit.remote(item))
+
+    def wait(self, key: str) -> WorkResult:
+        """What came of the item; a failed item is a result too (`error`). Raises StudyError if there will be none."""
+        while True:
+            result = ray.get(self.broker.wait.remote(key, POLL_SECONDS))
+            if result is not None:
+                return result
+
+    def acknowledge(self, key: str) -> None:
+        """Its result is recorded: the broker may forget it."""
+        ray.get(self.broker.acknowledge.remote(key))
+
+    def status(self) -> dict[str, Any]:
+        return ray.get(self.broker.status.remote())
+
+    def close(self) -> None:
+        """Let the lanes end, and end those that do not within a few seconds. May be called twice."""
+        self._closing.set()
+        with contextlib.suppress(RayError):
+            ray.get(self.broker.close.remote())
+            if not self._join(CLOSE_SECONDS):
+                # Train will start the killed group once more, only to hear "stop".
+                ray.get(self.broker.kill_workers.remote())
+            if self._join(KILL_SECONDS):
+                ray.kill(self.broker)  # else it stays, to say "stop" to a lane that is still starting
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _join(self, seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def _keep(self, lane: int) -> None:
+        """Run the lane until the pool closes: a fresh run when it recycles, and when Train has given up on it."""
+        try:
+            ray.get(self.broker.lane_expected.remote(lane))
+            while not self._closing.is_set() and self.error is None:
+                posted = ray.get(self.broker.num_posted.remote(lane))
+                try:
+                    self._trainer(lane).fit()
+                except Exception as error:
+                    if self._closing.is_set():
+                        return
+                    ray.get(self.broker.lane_lost.remote(lane, _first_lines(error, 1)))
+                    if ray.get(self.broker.num_posted.remote(lane)) == posted:
+                        self._give_up(lane, error)
+                    else:
+                        time.sleep(1)
+        except RayError as error:  # the broker or all of Ray is gone
+            if not self._closing.is_set():
+                self.error = StudyError(f"lane {lane}: Ray failed: {_first_lines(error)}")
+
+    def _give_up(self, lane: int, error: Exception) -> None:
+        reason = (
+            f"lane {lane} died {DEATHS_IN_A_ROW} times in a row without finishing anything. "
+            f"The last error: {_first_lines(error)}"
+        )
+        self.error = StudyError(reason)
+        ray.get(self.broker.give_up.remote(reason))
+
+    def _trainer(self, lane: int) -> LaneTrainer:
+        resources = self._resources
+        per_worker = {"CPU": resources.cpus_per_worker}
+        if resources.gpus_per_worker:
+            per_worker["GPU"] = resources.gpus_per_worker
+        return LaneTrainer(
+            serve,
+            train_loop_config={
+                "broker": self.broker,
+                "lane": lane,
+                "threads": max(1, math.floor(resources.cpus_per_worker)),
+                "context": self._context,
+                "perform": self._perform,
+            },
+            scaling_config=ScalingConfig(
+                num_workers=resources.workers_per_lane,
+                use_gpu=resources.gpus_per_worker > 0,
+                resources_per_worker=per_worker,
+            ),
+            run_config=RunConfig(
+                name=f"lane-{lane}",
+                storage_path=str(self._folder),
+                failure_config=FailureConfig(max_failures=DEATHS_IN_A_ROW - 1),
+                logging_config=LoggingConfig(log_level="ERROR"),
+            ),
+        )
+
+
+class LaneTrainer(TorchTrainer):
+    """TorchTrainer without two actors per lane that have nothing to do here.
+
+    One serves Ray datasets. The other removes the placement group of a controller that died: it asks Ray's dashboard,
+    every second, which a local Ray of ours does not have, and ends with the driver anyway.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        unneeded = {"DatasetsCallback"} | (
+            set() if os.environ.get("RAY_ADDRESS") else {"PlacementGroupCleanerCallback"}
+        )
+        return [each for each in super()._create_default_callbacks() if type(each).__name__ not in unneeded]
+
+
+def plan_lanes(resources: ResourcesSpec, cluster_resources: Mapping[str, float]) -> int:
+    """How many lanes to run: what the study says, or as many as the cluster's CPUs and GPUs hold at once.
+
+    `cluster_resources` is ray.cluster_resources(), or the most an autoscaling cluster may grow to. Raises InputError
+    where not even one lane fits.
+    """
+    fits = []
+    faults = []
+    for name, each, field in (
+        ("CPU", resources.cpus_per_worker, "cpus_per_worker"),
+        ("GPU", resources.gpus_per_worker, "gpus_per_worker"),
+    ):
+        if not each:
+            continue
+        there = cluster_resources.get(name, 0.0)
+        needed = resources.workers_per_lane * each
+        num_fitting = math.floor(there / needed + 1e-9)  # 0.1 does not divide 1 exactly
+        if num_fitting == 0:
+            faults.append(
+                f"one lane needs {needed:g} {name}s ({resources.workers_per_lane} x {each:g}), but the cluster has "
+                f"{there:g}: lower resources.{field} or resources.workers_per_lane"
+            )
+        fits.append(num_fitting)
+    if faults:
+        raise InputError.of("resources", "; ".join(faults))
+    return min(fits) if resources.lanes == "auto" else resources.lanes
+
+
+def _first_lines(error: BaseException, count: int = 6) -> str:
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return "\n".join(lines[:count]) or type(error).__name__

@@ -1,0 +1,73 @@
+"""Starting Ray, or joining the one that is there, without its chatter."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from typing import Any
+
+import ray
+
+# Read by the driver, or by the processes that Ray starts for us; each is left alone where the user has set it.
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "disabled",  # else a local ray.init() may write a token that a later `ray start` demands
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a study's paths are relative to where the command was given
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is the driver's to handle
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",  # Tune's own snapshots are not used
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "TUNE_WARN_THRESHOLD_S": "1000000",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how soon Train sees that a worker ended
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one more process per lane; lanes survive preemption anyway
+    "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "2",  # 30 s are waited for a hung rank otherwise
+}
+LOGGERS = ("ray", "ray.tune", "ray.train", "ray.data")
+
+
+def quieten() -> None:
+    """Set the environment and the log levels; before Ray starts, so that its processes inherit them."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    for name in LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"ray\..*")
+
+
+def start_ray(*, num_cpus: int | None = None, num_gpus: int | None = None) -> dict[str, Any]:
+    """Join the cluster that RAY_ADDRESS names, or start one here that ends with this process.
+
+    Returns the cluster's resources. `num_cpus` and `num_gpus` are for a local one; None lets Ray count.
+    """
+    joins = bool(os.environ.get("RAY_ADDRESS"))
+    if joins:
+        # Whether the cluster asks for a token is its own affair, and its processes do not inherit our environment.
+        mode = os.environ.get("RAY_AUTH_MODE")
+        quieten()
+        if mode is None:
+            del os.environ["RAY_AUTH_MODE"]
+        quiet = {name: os.environ[name] for name in ENVIRONMENT if name != "RAY_AUTH_MODE"}
+        ray.init(logging_level=logging.ERROR, log_to_driver=False, runtime_env={"env_vars": quiet})
+    else:
+        quieten()
+        # All that listens does so on the loopback address. Ray has this switch for laptops with a firewall (hence the
+        # name), and reads it when it is imported; the variable is for the processes that it starts.
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        ray._private.ray_constants.ENABLE_RAY_CLUSTER = False
+        ray.init(
+            address="local",
+            num_cpus=num_cpus,
+            num_gpus=num_gpus,
+            include_dashboard=False,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+        )
+    # Ray prints, whatever the log level, that a worker died. The lanes see to that themselves, and the message would
+    # tear the display. To go when Ray lets one choose.
+    ray._private.worker.print_to_stdstream = lambda *_, **__: None
+    return dict(ray.cluster_resources())

@@ -1,0 +1,187 @@
+"""The record: an Optuna storage as the one account of what happened. Each event is written once.
+
+A trial's own words (state, measurements, error) are user attributes; Optuna's state stands beside them so that its
+dashboards read right: COMPLETE only after the whole training, PRUNED when ended early, FAIL when broken.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.storages import BaseStorage, RDBStorage
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, create_trial
+from optuna.trial import TrialState as OptunaState
+
+from spaces.errors import InputError, StudyError
+from spaces.parameters import Choice, IntRange, Parameter
+from spaces.space import SearchSpace
+from spaces.trial import Measurement, TrialConfig, TrialOutcome, TrialState
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+
+OPTUNA_STATE = {
+    TrialState.RUNNING: OptunaState.RUNNING,
+    TrialState.WAITING: OptunaState.RUNNING,
+    TrialState.PROMOTED: OptunaState.RUNNING,
+    TrialState.ENDED: OptunaState.PRUNED,
+    TrialState.FAILED: OptunaState.FAIL,
+    TrialState.DONE: OptunaState.COMPLETE,
+}
+FINISHED = {TrialState.ENDED, TrialState.FAILED, TrialState.DONE}
+
+
+def open_storage(storage: str, output: Path) -> BaseStorage:
+    """`sqlite` is `study.db` in the output; anything else is an Optuna storage URL."""
+    url = f"sqlite:///{output / 'study.db'}" if storage == "sqlite" else storage
+    try:
+        engine = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else None
+        return RDBStorage(url, engine_kwargs=engine)
+    except Exception as error:
+        raise InputError.of("storage", f"cannot be opened: {str(error).splitlines()[0]}") from error
+
+
+def distribution(parameter: Parameter) -> BaseDistribution:
+    """Optuna's distribution over the same values; both bounds are included on both sides."""
+    if isinstance(parameter, Choice):
+        return CategoricalDistribution(list(parameter.values))
+    if isinstance(parameter, IntRange):
+        return IntDistribution(parameter.low, parameter.high, log=parameter.log, step=parameter.step)
+    return FloatDistribution(parameter.low, parameter.high, log=parameter.log)
+
+
+class Record:
+    """One study's trials. Opening it twice is opening the same record; `facts` are the study's own attributes."""
+
+    def __init__(self, storage: BaseStorage, name: str, directions: Mapping[str, str]) -> None:
+        self._storage, self.objectives = storage, list(directions)
+        wanted = [
+            StudyDirection.MAXIMIZE if way == "maximize" else StudyDirection.MINIMIZE for way in directions.values()
+        ]
+        try:
+            self._study_id = storage.create_new_study(wanted, study_name=name)
+            storage.set_study_system_attr(self._study_id, "study:metric_names", self.objectives)
+        except optuna.exceptions.DuplicatedStudyError:
+            self._study_id = storage.get_study_id_from_name(name)
+        self._ids = {trial.number: trial._trial_id for trial in storage.get_all_trials(self._study_id, deepcopy=False)}
+
+    # -- the study's own facts
+
+    def fact(self, name: str) -> Any:
+        """What was kept under `name`, or None."""
+        value = self._storage.get_study_user_attrs(self._study_id).get(name)
+        return None if value is None else json.loads(value)
+
+    def keep(self, name: str, value: Any) -> None:
+        self._storage.set_study_user_attr(self._study_id, name, json.dumps(value))
+
+    # -- its trials
+
+    def start(
+        self,
+        config: TrialConfig,
+        parameters: Mapping[str, Any],
+        space: SearchSpace,
+        labels: Mapping[str, str] | None = None,
+    ) -> TrialOutcome:
+        """Writes a new running trial and returns it with its number; one transaction."""
+        searched = {
+            name: value
+            for name, value in parameters.items()
+            if not (isinstance(space.parameter(name), Choice) and len(space.parameter(name).values) == 1)  # type: ignore[union-attr]
+        }
+        template = create_trial(
+            state=OptunaState.RUNNING,
+            params=searched,
+            distributions={name: distribution(space.parameter(name)) for name in searched},
+            user_attrs={
+                "state": TrialState.RUNNING.value,
+                "config": config.model_dump_json(),
+                "parameters": json.dumps(dict(parameters)),
+                "labels": json.dumps(dict(labels or {})),
+                "attempt": 1,
+                "num_parameters": config.shape.num_parameters,
+            },
+        )
+        trial_id = self._storage.create_new_trial(self._study_id, template_trial=template)
+        number = self._storage.get_trial(trial_id).number
+        self._ids[number] = trial_id
+        return TrialOutcome(
+            number=number,
+            config=config,
+            parameters=dict(parameters),
+            state=TrialState.RUNNING,
+            labels=dict(labels or {}),
+        )
+
+    def next_number(self) -> int:
+        return len(self._ids)
+
+    def measured(self, measurement: Measurement) -> None:
+        """Keeps one measurement; the same one twice is kept once."""
+        trial_id = self._ids[measurement.trial]
+        name = f"measurement:{measurement.share:.6f}"
+        self._storage.set_trial_user_attr(trial_id, name, measurement.model_dump_json())
+
+    def set_attempt(self, number: int, attempt: int) -> None:
+        self._storage.set_trial_user_attr(self._ids[number], "attempt", attempt)
+
+    def set_state(self, number: int, state: TrialState, values: Iterable[float] | None = None, error: str = "") -> None:
+        """Moves a trial on; a trial that is finished stays as it is."""
+        trial_id = self._ids[number]
+        if self._storage.get_trial(trial_id).state.is_finished():
+            return
+        if error:
+            self._storage.set_trial_user_attr(trial_id, "error", error[:4000])
+        self._storage.set_trial_user_attr(trial_id, "state", state.value)
+        if state in FINISHED:
+            self._storage.set_trial_state_values(
+                trial_id, OPTUNA_STATE[state], list(values) if values is not None else None
+            )
+
+    def outcomes(self) -> list[TrialOutcome]:
+        """Every trial by number."""
+        trials = self._storage.get_all_trials(self._study_id, deepcopy=False)
+        return [
+            _outcome(trial) for trial in sorted(trials, key=lambda trial: trial.number) if "config" in trial.user_attrs
+        ]
+
+    def attempts(self) -> dict[int, int]:
+        trials = self._storage.get_all_trials(self._study_id, deepcopy=False)
+        return {trial.number: int(trial.user_attrs.get("attempt", 1)) for trial in trials}
+
+
+def _outcome(trial: FrozenTrial) -> TrialOutcome:
+    attrs = trial.user_attrs
+    measurements = [
+        Measurement.model_validate_json(value)
+        for name, value in sorted(attrs.items())
+        if name.startswith("measurement:")
+    ]
+    state = TrialState(attrs["state"])
+    if state in FINISHED and not trial.state.is_finished():
+        # Cut off between our word and Optuna's: what is measured is done, the rest runs again.
+        state = TrialState.RUNNING
+    return TrialOutcome(
+        number=trial.number,
+        config=TrialConfig.model_validate_json(attrs["config"]),
+        parameters=json.loads(attrs["parameters"]),
+        state=state,
+        measurements=tuple(measurements),
+        error=attrs.get("error", ""),
+        labels=json.loads(attrs.get("labels", "{}")),
+    )
+
+
+def existing_record(storage: str, output: Path, name: str, directions: Mapping[str, str]) -> Record:
+    """The record of a study that was run before. Raises StudyError where there is none."""
+    if storage == "sqlite" and not (output / "study.db").is_file():
+        raise StudyError(f"{output} holds no study yet: there is no study.db. Start one with `distilsearch run`.")
+    return Record(open_storage(storage, output), name, directions)

@@ -1,0 +1,293 @@
+"""The front as a table: one StudentRow a point, as CSV, JSON and text. Validation selects, test reports."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.table import Table
+
+from search.results.front import ParetoFront, Reference, reference_named
+from spaces.student import Frozen
+from spaces.study import StudySpec
+from spaces.trial import TrialConfig, TrialOutcome, TrialState
+from spaces.yaml_io import write_whole
+
+CONFIG_COLUMNS = (
+    "temperature",
+    "soft_share",
+    "learning_rate",
+    "batch_size",
+    "warmup_share",
+    "weight_decay",
+    "dropout",
+    "epochs",
+    "steps",
+    "seed",
+    "initialise",
+)
+
+
+class SeedScore(Frozen):
+    """One metric over seeds. `std` is the sample's standard deviation; a single seed says nothing of it: None."""
+
+    mean: float
+    std: float | None
+    seeds: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> SeedScore:
+        return cls(
+            mean=statistics.fmean(values),
+            std=statistics.stdev(values) if len(values) > 1 else None,
+            seeds=len(values),
+        )
+
+
+class StudentRow(Frozen):
+    """One student of the front: what it is, what it was chosen by (validation) and what it is worth (test).
+
+    Metrics are named `split/name`. `score` is the study's quality on the test split, or on validation where nothing was
+    scored on test (`scored_on` says which); `share_of_teacher` and `lift_kept` = (student - n-gram floor) / (teacher -
+    floor) are on the same split, and None where the other side of the comparison is missing.
+    """
+
+    trial: int
+    architecture: str
+    validation: dict[str, float]
+    test: dict[str, SeedScore]
+    without_distillation: dict[str, SeedScore]
+    num_parameters: int
+    num_bytes: int
+    score: float
+    score_std: float | None
+    scored_on: Literal["test", "validation"]
+    share_of_teacher: float | None
+    lift_kept: float | None
+    share_on_validation: float | None
+    config: TrialConfig
+    parameters: dict[str, str | int | float]
+
+
+def architecture_in_words(config: TrialConfig) -> str:
+    """Such as `bert, layers 0 2 5, vocabulary used (11,572), embeddings full`."""
+    shape = config.shape
+    layers = f"layers {' '.join(map(str, config.layers))}"
+    if shape.num_hidden_groups != shape.depth:
+        groups = shape.num_hidden_groups
+        layers += f" in {groups} group{'s' * (groups > 1)}"
+    embeddings = "full" if shape.embedding_size == shape.hidden_size else str(shape.embedding_size)
+    words = [
+        shape.family,
+        layers,
+        f"vocabulary {config.vocabulary} ({shape.vocabulary_size:,})",
+        f"embeddings {embeddings}",
+    ]
+    return ", ".join([*words, "initialised at random"] if config.initialise == "random" else words)
+
+
+def student_rows(
+    spec: StudySpec,
+    front: ParetoFront,
+    outcomes: Sequence[TrialOutcome],
+    confirmations: Sequence[TrialOutcome],
+    delivered: Mapping[int, Mapping[str, float]],
+    references: Sequence[Reference],
+) -> list[StudentRow]:
+    """One row a point of the front, in its order.
+
+    `confirmations` carry the labels kind (confirm, without_distillation) and of (the trial's number); those that did
+    not finish count for nothing. `delivered` holds the test metrics of the search's own models, each one's first seed.
+    """
+    by_number = {outcome.number: outcome for outcome in outcomes}
+    return [_row(spec, by_number[trial], confirmations, delivered.get(trial, {}), references) for trial in front.trials]
+
+
+def _row(
+    spec: StudySpec,
+    outcome: TrialOutcome,
+    confirmations: Sequence[TrialOutcome],
+    delivered: Mapping[str, float],
+    references: Sequence[Reference],
+) -> StudentRow:
+    def again(kind: str) -> list[Mapping[str, float]]:
+        return [
+            other.last.metrics
+            for other in confirmations
+            if other.labels.get("kind") == kind and other.labels.get("of") == str(outcome.number)
+            if other.state is TrialState.DONE and other.last
+        ]
+
+    test = _over_seeds([delivered, *again("confirm")])
+    validation = {
+        name: value
+        for name, value in (outcome.last.metrics if outcome.last else {}).items()
+        if name.startswith("validation/")
+    }
+    scored_on: Literal["test", "validation"] = "test" if f"test/{spec.quality}" in test else "validation"
+    score = test[f"test/{spec.quality}"].mean if scored_on == "test" else validation[f"validation/{spec.quality}"]
+    teacher, floor = reference_named(references, "teacher"), reference_named(references, "ngrams")
+
+    def held(reference: Reference | None, split: str) -> float:
+        return reference.value(spec.quality, split) if reference else math.nan
+
+    top, bottom = held(teacher, scored_on), held(floor, scored_on)
+    return StudentRow(
+        trial=outcome.number,
+        architecture=architecture_in_words(outcome.config),
+        validation=validation,
+        test=test,
+        without_distillation=_over_seeds(again("without_distillation")),
+        num_parameters=outcome.config.shape.num_parameters,
+        num_bytes=outcome.config.shape.num_bytes,
+        score=score,
+        score_std=test[f"test/{spec.quality}"].std if scored_on == "test" else None,
+        scored_on=scored_on,
+        share_of_teacher=score / top if top > 0 else None,
+        lift_kept=(score - bottom) / (top - bottom) if top > bottom else None,
+        share_on_validation=(
+            validation[f"validation/{spec.quality}"] / held(teacher, "validation")
+            if held(teacher, "validation") > 0
+            else None
+        ),
+        config=outcome.config,
+        parameters=outcome.parameters,
+    )
+
+
+def _over_seeds(measured: Sequence[Mapping[str, float]]) -> dict[str, SeedScore]:
+    """Each test metric over the runs that have it; NaN counts as not measured."""
+    names = dict.fromkeys(name for metrics in measured for name in metrics if name.startswith("test/"))
+    values = {name: [m[name] for m in measured if math.isfinite(m.get(name, math.nan))] for name in names}
+    return {name: SeedScore.of(found) for name, found in values.items() if found}
+
+
+def smallest_within(rows: Sequence[StudentRow], share: float = 0.97) -> StudentRow | None:
+    """The smallest student that keeps this share of the teacher's score on validation, where students are chosen."""
+    good = [row for row in rows if row.share_on_validation is not None and row.share_on_validation >= share]
+    return min(good, key=lambda row: (row.num_parameters, row.num_bytes, row.trial), default=None)
+
+
+def csv_line(row: StudentRow) -> dict[str, Any]:
+    """One row under the columns of front.csv; what was not measured is empty."""
+    line: dict[str, Any] = {"trial": row.trial, "architecture": row.architecture, **row.validation}
+    for name, score in row.test.items():
+        line |= {name: score.mean, f"{name}_std": score.std}
+    if row.test:
+        line["seeds"] = max(score.seeds for score in row.test.values())
+    line |= {f"without_distillation/{name}": score.mean for name, score in row.without_distillation.items()}
+    line |= {"parameters": row.num_parameters, "bytes": row.num_bytes}
+    line |= {"share_of_teacher": row.share_of_teacher, "lift_kept": row.lift_kept}
+    line |= {
+        "family": row.config.shape.family,
+        "layers": " ".join(map(str, row.config.layers)),
+        "vocabulary": row.config.vocabulary,
+        "vocabulary_size": row.config.shape.vocabulary_size,
+        "embedding_size": row.config.shape.embedding_size,
+        "num_hidden_groups": row.config.shape.num_hidden_groups,
+    }
+    return line | {name: getattr(row.config, name) for name in CONFIG_COLUMNS}
+
+
+def csv_columns(lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Every column any line has: what it is, validation, test, without distillation, sizes, then the config."""
+
+    def rank(column: str) -> int:
+        if column in ("trial", "architecture"):
+            return 0
+        prefixes = ("validation/", "test/", "seeds", "without_distillation/")
+        return next((place for place, prefix in enumerate(prefixes, start=1) if column.startswith(prefix)), 9)
+
+    return sorted(dict.fromkeys(column for line in lines for column in line), key=rank)  # stable
+
+
+def write_front_csv(path: str | Path, rows: Sequence[StudentRow]) -> None:
+    """front.csv: one line a point, whole or not at all."""
+    lines = [csv_line(row) for row in rows]
+    text = io.StringIO()
+    columns = csv_columns(lines) or ["trial", "architecture", "parameters", "bytes"]
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    write_whole(path, text.getvalue())
+
+
+def front_as_json(rows: Sequence[StudentRow], front: ParetoFront, references: Sequence[Reference]) -> dict[str, Any]:
+    """Plain data for scripts; no NaN inside."""
+    return {
+        "objectives": dict(front.objectives),
+        "hypervolume": front.hypervolume,
+        "reference": dict(front.reference),
+        "knee": front.knee,
+        "rows": [row.model_dump(mode="json") for row in rows],
+        "references": [_without_nan(reference.model_dump(mode="json")) for reference in references],
+    }
+
+
+def _without_nan(plain: dict[str, Any]) -> dict[str, Any]:
+    return plain | {"metrics": {name: value for name, value in plain["metrics"].items() if value is not None}}
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    return "" if value is None or math.isnan(value) else f"{100 * value:.{digits}f} %"
+
+
+def with_spread(score: SeedScore | None) -> str:
+    """Such as `88.0 % ± 1.0`."""
+    if score is None:
+        return ""
+    return percent(score.mean) + (f" ± {100 * score.std:.1f}" if score.std is not None else "")
+
+
+def millions(number: float) -> str:
+    """Such as `27.4 M`; `170 k` below a million."""
+    return f"{number / 1e6:.1f} M" if number >= 999_500 else f"{number / 1e3:.0f} k"
+
+
+def front_as_text(
+    spec: StudySpec, rows: Sequence[StudentRow], front: ParetoFront, references: Sequence[Reference]
+) -> Table:
+    """The front and what it is held against, for a terminal."""
+    test = f"test/{spec.quality}"
+    table = Table(title=f"{spec.name}: {len(rows)} student{'s' * (len(rows) != 1)} worth having", title_justify="left")
+    table.add_column("trial", justify="right", no_wrap=True)
+    table.add_column("student", overflow="fold", ratio=1)
+    for title in (
+        "parameters",
+        f"validation {spec.quality}",
+        f"test {spec.quality}",
+        "no distillation",
+        "of teacher",
+        "lift",
+    ):
+        table.add_column(title, justify="right")
+    for row in rows:
+        table.add_row(
+            f"{row.trial}{' (knee)' * (row.trial == front.knee)}",
+            row.architecture,
+            millions(row.num_parameters),
+            percent(row.validation.get(f"validation/{spec.quality}")),
+            with_spread(row.test.get(test)),
+            with_spread(row.without_distillation.get(test)),
+            percent(row.share_of_teacher),
+            percent(row.lift_kept, 0),
+        )
+    table.add_section()
+    for reference in references:
+        table.add_row(
+            "",
+            reference.label,
+            millions(reference.num_parameters) if reference.num_parameters else "",
+            percent(reference.value(spec.quality)),
+            percent(reference.value(spec.quality, "test")),
+            "",
+            "",
+            "",
+            style="dim",
+        )
+    return table

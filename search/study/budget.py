@@ -1,0 +1,73 @@
+"""What the study may spend: trials and minutes, and how much of the minutes is kept for what comes after the search."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from statistics import median
+
+from spaces.student import StudentShape
+from spaces.study import StudySpec
+from spaces.trial import TrialOutcome, TrialState
+
+OVERHEAD_SECONDS = 12.0  # delivery, report and the closing of lanes, as measured on two cores
+FRONT_GUESS = 5  # points of the front before one is known
+
+
+class Budget:
+    """Times come from what was measured: seconds a FLOP of the trials finished so far; before any, there is no guess."""
+
+    def __init__(
+        self,
+        spec: StudySpec,
+        *,
+        num_lanes: int,
+        tokens_per_text: float,
+        deadline: float | None,
+        front_size: Callable[[], int],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._spec, self._lanes, self._tokens = spec, num_lanes, max(1, round(tokens_per_text))
+        self.deadline, self._front_size, self._clock = deadline, front_size, clock
+
+    def allows(self, outcomes: Sequence[TrialOutcome]) -> bool:
+        """Whether another trial may start, by their number and by the time kept back."""
+        if len(outcomes) >= self._spec.budget.trials:
+            return False
+        return self.deadline is None or self._clock() + self.kept_back(outcomes) < self.deadline
+
+    def has_time_for(self, shape: StudentShape, outcomes: Sequence[TrialOutcome]) -> bool:
+        """Whether a trial of this shape would end before what comes after the search has to begin. Running trials are
+        counted in: a new one begins when a lane is free."""
+        if self.deadline is None:
+            return True
+        seconds = self.seconds_for(shape, outcomes)
+        if seconds is None:
+            return True
+        waiting = [
+            self.seconds_for(outcome.config.shape, outcomes) or 0.0
+            for outcome in outcomes
+            if outcome.state is TrialState.RUNNING
+        ]
+        ahead = max(0.0, sum(waiting) / 2 / self._lanes) if len(waiting) >= self._lanes else 0.0
+        return self._clock() + ahead + seconds + self.kept_back(outcomes) < self.deadline
+
+    def seconds_for(self, shape: StudentShape, outcomes: Sequence[TrialOutcome]) -> float | None:
+        """The predicted seconds of one full trial; None before anything was measured."""
+        rates = [
+            outcome.last.cost["train_seconds"] / outcome.config.shape.flops(self._tokens)
+            for outcome in outcomes
+            if outcome.state is TrialState.DONE and outcome.last and outcome.last.cost.get("train_seconds")
+        ]
+        return median(rates) * shape.flops(self._tokens) if rates else None
+
+    def kept_back(self, outcomes: Sequence[TrialOutcome]) -> float:
+        """Seconds for confirmation and delivery: each point again with more seeds, and without distillation."""
+        confirm = self._spec.confirm
+        points = self._front_size() or FRONT_GUESS
+        again = points * (confirm.seeds - 1) + {"all": points, "best": 1, "none": 0}[confirm.without_distillation]
+        done = [o.last.cost.get("train_seconds", 0.0) for o in outcomes if o.state is TrialState.DONE and o.last]
+        return OVERHEAD_SECONDS + (again / self._lanes) * (median(done) if done else 0.0)
+
+    def seconds_left(self) -> float | None:
+        return None if self.deadline is None else self.deadline - self._clock()

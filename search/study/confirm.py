@@ -1,0 +1,119 @@
+"""Confirms the front: its students again with more seeds, and without distillation, scored on the test split.
+
+Kept in a record of its own, which the sampler never sees.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from search.lanes.pool import LanePool
+from search.record.record import Record
+from search.results.front import ParetoFront
+from search.study.budget import Budget
+from spaces.study import QUALITY, StudySpec
+from spaces.trial import TrialConfig, TrialOutcome, TrialState, WorkItem, WorkKind, derived_seed
+
+Told = Callable[[TrialOutcome], None]
+
+
+def wanted(
+    spec: StudySpec, front: ParetoFront, outcomes: Sequence[TrialOutcome]
+) -> list[tuple[TrialConfig, dict[str, str]]]:
+    """What confirming this front takes, the most telling first: (config, labels)."""
+    by_number = {outcome.number: outcome for outcome in outcomes}
+    best = max(
+        front.points,
+        key=lambda point: max(point.values[name] for name in QUALITY if name in point.values),
+        default=None,
+    )
+    plain, again = [], []
+    for trial in front.trials:
+        config = by_number[trial].config
+        chosen = {"all": True, "best": best is not None and trial == best.trial, "none": False}
+        if chosen[spec.confirm.without_distillation]:
+            # The same initialisation, data order and steps; only the teacher's part of the loss is gone.
+            plain.append(
+                (config.model_copy(update={"soft_share": 0.0}), _labels("without_distillation", trial, config.seed))
+            )
+        for index in range(1, spec.confirm.seeds):
+            seed = derived_seed(spec.seed, "confirm", trial, index)
+            again.append((config.model_copy(update={"seed": seed}), _labels("confirm", trial, seed)))
+    again.sort(
+        key=lambda entry: [labels["seed"] for _, labels in again if labels["of"] == entry[1]["of"]].index(
+            entry[1]["seed"]
+        )
+    )
+    return plain + again
+
+
+def _labels(kind: str, trial: int, seed: int) -> dict[str, str]:
+    return {"kind": kind, "of": str(trial), "seed": str(seed)}
+
+
+def confirm(
+    spec: StudySpec,
+    front: ParetoFront,
+    outcomes: Sequence[TrialOutcome],
+    record: Record,
+    pool: LanePool,
+    budget: Budget,
+    payload: dict[str, Any],
+    told: Told,
+) -> list[TrialOutcome]:
+    """Trains what is wanted and not yet in the record, on all lanes; stops early when the minutes are spent."""
+    kept = {tuple(sorted(outcome.labels.items())): outcome for outcome in record.outcomes()}
+    attempts = record.attempts()
+    queue = deque(wanted(spec, front, outcomes))
+    flying: deque[tuple[str, TrialOutcome]] = deque()
+    while queue or flying:
+        while queue and len(flying) <= pool.num_lanes:
+            config, labels = queue[0]
+            known = kept.get(tuple(sorted(labels.items())))
+            if known is not None and known.state is not TrialState.RUNNING:
+                queue.popleft()
+                continue
+            if not _in_time(config, outcomes, budget):
+                queue.clear()
+                break
+            queue.popleft()
+            outcome = known or record.start(config, {}, spec.space, labels)
+            attempt = attempts.get(outcome.number, 0) + 1
+            record.set_attempt(outcome.number, attempt)
+            item = WorkItem(
+                key=f"confirm:{outcome.number}",
+                kind=WorkKind.TRAIN,
+                trial=outcome.number,
+                attempt=attempt,
+                config=config,
+                evaluate=("validation", "test"),
+                payload={**payload, "exact": True},
+            )
+            pool.submit(item)
+            flying.append((item.key, outcome))
+        if flying:
+            key, outcome = flying.popleft()
+            told(_settle(key, outcome, record, pool))
+    return record.outcomes()
+
+
+def _in_time(config: TrialConfig, outcomes: Sequence[TrialOutcome], budget: Budget) -> bool:
+    left, seconds = budget.seconds_left(), budget.seconds_for(config.shape, outcomes)
+    return left is None or seconds is None or seconds < left
+
+
+def _settle(key: str, outcome: TrialOutcome, record: Record, pool: LanePool) -> TrialOutcome:
+    result = pool.wait(key)
+    if result.error:
+        record.set_state(outcome.number, TrialState.FAILED, error=result.error)
+        settled = outcome.model_copy(update={"state": TrialState.FAILED, "error": result.error})
+    else:
+        assert result.measurement is not None
+        record.measured(result.measurement)
+        settled = outcome.model_copy(update={"state": TrialState.DONE, "measurements": (result.measurement,)})
+        values = settled.values()
+        record.set_state(outcome.number, TrialState.DONE, [values[name] for name in record.objectives])
+    pool.acknowledge(key)
+    return settled

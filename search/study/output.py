@@ -1,0 +1,214 @@
+"""The output folder: whose it is, what it says of the study, and what is written into it. Needs neither Ray nor torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from search.record.record import Record, existing_record, open_storage
+from search.results.front import ParetoFront, Reference
+from search.results.report import write_report
+from search.results.table import StudentRow, student_rows, write_front_csv
+from search.study.secrets import mask_secrets
+from spaces.errors import InputError, StudyError
+from spaces.parameters import Choice
+from spaces.space import PARAMETERS, SearchSpace
+from spaces.study import BudgetSpec, ConfirmSpec, SamplingSpec, StudySpec
+from spaces.trial import BestConfig, TrialOutcome
+from spaces.yaml_io import parse_study, parse_yaml, to_yaml, write_whole
+
+PACKAGES = ("torch", "transformers", "ray", "optuna", "tokenizers", "numpy")
+# What may change between two runs of one study without making it another.
+FREE = {"budget", "confirm", "resources", "tracking", "output", "cache", "storage"}
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """What a study found. `already_done` says that nothing was left to do."""
+
+    spec: StudySpec
+    front: ParetoFront
+    rows: list[StudentRow]
+    references: list[Reference]
+    outcomes: list[TrialOutcome]
+    already_done: bool = False
+
+
+def fingerprint(spec: StudySpec) -> str:
+    """Of what makes a study this study and not another."""
+    plain = {name: value for name, value in spec.resolved().items() if name not in FREE}
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def claim_output(spec: StudySpec) -> None:
+    """Writes study.yaml into the output, or checks that the one there is this study's."""
+    path = spec.output / "study.yaml"
+    try:
+        spec.output.mkdir(parents=True, exist_ok=True)
+        if path.is_file():
+            raw = parse_yaml(path.read_text("utf-8"), str(path))
+            if raw.get("fingerprint") != fingerprint(spec):
+                raise InputError.of(
+                    "output",
+                    f"{spec.output} holds another study ({raw.get('study', {}).get('name')!r}); only {', '.join(sorted(FREE))} "
+                    "may change between runs of one study. Name another output",
+                )
+        elif any(entry.name != ".ray" for entry in spec.output.iterdir()):
+            raise InputError.of("output", f"{spec.output} is not empty and holds no study; name another output")
+        content = {"fingerprint": fingerprint(spec), "versions": versions(), "study": mask_secrets(spec.resolved())}
+        write_whole(path, to_yaml(content))
+    except OSError as error:
+        raise InputError.of("output", f"{spec.output} cannot be written: {error.strerror}") from None
+
+
+def open_record(spec: StudySpec) -> tuple[Record, Record]:
+    """The study's record, and that of its confirmations."""
+    storage = open_storage(spec.storage, spec.output)
+    return Record(storage, spec.name, spec.objectives), Record(storage, f"{spec.name}.confirm", spec.objectives)
+
+
+def from_record(spec: StudySpec, record: Record, again: Record) -> StudyResult:
+    references = [Reference.model_validate(entry) for entry in record.fact("references") or []]
+    if not references:
+        raise StudyError(f"{spec.output}: the study has measured nothing yet; run it first")
+    outcomes = record.outcomes()
+    front = ParetoFront.of(outcomes, spec, references)
+    rows = student_rows(spec, front, outcomes, again.outcomes(), delivered_metrics(record), references)
+    return StudyResult(spec, front, rows, references, outcomes, already_done=True)
+
+
+def open_study(folder: Path) -> StudyResult:
+    """The study in an output folder as its record stands now; needs neither Ray nor torch's models."""
+    spec = spec_of(folder)
+    names = (spec.name, f"{spec.name}.confirm")
+    record, again = (existing_record(spec.storage, folder, name, spec.objectives) for name in names)
+    return from_record(spec, record, again)
+
+
+def export_study(folder: Path) -> StudyResult:
+    """Writes front.csv, best-config files and the report again from the record."""
+    result = open_study(folder)
+    spec = result.spec
+    record = existing_record(spec.storage, folder, spec.name, spec.objectives)
+    again = existing_record(spec.storage, folder, f"{spec.name}.confirm", spec.objectives)
+    write_results(
+        spec,
+        result.front,
+        result.outcomes,
+        again.outcomes(),
+        delivered_metrics(record),
+        result.references,
+        record.fact("provenance") or {},
+    )
+    return result
+
+
+def spec_of(folder: Path) -> StudySpec:
+    """The resolved study that an output folder belongs to, with that folder as its output wherever it lies now."""
+    path = folder / "study.yaml"
+    if not path.is_file():
+        raise InputError.of(str(folder), "holds no study.yaml, so it is no study's output")
+    raw = parse_yaml(path.read_text("utf-8"), str(path))
+    study = {**raw["study"], "output": str(folder.resolve())}
+    return parse_study(study, str(path), folder.resolve(), files_must_exist=False)
+
+
+def delivered_metrics(record: Record) -> dict[int, dict[str, float]]:
+    return {int(trial): output["metrics"] for trial, output in (record.fact("delivered") or {}).items()}
+
+
+def trial_folder(spec: StudySpec, number: int) -> Path:
+    """Where the checkpoints of a trial lie while it is in play, one folder an attempt."""
+    return spec.output / "trials" / str(number)
+
+
+def write_results(
+    spec: StudySpec,
+    front: ParetoFront,
+    outcomes: Sequence[TrialOutcome],
+    confirmations: Sequence[TrialOutcome],
+    delivered: dict[int, dict[str, float]],
+    references: Sequence[Reference],
+    provenance: dict[str, Any],
+) -> list[StudentRow]:
+    """front.csv, best/*.yaml, best/knee.yaml and report.html, from the record alone; best/ holds the front and no more."""
+    rows = student_rows(spec, front, outcomes, confirmations, delivered, references)
+    best = spec.output / "best"
+    best.mkdir(parents=True, exist_ok=True)
+    named = {f"trial-{trial}" for trial in front.trials}
+    for path in best.iterdir():
+        if path.name.removesuffix(".yaml") not in named:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    by_number = {outcome.number: outcome for outcome in outcomes}
+    for row in rows:
+        config = best_config(spec, by_number[row.trial], row, delivered.get(row.trial, {}), references, provenance)
+        text = to_yaml(config.model_dump(mode="json"))
+        write_whole(best / f"trial-{row.trial}.yaml", text)
+        if row.trial == front.knee:
+            write_whole(best / "knee.yaml", text)
+    write_front_csv(spec.output / "front.csv", rows)
+    write_report(spec.output / "report.html", spec, front, rows, references, [*outcomes, *confirmations])
+    return rows
+
+
+def best_config(
+    spec: StudySpec,
+    outcome: TrialOutcome,
+    row: StudentRow,
+    delivered: dict[str, float],
+    references: Sequence[Reference],
+    provenance: dict[str, Any],
+) -> BestConfig:
+    """Enough to train the student again and to know what it is worth. `delivered/*` metrics are the folder's own."""
+    metrics: dict[str, Any] = dict(row.validation)
+    metrics |= {name: score.model_dump() for name, score in row.test.items()}
+    metrics["without_distillation"] = {name: score.model_dump() for name, score in row.without_distillation.items()}
+    metrics["delivered"] = delivered
+    metrics["share_of_teacher"], metrics["lift_kept"] = row.share_of_teacher, row.lift_kept
+    metrics["references"] = {reference.name: reference.metrics for reference in references}
+    return BestConfig(
+        trial=outcome.number,
+        config=outcome.config,
+        parameters=outcome.parameters,
+        metrics=metrics,
+        sizes={"parameters": row.num_parameters, "bytes": row.num_bytes},
+        study=one_point_study(spec, outcome).resolved(),
+        provenance=provenance,
+        reproduce=f"distilsearch run best/trial-{outcome.number}.yaml",
+    )
+
+
+def one_point_study(spec: StudySpec, outcome: TrialOutcome) -> StudySpec:
+    """A study whose space is this student alone; its first trial has the same seed, so it trains it again."""
+    values = {name: outcome.parameters.get(name, info.default) for name, info in PARAMETERS.items()}
+    if outcome.config.shape.family != "albert":
+        values.pop("num_hidden_groups")
+    space = SearchSpace({name: Choice(values=(value,)) for name, value in values.items()})
+    return spec.model_copy(
+        update={
+            "name": f"{spec.name[:80]}.trial-{outcome.number}",
+            "space": space,
+            "bounds": {},
+            "budget": BudgetSpec(trials=1),
+            "search": SamplingSpec(sampler="random"),
+            "confirm": ConfirmSpec(seeds=1, without_distillation="none"),
+            "trial_seeds": (outcome.config.seed,),
+            "output": Path(f"{spec.output}.trial-{outcome.number}"),
+            "storage": "sqlite",
+        }
+    )
+
+
+def versions() -> dict[str, str]:
+    return {
+        "python": platform.python_version(),
+        "distilsearch": version("distilsearch"),
+        **{name: version(name) for name in PACKAGES},
+    }

@@ -1,0 +1,316 @@
+"""The way through a study. Starting and continuing are one path: what the record holds is not done again."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import ray
+
+from search.lanes.pool import LanePool, plan_lanes
+from search.lanes.quiet import start_ray
+from search.lanes.trainable import run_segments
+from search.record.lease import Lease
+from search.record.record import Record
+from search.results.front import ParetoFront, Reference
+from search.study.budget import Budget
+from search.study.confirm import confirm, wanted
+from search.study.delivery import deliver_models
+from search.study.output import (
+    StudyResult,
+    claim_output,
+    fingerprint,
+    from_record,
+    open_record,
+    versions,
+    write_results,
+)
+from search.study.prepare import Inputs, Prepared, prepare, read_inputs
+from search.study.progress import Display, Silent
+from search.study.sampling import Sampling
+from search.study.searcher import StudySearcher
+from search.study.tracking import Tracker, make_tracker
+from spaces.errors import InputError, StudyError
+from spaces.student import StudentShape
+from spaces.study import StudySpec
+from spaces.trial import TrialOutcome, TrialState, WorkItem, WorkKind
+
+SILENCE_SECONDS = 300.0  # a lane that says nothing for so long is killed
+
+
+def run_study(spec: StudySpec, display: Display | None = None) -> StudyResult:
+    """Runs the study, or continues it. Raises InputError for what the user can mend, StudyError for the rest."""
+    show, begun = display or Silent(), time.monotonic()
+    result = _done_before(spec)
+    if result is not None:
+        return result
+    claim_output(spec)
+    show.say("reading the data and the teacher")
+    inputs = read_inputs(spec, show.say)
+    spec = inputs.spec
+    for note in inputs.notes:
+        show.say(note)
+    Sampling(
+        spec, inputs.teacher, inputs.vocabularies, known_limits(spec)
+    )  # an empty space is refused before Ray starts
+    with ExitStack() as stack:
+        record, again = open_record(spec)
+        stack.enter_context(Lease(record))
+        _same_data(record, inputs)
+        show.say("starting Ray")
+        cluster = stack.enter_context(_ray())
+        num_lanes = plan_lanes(spec.resources, cluster)
+        tracker = make_tracker(spec, spec.output)
+        stack.callback(tracker.close)
+        pool = stack.enter_context(
+            LanePool(spec.resources, num_lanes, {}, spec.output / ".ray", silence_seconds=SILENCE_SECONDS)
+        )
+        show.watch(pool.status, lambda: "preparing")
+        threads = max(1, int(num_lanes * spec.resources.workers_per_lane * spec.resources.cpus_per_worker))
+        prepared = prepare(inputs, pool, threads, show.say)
+        record.keep("teacher_passes", (record.fact("teacher_passes") or 0) + prepared.teacher_passes)
+        payload = {"teacher": str(prepared.teacher_folder), "refs": {"transfer": prepared.transfer}}
+        floors = _ask_for_floors(inputs, record, pool, payload)
+
+        searcher, budget = _search(spec, inputs, record, pool, prepared, payload, show, tracker, begun)
+        references = _collect_floors(inputs, record, pool, prepared.references, floors)
+        outcomes = searcher.ordered
+        front = ParetoFront.of(outcomes, spec, references)
+        if not front.points:
+            raise StudyError(_why_no_front(spec, outcomes))
+        show.watch(pool.status, lambda: f"confirming and delivering {len(front.points)} students")
+        show.say(f"{len(front.points)} students on the front; confirming them")
+        confirmations = confirm(spec, front, outcomes, again, pool, budget, payload, show.told)
+        show.say("delivering")
+        delivered = deliver_models(spec, front, outcomes, record, pool, payload)
+        idle = pool.status()
+        provenance = {
+            "teacher": {"model": spec.teacher.model, "fingerprint": inputs.source.fingerprint},
+            "data_fingerprint": inputs.texts.fingerprint,
+            "study_fingerprint": fingerprint(spec),
+            "versions": versions(),
+        }
+        record.keep("provenance", provenance)
+        rows = write_results(spec, front, outcomes, confirmations, delivered, references, provenance)
+        record.keep("timing", {**(record.fact("timing") or {}), **searcher.notes})
+        record.keep("lanes", {"status": idle, "wall_seconds": time.monotonic() - begun})
+        tracker.finished(spec, front, rows, references, spec.output / "best", spec.output / "report.html")
+        missing = len(wanted(spec, front, outcomes)) - sum(o.state is not TrialState.RUNNING for o in confirmations)
+        if missing > 0:
+            show.say(f"the minutes were spent before {missing} confirmations; `run` with more minutes adds them")
+        failures = record.fact("delivery_failures") or {}
+        for trial, error in failures.items():
+            show.say(f"trial {trial} could not be delivered: {error}")
+        if not failures:
+            record.keep("finished", _wish(spec))
+        show.watch(dict, str)
+    return StudyResult(spec, front, rows, references, outcomes)
+
+
+def _search(
+    spec: StudySpec,
+    inputs: Inputs,
+    record: Record,
+    pool: LanePool,
+    prepared: Prepared,
+    payload: dict[str, Any],
+    show: Display,
+    tracker: Tracker,
+    begun: float,
+) -> tuple[StudySearcher, Budget]:
+    minutes = spec.budget.minutes
+    limits = _limits(spec, prepared.references)
+    sampling = Sampling(spec, inputs.teacher, inputs.vocabularies, limits)
+    budget = Budget(
+        spec,
+        num_lanes=pool.num_lanes,
+        tokens_per_text=inputs.num_train_tokens / len(inputs.transfer.splits["train"].labels),
+        deadline=None if minutes is None else begun + 60 * minutes,
+        front_size=lambda: len(ParetoFront.of(searcher.ordered, spec, prepared.references).points),
+    )
+
+    def told(outcome: TrialOutcome) -> None:
+        if outcome.last is not None:
+            tracker.measured(outcome, outcome.last)
+        show.told(outcome)
+
+    searcher = StudySearcher(
+        spec,
+        record,
+        sampling,
+        budget,
+        references=prepared.references,
+        teacher_depth=inputs.teacher.depth,
+        payload=payload,
+        told=told,
+    )
+    done = sum(outcome.state is TrialState.DONE for outcome in searcher.ordered)
+    if searcher.ordered:
+        show.say(f"continuing: {done} of {spec.budget.trials} trials are done")
+    show.say(f"searching {len({shape for shape in sampling.shapes}):,} shapes on {pool.num_lanes} lanes")
+    show.watch(pool.status, lambda: _summary(spec, searcher.ordered, budget, pool.num_lanes))
+    run_segments(
+        searcher, pool.broker, pool.broker_name, max_concurrent=pool.num_lanes + 1, storage=spec.output / ".ray"
+    )
+    return searcher, budget
+
+
+def _summary(spec: StudySpec, outcomes: Sequence[TrialOutcome], budget: Budget, num_lanes: int) -> str:
+    """One line: trials running, done, best so far, time left."""
+    count = {state: sum(outcome.state is state for outcome in outcomes) for state in TrialState}
+    done = [outcome for outcome in outcomes if outcome.state is TrialState.DONE and outcome.last]
+    line = f"{count[TrialState.DONE]} of {spec.budget.trials} trials done, {count[TrialState.RUNNING]} running"
+    if count[TrialState.FAILED]:
+        line += f", {count[TrialState.FAILED]} failed"
+    if done:
+        best = max(outcome.values()[spec.quality] for outcome in done)
+        line += f"; best {spec.quality} {best:.1%}"
+        mean = sum(outcome.last.cost.get("train_seconds", 0) for outcome in done if outcome.last) / len(done)
+        left = mean * (spec.budget.trials - len(done)) / num_lanes
+        by_clock = budget.seconds_left()
+        left = left if by_clock is None else min(left + budget.kept_back(outcomes), by_clock)
+        line += f"; about {max(0, left) / 60:.0f} min left"
+    return line
+
+
+# -- floors
+
+
+def _ask_for_floors(inputs: Inputs, record: Record, pool: LanePool, payload: dict[str, Any]) -> list[WorkItem]:
+    """Queues the floors that the record does not hold yet; they run before the first trials."""
+    known = record.fact("floors") or {}
+    items = []
+    if "ngrams" not in known:
+        items.append(WorkItem(key="floor:ngrams", kind=WorkKind.FLOOR, payload={**payload, "floor": "n_grams"}))
+    if "used" in inputs.vocabularies and "teacher_cut" not in known:
+        shape = cut_teacher_shape(inputs)
+        extra = {"floor": "cut_teacher", "shape": shape.model_dump(), "vocabulary": "used"}
+        items.append(WorkItem(key="floor:teacher_cut", kind=WorkKind.FLOOR, payload={**payload, **extra}))
+    for item in items:
+        pool.submit(item)
+    return items
+
+
+def cut_teacher_shape(inputs: Inputs) -> StudentShape:
+    values = {
+        "family": "bert",
+        "depth": inputs.teacher.depth,
+        "layers": "first",
+        "vocabulary": "used",
+        "embedding_size": "full",
+    }
+    return inputs.spec.space.shape(values, inputs.teacher, inputs.vocabularies)
+
+
+def _collect_floors(
+    inputs: Inputs, record: Record, pool: LanePool, references: list[Reference], items: list[WorkItem]
+) -> list[Reference]:
+    """All references: teacher and majority, and the floors, from the record or from the lanes."""
+    known = record.fact("floors") or {}
+    for item in items:
+        result = pool.wait(item.key)
+        pool.acknowledge(item.key)
+        if result.error:
+            raise StudyError(f"{item.key} could not be measured: {result.error}")
+        name = item.key.removeprefix("floor:")
+        if name == "ngrams":
+            known[name] = Reference(
+                name=name, label="bag of n-grams", num_parameters=result.output["num_parameters"],
+                num_bytes=4 * result.output["num_parameters"], metrics=result.output["metrics"],
+            ).model_dump()  # fmt: skip
+        elif result.output["metrics"] is not None:
+            shape = cut_teacher_shape(inputs)
+            known[name] = Reference(
+                name=name, label="teacher, vocabulary cut", num_parameters=shape.num_parameters,
+                num_bytes=shape.num_bytes, metrics=result.output["metrics"],
+            ).model_dump()  # fmt: skip
+    record.keep("floors", known)
+    everything = [references[0], *(Reference.model_validate(entry) for entry in known.values()), *references[1:]]
+    record.keep("references", [reference.model_dump() for reference in everything])
+    return everything
+
+
+# -- the record and the output folder
+
+
+def _wish(spec: StudySpec) -> str:
+    """What `finished` stands for: this much budget and confirmation, no more."""
+    return json.dumps([spec.budget.model_dump(), spec.confirm.model_dump()])
+
+
+def _done_before(spec: StudySpec) -> StudyResult | None:
+    """The result of a study that ran to its end with the same budget, or None."""
+    if not (spec.output / "study.yaml").is_file() or not (
+        spec.storage != "sqlite" or (spec.output / "study.db").is_file()
+    ):
+        return None
+    claim_output(spec)
+    record, again = open_record(spec)
+    if record.fact("finished") != _wish(spec):
+        return None
+    result = from_record(spec, record, again)
+    if any(not (spec.output / "best" / f"trial-{trial}").is_dir() for trial in result.front.trials):
+        return None
+    return result
+
+
+def _same_data(record: Record, inputs: Inputs) -> None:
+    """A record belongs to one study on one data set: storages are shared, and files change."""
+    now = {"data": inputs.transfer.fingerprint, "study": fingerprint(inputs.spec)}
+    before = record.fact("made_from")
+    if before is None:
+        record.keep("made_from", now)
+    elif before["study"] != now["study"]:
+        raise InputError.of("storage", f"it holds another study named {inputs.spec.name!r}; give this one another name")
+    elif before["data"] != now["data"]:
+        raise InputError.of(
+            "data", "the data or the teacher changed since this study began; name another output, or restore them"
+        )
+
+
+@contextmanager
+def _ray() -> Iterator[dict[str, float]]:
+    if ray.is_initialized():  # the caller's: left as it is
+        yield dict(ray.cluster_resources())
+        return
+    cluster = start_ray()
+    try:
+        yield cluster
+    finally:
+        ray.shutdown()
+
+
+# -- bounds
+
+
+def _limits(spec: StudySpec, references: list[Reference]) -> dict[str, tuple[float, float]]:
+    teacher = references[0]
+    return {name: bound.limits(teacher.value(name)) for name, bound in spec.bounds.items()}
+
+
+def known_limits(spec: StudySpec) -> dict[str, tuple[float, float]]:
+    """The bounds that need no teacher's value."""
+    absolute = {
+        name: bound
+        for name, bound in spec.bounds.items()
+        if not any(isinstance(value, str) for value in (bound.min, bound.max))
+    }
+    return {name: bound.limits(0.0) for name, bound in absolute.items()}
+
+
+def _why_no_front(spec: StudySpec, outcomes: Sequence[TrialOutcome]) -> str:
+    failed = [outcome for outcome in outcomes if outcome.state is TrialState.FAILED]
+    done = [outcome for outcome in outcomes if outcome.state is TrialState.DONE]
+    if done:
+        best = max(done, key=lambda outcome: outcome.values()[spec.quality])
+        return (
+            f"{len(done)} trials finished, and none is within the bounds { ({k: v.model_dump(exclude_none=True) for k, v in spec.bounds.items()}) }; "
+            f"the best reached {spec.quality} {best.values()[spec.quality]:.3f} with {best.config.shape.num_parameters:,} parameters. "
+            "Widen the bounds, or raise budget.trials and run again"
+        )
+    if failed:
+        return f"all {len(failed)} trials failed; the last: {failed[-1].error}"
+    return "the budget ended before a trial did; raise budget.minutes or make training shorter"

@@ -1,0 +1,153 @@
+"""Suggests the parameters of a trial with Optuna, from what the record says has been measured.
+
+Each ask is seeded from (study seed, trial number) and works on an in-memory study rebuilt from the record, so that an
+interrupted study suggests what an uninterrupted one would have.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.trial import Trial, create_trial
+from optuna.trial import TrialState as OptunaState
+
+from search.record.record import distribution
+from spaces.errors import InputError
+from spaces.parameters import Choice, FloatRange, IntRange, Parameter, Value
+from spaces.space import InvalidStudent
+from spaces.student import StudentShape, TeacherShape
+from spaces.study import SIZE, StudySpec
+from spaces.trial import TrialOutcome, TrialState, derived_seed
+
+TRIES = 30  # draws from the sampler before a valid architecture is fixed and only the rest is drawn
+
+
+class Sampling:
+    """The sampler's side of a study. `limits` are the bounds with percentages resolved, by metric."""
+
+    def __init__(
+        self,
+        spec: StudySpec,
+        teacher: TeacherShape,
+        vocabularies: Mapping[str, int],
+        limits: Mapping[str, tuple[float, float]],
+    ) -> None:
+        self._spec, self._teacher, self._vocabularies, self._limits = spec, teacher, vocabularies, limits
+        self._valid = [
+            (values, shape)
+            for values, shape in spec.space.architectures(teacher, vocabularies)
+            if not self._out_of_bounds(shape)
+        ]
+        if not self._valid:
+            raise InputError.of("space", self._why_empty())
+
+    @property
+    def shapes(self) -> list[StudentShape]:
+        """Every student the space holds within the bounds."""
+        return [shape for _, shape in self._valid]
+
+    def suggest(self, outcomes: Sequence[TrialOutcome], number: int) -> tuple[dict[str, Value], StudentShape]:
+        """The parameters of trial `number`: valid, within the bounds that arithmetic knows, and not tried before."""
+        given = self._spec.search.first[number] if number < len(self._spec.search.first) else {}
+        tried = [outcome.parameters for outcome in outcomes]
+        for attempt in range(TRIES):
+            seed = derived_seed(self._spec.seed, "ask", number, attempt)
+            values = self._ask(outcomes, seed, given, explore=bool(given))
+            try:
+                shape = self._spec.space.shape(values, self._teacher, self._vocabularies)
+            except InvalidStudent:
+                continue
+            if not self._out_of_bounds(shape) and values not in tried:
+                return values, shape
+        # The sampler keeps missing what is valid: fix a valid architecture, and draw the rest.
+        rng = np.random.default_rng(derived_seed(self._spec.seed, "architecture", number))
+        for _ in range(TRIES):
+            architecture, shape = self._valid[int(rng.integers(len(self._valid)))]
+            values = self._ask(outcomes, int(rng.integers(2**31)), architecture, explore=True)
+            if values not in tried:
+                break
+        return values, shape
+
+    def _ask(
+        self, outcomes: Sequence[TrialOutcome], seed: int, given: Mapping[str, Value], explore: bool
+    ) -> dict[str, Value]:
+        directions = list(self._spec.objectives.values())
+        sampler: BaseSampler = RandomSampler(seed=seed)
+        done = [outcome for outcome in outcomes if outcome.state is TrialState.DONE]
+        if self._spec.search.sampler == "tpe" and not explore and len(done) >= self._spec.search.startup_trials:
+            sampler = TPESampler(
+                seed=seed,
+                n_startup_trials=0,
+                multivariate=True,
+                group=True,
+                constraints_func=_never,
+                warn_independent_sampling=False,
+            )
+        study = optuna.create_study(directions=directions, sampler=sampler)
+        if not isinstance(sampler, RandomSampler):
+            study.add_trials([self._seen(outcome) for outcome in done])
+        trial = study.ask()
+
+        def suggest(name: str, parameter: Parameter) -> Value:
+            return given[name] if name in given else _suggest(trial, name, parameter)
+
+        return self._spec.space.point(suggest)
+
+    def _seen(self, outcome: TrialOutcome) -> optuna.trial.FrozenTrial:
+        """A finished trial as Optuna's sampler reads it, measured bounds as constraints (above 0: violated)."""
+        values = outcome.values()
+        searched = {name: value for name, value in outcome.parameters.items() if self._is_searched(name)}
+        constraints = []
+        for metric, (low, high) in self._limits.items():
+            constraints += [bound for bound in (low - values[metric], values[metric] - high) if math.isfinite(bound)]
+        return create_trial(
+            state=OptunaState.COMPLETE,
+            values=[values[name] for name in self._spec.objectives],
+            params=searched,
+            distributions={name: distribution(self._spec.space.parameter(name)) for name in searched},
+            system_attrs={"constraints": constraints},
+        )
+
+    def _is_searched(self, name: str) -> bool:
+        parameter = self._spec.space.parameter(name)
+        return not (isinstance(parameter, Choice) and len(parameter.values) == 1)
+
+    def _out_of_bounds(self, shape: StudentShape) -> bool:
+        sizes = {"parameters": shape.num_parameters, "bytes": shape.num_bytes}
+        return any(not low <= sizes[metric] <= high for metric, (low, high) in self._limits.items() if metric in SIZE)
+
+    def _why_empty(self) -> str:
+        shapes = [shape for _, shape in self._spec.space.architectures(self._teacher, self._vocabularies)]
+        if shapes:
+            sizes = sorted(shape.num_parameters for shape in shapes)
+            return (
+                f"no student is within the bounds: the space reaches from {sizes[0]:,} to {sizes[-1]:,} parameters; "
+                "widen bounds, or add smaller or larger students"
+            )
+        try:
+            values = self._spec.space.point(
+                lambda name, parameter: parameter.values[0] if not isinstance(parameter, FloatRange) else parameter.low
+            )
+            self._spec.space.shape(values, self._teacher, self._vocabularies)
+            reason = "no combination is valid"
+        except InvalidStudent as error:
+            reason = str(error)
+        return f"holds no valid student of this teacher ({self._teacher.depth} layers, width {self._teacher.hidden_size}): {reason}"
+
+
+def _suggest(trial: Trial, name: str, parameter: Parameter) -> Value:
+    if isinstance(parameter, Choice):
+        return trial.suggest_categorical(name, list(parameter.values))
+    if isinstance(parameter, IntRange):
+        return trial.suggest_int(name, parameter.low, parameter.high, step=parameter.step, log=parameter.log)
+    return trial.suggest_float(name, parameter.low, parameter.high, log=parameter.log)
+
+
+def _never(trial: Any) -> Sequence[float]:
+    """Constraints are computed from the record, where the teacher's value is known; Optuna only reads them."""
+    raise AssertionError("the in-memory study never runs a trial")

@@ -1,0 +1,177 @@
+"""Finds the teacher: a hub id, a folder, or a model inside an installed package; and what it says of itself."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from spaces.errors import InputError
+from spaces.student import TeacherShape
+from spaces.study import TeacherSpec
+
+WANTED = ("*.json", "*.safetensors", "*.txt", "*.model")
+
+
+@dataclass(frozen=True)
+class TeacherSource:
+    """A model folder on this machine. `labels` are its head's names in order; none without a classification head."""
+
+    folder: Path
+    config: dict[str, Any]
+    labels: tuple[str, ...] | None
+    fingerprint: str
+
+    def shape(self, num_labels: int) -> TeacherShape:
+        """Sizes as arithmetic needs them; architectures name them differently."""
+        get = self.config.get
+        return TeacherShape(
+            model_type=get("model_type", ""),
+            depth=get("num_hidden_layers") or get("n_layers"),
+            hidden_size=get("hidden_size") or get("dim"),
+            num_heads=get("num_attention_heads") or get("n_heads"),
+            intermediate_size=get("intermediate_size") or get("hidden_dim"),
+            vocabulary_size=get("vocab_size"),
+            max_positions=get("max_position_embeddings", 512) - (2 if get("model_type", "").endswith("roberta") else 0),
+            type_vocabulary_size=max(1, get("type_vocab_size") or 1),
+            num_labels=num_labels,
+            num_parameters=_num_parameters(self.folder),
+        )
+
+
+def find_teacher(spec: TeacherSpec) -> TeacherSource:
+    """Brings the teacher to this machine. Raises InputError where it cannot be had or is no encoder."""
+    folder = _folder(spec)
+    try:
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        raise InputError.of(
+            "teacher", f"{folder} holds no readable config.json; name a Hugging Face model folder", "model"
+        ) from None
+    weights = _weights(folder)
+    if not weights:
+        raise InputError.of("teacher", f"{folder} holds no weights (model.safetensors)", "model")
+    if spec.sha256 and (found := _sha256(weights[0])) != spec.sha256:
+        raise InputError.of(
+            "teacher", f"{weights[0].name} has hash {found}, not {spec.sha256}; it is not the model named", "sha256"
+        )
+    _check_encoder(config, folder)
+    names = config.get("architectures") or []
+    head = any(name.endswith("ForSequenceClassification") for name in names)
+    labels = None
+    if head:
+        table = config.get("id2label") or {str(i): f"LABEL_{i}" for i in range(config.get("num_labels", 2))}
+        labels = tuple(table[key] for key in sorted(table, key=int))
+    return TeacherSource(folder, config, labels, fingerprint(folder))
+
+
+def _check_encoder(config: dict[str, Any], folder: Path) -> None:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES as KNOWN
+
+    kind = config.get("model_type", "")
+    if "auto_map" in config and kind not in KNOWN:
+        raise InputError.of("teacher", f"{folder} needs code of its own, which is not executed", "model")
+    needs = (
+        ("num_hidden_layers", "n_layers"),
+        ("hidden_size", "dim"),
+        ("num_attention_heads", "n_heads"),
+        ("vocab_size",),
+    )
+    if kind not in KNOWN or config.get("is_encoder_decoder") or config.get("is_decoder"):
+        raise InputError.of(
+            "teacher", f"model type {kind!r} is no encoder that classifies text, such as bert or roberta", "model"
+        )
+    for names in needs:
+        if not any(config.get(name) for name in names):
+            raise InputError.of("teacher", f"its config.json says no {names[0]}", "model")
+
+
+def match_labels(source: TeacherSource, data_labels: list[str]) -> list[str]:
+    """The label names in the teacher's order, as the data writes them. Raises InputError on a mismatch.
+
+    Names are matched without regard to case. Numbers match a head whose names are generic (LABEL_0) by index.
+    """
+    assert source.labels is not None
+    generic = all(name.upper().startswith("LABEL_") for name in source.labels)
+    if generic and all(label.isdigit() and int(label) < len(source.labels) for label in data_labels):
+        return [str(index) for index in range(len(source.labels))]
+    by_lower = {name.lower(): index for index, name in enumerate(source.labels)}
+    unknown = [label for label in data_labels if label.lower() not in by_lower]
+    if unknown:
+        raise InputError.of(
+            "data",
+            f"label {unknown[0]!r} is not one of the teacher's {list(source.labels)}; write data.labels, such as "
+            f"labels: {{{unknown[0]}: {source.labels[0]}}}, or name a teacher without a task head to fine-tune it",
+            "labels",
+        )
+    order = {label.lower(): label for label in data_labels}
+    return [order.get(name.lower(), name) for name in source.labels]
+
+
+def fingerprint(folder: Path) -> str:
+    """Of everything that makes the model what it is: config, weights, tokenizer."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if (
+            path.is_file()
+            and path.suffix in (".json", ".safetensors", ".bin", ".txt", ".model")
+            and path.name != "fine_tuned.json"
+        ):
+            digest.update(path.name.encode() + _sha256(path).encode())
+    return digest.hexdigest()[:16]
+
+
+def _folder(spec: TeacherSpec) -> Path:
+    model = spec.model
+    if model.startswith("package:"):
+        package, _, inside = model.removeprefix("package:").partition("/")
+        found = importlib.util.find_spec(package) if package.isidentifier() else None
+        if found is None or not found.submodule_search_locations:
+            name = package.replace("_", "-")
+            raise InputError.of("teacher", f"the package {package!r} is not installed; pip install {name}", "model")
+        folder = (Path(next(iter(found.submodule_search_locations))) / inside).resolve()
+        if not folder.is_dir():
+            raise InputError.of("teacher", f"the package {package!r} holds no folder {inside!r}", "model")
+        return folder
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1:
+        raise InputError.of("teacher", f"there is no folder {path}", "model")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(model, revision=spec.revision, allow_patterns=list(WANTED)))
+    except Exception as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError.of(
+            "teacher",
+            f"{model!r} is no folder here, and the hub did not give it: {first[:200]}. "
+            "Check the name and the network, or name a local folder",
+            "model",
+        ) from None
+
+
+def _weights(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+
+
+def _num_parameters(folder: Path) -> int:
+    import math
+
+    from safetensors import safe_open
+
+    total = 0
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, "numpy") as file:
+            names = [name for name in file.keys() if not name.endswith(("position_ids", "token_type_ids"))]  # noqa: SIM118
+            total += sum(math.prod(file.get_slice(name).get_shape()) for name in names)
+    return total
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,230 @@
+"""Reads the labelled texts of a study through `datasets`, checks them, and cuts the splits that are missing."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spaces.errors import Fault, InputError, near_miss
+from spaces.study import DataSpec, HubSource, StudySpec
+from spaces.trial import derived_seed
+
+FORMATS = {".tsv": "csv", ".csv": "csv", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}
+SPLITS = ("train", "validation", "test")
+USUAL = {
+    "text": ("text", "sentence", "sentence1", "premise", "question1", "question", "content", "review"),
+    "text_pair": ("text_pair", "sentence2", "hypothesis", "question2"),
+    "label": ("label", "labels", "class", "category", "target"),
+}
+CUT_SHARE, CUT_MOST = 0.1, 5000  # what is cut off train where a split is missing
+Rows = Sequence[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class LabelledTexts:
+    """One split: texts, their second halves where there are any, and label names."""
+
+    texts: list[str]
+    pairs: list[str] | None
+    labels: list[str]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def pick(self, rows: np.ndarray) -> LabelledTexts:
+        return LabelledTexts(
+            [self.texts[i] for i in rows],
+            None if self.pairs is None else [self.pairs[i] for i in rows],
+            [self.labels[i] for i in rows],
+        )
+
+
+@dataclass(frozen=True)
+class StudyTexts:
+    """All splits, the label names in order, and what a user should be told about them."""
+
+    splits: dict[str, LabelledTexts]
+    label_names: list[str]
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        for name, split in sorted(self.splits.items()):
+            digest.update(name.encode())
+            for column in (split.texts, split.pairs or [], split.labels):
+                digest.update("\x1f".join(column).encode("utf-8", "replace") + b"\x1e")
+        return digest.hexdigest()[:16]
+
+
+def read_texts(spec: StudySpec, source: str = "data") -> StudyTexts:
+    """Every split of the study. Raises InputError with all faults found."""
+    faults: list[Fault] = []
+    splits: dict[str, LabelledTexts] = {}
+    if spec.data.builtin:
+        from examples.docstrings import docstring_pairs
+
+        for name, rows in docstring_pairs(spec.data.num_pairs, seed=0).items():
+            splits[name] = _labelled(name, rows, list(rows[0]), spec.data, faults)
+    else:
+        for name in SPLITS:
+            where = getattr(spec.data, name)
+            if where is None:
+                continue
+            try:
+                rows, columns = _load(name, where, spec.cache / "datasets")
+                splits[name] = _labelled(name, rows, columns, spec.data, faults)
+            except InputError as error:
+                faults += error.faults
+    if faults:
+        raise InputError(source, faults)
+    texts = StudyTexts(splits, _label_names(splits))
+    texts = _cut_missing(texts, spec.seed)
+    for name, split in texts.splits.items():
+        if len(split) == 0:
+            faults.append(Fault(f"data.{name}", "holds no rows"))
+    if len(texts.label_names) < 2 and not faults:
+        faults.append(Fault("data.train", f"has one class only ({texts.label_names}); there is nothing to learn"))
+    known = set(texts.splits["train"].labels)
+    for name in ("validation", "test"):
+        unknown = sorted(set(texts.splits[name].labels) - known)
+        if unknown:
+            hint = " (a test split without labels? leave it out and one is cut from train)" if unknown == ["-1"] else ""
+            faults.append(
+                Fault(f"data.{name}", f"label {unknown[0]!r} does not occur in train{hint}; train has {sorted(known)}")
+            )
+    if faults:
+        raise InputError(source, faults)
+    return texts
+
+
+def _label_names(splits: dict[str, LabelledTexts]) -> list[str]:
+    names = set(splits["train"].labels) if "train" in splits else set()
+    whole = all(name.lstrip("-").isdigit() for name in names)
+    return sorted(names, key=(lambda name: (int(name), name)) if whole else None)
+
+
+def _load(name: str, where: Path | HubSource, cache: Path) -> tuple[Rows, list[str]]:
+    """The rows of a file or hub split, and its columns. Raises InputError."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    datasets.logging.set_verbosity_error()
+    path = f"data.{name}"
+    try:
+        if isinstance(where, HubSource):
+            data = datasets.load_dataset(
+                where.hub, where.config, split=where.split, revision=where.revision, cache_dir=str(cache)
+            )
+            for column, feature in data.features.items():
+                if isinstance(feature, datasets.ClassLabel):
+                    names = feature.names
+                    data = data.cast_column(column, datasets.Value("int64"))
+                    rows = [{**row, column: names[row[column]] if row[column] >= 0 else "-1"} for row in data]
+                    return rows, list(data.column_names)
+            return data.to_list(), list(data.column_names)
+        kind = FORMATS.get(where.suffix.lower())
+        if kind is None:
+            raise InputError.of("", f"{where.name}: the ending is not known; write one of {', '.join(FORMATS)}", path)
+        options: dict[str, Any] = {}
+        if kind == "csv":
+            header = _header(where)
+            repeated = [column for column, count in Counter(header).items() if count > 1]
+            if repeated:
+                raise InputError.of("", f"{where}: column {repeated[0]!r} stands there twice", path)
+            text = datasets.Features({column: datasets.Value("string") for column in header})
+            options = {"features": text, "na_filter": False, "keep_default_na": False}
+            if where.suffix.lower() == ".tsv":
+                options |= {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
+        data = datasets.load_dataset(kind, data_files=str(where), split="train", cache_dir=str(cache), **options)
+        return data.to_list(), list(data.column_names)
+    except InputError:
+        raise
+    except Exception as error:
+        shown = where.hub if isinstance(where, HubSource) else where
+        cause = error.__cause__ or error
+        lines = str(cause).strip().splitlines() or [type(cause).__name__]
+        hint = "; is the hub reachable, and the name right?" if isinstance(where, HubSource) else ""
+        raise InputError.of("", f"{shown} cannot be read: {lines[0][:300]}{hint}", path) from None
+
+
+def _header(path: Path) -> list[str]:
+    with open(path, encoding="utf-8", newline="") as file:
+        if path.suffix.lower() == ".tsv":
+            return file.readline().rstrip("\r\n").split("\t")
+        return next(csv.reader(file), [])
+
+
+def _column(role: str, columns: list[str], data: DataSpec, name: str, faults: list[Fault], needed: bool) -> str | None:
+    chosen = getattr(data.columns, role)
+    if chosen is not None:
+        if chosen in columns:
+            return chosen
+        faults.append(
+            Fault(
+                f"data.columns.{role}",
+                f"data.{name} has no column {chosen!r}{near_miss(chosen, columns)}; it has {', '.join(columns)}",
+            )
+        )
+        return None
+    found = next((usual for usual in USUAL[role] if usual in columns), None)
+    if found is None and needed:
+        faults.append(
+            Fault(
+                f"data.{name}",
+                f"no column looks like the {role}; it has {', '.join(columns)}. Write columns: {{{role}: NAME}}",
+            )
+        )
+    return found
+
+
+def _labelled(name: str, rows: Rows, columns: list[str], data: DataSpec, faults: list[Fault]) -> LabelledTexts:
+    text = _column("text", columns, data, name, faults, needed=True)
+    pair = _column("text_pair", columns, data, name, faults, needed=False)
+    label = _column("label", columns, data, name, faults, needed=True)
+    empty = LabelledTexts([], None, [])
+    if text is None or label is None:
+        return empty
+    texts, pairs, labels, bad = [], [], [], []
+    for number, row in enumerate(rows):
+        value, second, named = row.get(text), row.get(pair) if pair else "", row.get(label)
+        if value is None or not str(value).strip() or (pair and (second is None or not str(second).strip())):
+            bad.append((number, "an empty text"))
+        elif named is None or not str(named).strip():
+            bad.append((number, "no label"))
+        elif isinstance(named, float) and not named.is_integer():
+            bad.append((number, f"label {named!r}, which names no class"))
+        texts.append(str(value))
+        pairs.append(str(second))
+        plain = str(int(named)) if isinstance(named, float) and named.is_integer() else str(named).strip()
+        labels.append(data.labels.get(plain, plain))
+    if bad:
+        first, what = bad[0]
+        more = f", and {len(bad) - 1} more like it" if len(bad) > 1 else ""
+        faults.append(
+            Fault(f"data.{name}", f"row {first + 1} (after the header) has {what}{more}; remove or fill them")
+        )
+        return empty
+    return LabelledTexts(texts, pairs if pair else None, labels)
+
+
+def _cut_missing(texts: StudyTexts, seed: int) -> StudyTexts:
+    """Cuts validation and test off train where they are missing, seeded, and says so."""
+    missing = [name for name in ("validation", "test") if name not in texts.splits]
+    splits, notes = dict(texts.splits), list(texts.notes)
+    for name in missing:
+        train = splits["train"]
+        size = min(CUT_MOST, int(len(train) * CUT_SHARE))
+        if size < 1:
+            raise InputError.of("data", f"{len(train)} rows are too few to cut a {name} split off", f"data.{name}")
+        order = np.random.default_rng(derived_seed(seed, "split", name)).permutation(len(train))
+        splits[name], splits["train"] = train.pick(np.sort(order[:size])), train.pick(np.sort(order[size:]))
+        notes.append(f"no {name} split is given: {size:,} rows of train were set aside for it (seed {seed})")
+    return replace(texts, splits=splits, notes=notes)

@@ -1,0 +1,160 @@
+"""TransferSet: what students learn from, as arrays that Ray shares without copying; and the batches drawn from it.
+
+Legend: N rows, B batch, T tokens of the longest row of a batch, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """N rows of pieces laid end to end: row i is ids[offsets[i]:offsets[i + 1]]; its second text (token type 1)
+    begins at `second[i]` within the row, which is the row's length where there is one text only."""
+
+    ids: np.ndarray  # int32
+    offsets: np.ndarray  # int64, N + 1
+    second: np.ndarray  # int32, N
+
+    def __len__(self) -> int:
+        return len(self.second)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.diff(self.offsets)
+
+    def remapped(self, new_ids: np.ndarray) -> Tokens:
+        """The same rows in another vocabulary; `new_ids[old]` is the new id."""
+        return replace(self, ids=new_ids[self.ids].astype(np.int32))
+
+    @classmethod
+    def encode(cls, tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int) -> Tokens:
+        """Tokenises with truncation to `max_length` pieces (the longer text of a pair is cut first)."""
+        if not texts:
+            return cls(np.zeros(0, np.int32), np.zeros(1, np.int64), np.zeros(0, np.int32))
+        pair_list = list(pairs) if pairs is not None else None
+        if getattr(tokenizer, "is_fast", False):  # straight from the Rust side: half the time of the Python wrapper
+            backend = tokenizer.backend_tokenizer
+            backend.enable_truncation(max_length, strategy="longest_first")
+            backend.no_padding()
+            both = list(texts) if pair_list is None else list(zip(texts, pair_list, strict=True))
+            encodings = backend.encode_batch_fast(both)
+            rows = [encoding.ids for encoding in encodings]
+            types = [encoding.type_ids for encoding in encodings] if pair_list is not None else None
+        else:
+            encoded = tokenizer(list(texts), pair_list, truncation="longest_first", max_length=max_length)
+            rows, types = encoded["input_ids"], encoded.get("token_type_ids") if pair_list is not None else None
+        offsets = np.zeros(len(rows) + 1, np.int64)
+        np.cumsum([len(row) for row in rows], out=offsets[1:])
+        ids = np.concatenate([np.asarray(row, np.int32) for row in rows])
+        second = np.diff(offsets).astype(np.int32)
+        for index, row_types in enumerate(types or ()):
+            if 1 in row_types:
+                second[index] = row_types.index(1)
+        return cls(ids, offsets, second)
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split: its pieces under each vocabulary, its labels (N,), and the teacher's logits (N, C) once they are there."""
+
+    tokens: dict[str, Tokens]
+    labels: np.ndarray
+    teacher_logits: np.ndarray | None = None
+    texts: tuple[list[str], list[str] | None] | None = None  # kept for the splits that delivery scores from text
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """A vocabulary that students may have. `kept` are the teacher's ids in the new order (all of them: the full one),
+    `counts` how often the training text uses each; `files` are its tokenizer's, as a Hugging Face folder holds them."""
+
+    name: str
+    kept: np.ndarray
+    counts: np.ndarray
+    pad_id: int
+    files: dict[str, bytes]
+
+
+@dataclass(frozen=True)
+class TransferSet:
+    splits: dict[str, Split]
+    vocabularies: dict[str, Vocabulary]
+    label_names: list[str]
+    max_length: int
+    fingerprint: str = ""
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def with_teacher_logits(self, logits: dict[str, np.ndarray]) -> TransferSet:
+        splits = {name: replace(split, teacher_logits=logits[name]) for name, split in self.splits.items()}
+        return replace(self, splits=splits)
+
+
+@dataclass(frozen=True)
+class Batch:
+    rows: np.ndarray  # (B,) which rows of the split
+    ids_BT: torch.Tensor  # int64
+    mask_BT: torch.Tensor  # int64, 1 where a token is
+    types_BT: torch.Tensor  # int64, token types
+
+    def to(self, device: torch.device) -> Batch:
+        if device.type == "cpu":
+            return self
+        return replace(
+            self,
+            ids_BT=self.ids_BT.to(device, non_blocking=True),
+            mask_BT=self.mask_BT.to(device, non_blocking=True),
+            types_BT=self.types_BT.to(device, non_blocking=True),
+        )
+
+
+def padded(tokens: Tokens, rows: np.ndarray, pad_id: int) -> Batch:
+    """The rows as one batch, padded to the longest of them."""
+    starts, lengths = tokens.offsets[rows], tokens.lengths[rows]
+    column = np.arange(int(lengths.max()))
+    mask = column < lengths[:, None]
+    where = np.minimum(starts[:, None] + column, len(tokens.ids) - 1)
+    ids = np.where(mask, tokens.ids[where], pad_id).astype(np.int64)
+    types = (mask & (column >= tokens.second[rows][:, None])).astype(np.int64)
+    return Batch(rows, torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64)), torch.from_numpy(types))
+
+
+BUCKET_BATCHES = 50  # batches of one length bucket: enough to sort well, few enough to keep the order random
+
+
+def training_rows(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """The rows of each batch of one epoch: shuffled, sorted by length within windows, batches shuffled again.
+
+    A pure function of (lengths, batch_size, seed, epoch), so that a restored trial sees what it would have seen.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    order = rng.permutation(len(lengths))
+    window, groups = batch_size * BUCKET_BATCHES, []
+    for start in range(0, len(order), window):
+        part = order[start : start + window]
+        part = part[np.argsort(lengths[part], kind="stable")]
+        groups += [part[i : i + batch_size] for i in range(0, len(part), batch_size)]
+    return [groups[i] for i in rng.permutation(len(groups))]
+
+
+def num_batches(num_rows: int, batch_size: int) -> int:
+    """How many batches `training_rows` makes of an epoch."""
+    window = batch_size * BUCKET_BATCHES
+    full, rest = divmod(num_rows, window)
+    return full * BUCKET_BATCHES + -(-rest // batch_size)
+
+
+def evaluation_rows(lengths: np.ndarray, token_budget: int = 4096, max_rows: int = 512) -> Iterator[np.ndarray]:
+    """Batches over all rows, sorted by length, of at most `token_budget` tokens with padding (one row at least)."""
+    order = np.argsort(-lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        size = max(1, min(max_rows, token_budget // max(1, int(lengths[order[start]]))))
+        yield order[start : start + size]
+        start += size

@@ -1,0 +1,56 @@
+"""A Hugging Face folder that loads anywhere, scored from plain text after loading it again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from search.trial.checkpoint import folder_whole, load_weights
+from search.trial.context import WorkerContext
+from search.trial.data import Tokens, TransferSet
+from search.trial.evaluate import classification_metrics, predict
+from search.trial.students import build_student
+from search.trial.teacher import load_teacher
+from search.trial.vocabulary import write_tokenizer
+from spaces.errors import TrialError
+from spaces.trial import TrialConfig
+
+
+def deliver(
+    config: TrialConfig, teacher: str, weights: Path, folder: Path, transfer: TransferSet, context: WorkerContext
+) -> dict[str, Any]:
+    """Writes `folder`, loads it as a user would (`AutoModel...`, `AutoTokenizer`) and scores validation and test in
+    fp32 from their texts. The metrics are of the folder, not of the training process."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    vocabulary = transfer.vocabularies[config.vocabulary]
+    student = build_student(
+        config.shape,
+        label_names=transfer.label_names,
+        pad_id=vocabulary.pad_id,
+        dropout=config.dropout,
+        teacher_config=load_teacher(teacher).config,
+        empty=True,
+    )
+    load_weights(student, weights)
+    with folder_whole(folder) as temporary:
+        student.save_pretrained(temporary)
+        write_tokenizer(vocabulary, temporary, max_length=config.shape.max_positions)
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    counted = sum(parameter.numel() for parameter in model.parameters())
+    num_bytes = (folder / "model.safetensors").stat().st_size
+    if (counted, num_bytes) != (config.shape.num_parameters, config.shape.num_bytes):
+        raise TrialError(
+            f"the delivered model has {counted} parameters in {num_bytes} bytes, arithmetic said "
+            f"{config.shape.num_parameters} in {config.shape.num_bytes}; please report this"
+        )
+    metrics: dict[str, float] = {}
+    for name in ("validation", "test"):
+        split = transfer.splits[name]
+        assert split.texts is not None
+        tokens = Tokens.encode(tokenizer, *split.texts, max_length=transfer.max_length)
+        logits = predict(model, tokens, int(tokenizer.pad_token_id), context, exact=True)
+        scored = classification_metrics(logits, split.labels)
+        metrics |= {f"{name}/{metric}": value for metric, value in scored.items()}
+    return {"metrics": metrics, "num_parameters": counted, "num_bytes": num_bytes}

@@ -1,0 +1,35 @@
+"""The device that a worker trains on, and the number format that pays there."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from pathlib import Path
+
+import torch
+
+
+def device() -> torch.device:
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
+
+
+@functools.cache
+def bf16_pays(kind: str) -> bool:
+    """bf16 matrix products are faster where the hardware has them: AMX or AVX512-BF16, or a GPU from Ampere on."""
+    if kind == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    try:
+        flags = Path("/proc/cpuinfo").read_text().split("flags", 1)[1].split("\n", 1)[0].split()
+    except (OSError, IndexError):
+        return False
+    return bool({"amx_bf16", "avx512_bf16"} & set(flags))
+
+
+def autocast(exact: bool = False) -> contextlib.AbstractContextManager[object]:
+    """bf16 autocast where it pays; `exact` computes in fp32, as whoever loads the delivered model will."""
+    kind = device().type
+    if exact or not bf16_pays(kind):
+        return contextlib.nullcontext()
+    return torch.autocast(kind, torch.bfloat16)

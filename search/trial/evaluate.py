@@ -1,0 +1,67 @@
+"""Scores a model over whole splits: large batches sorted by length, inference mode."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from search.trial.context import WorkerContext
+from search.trial.data import Tokens, TransferSet, evaluation_rows, padded
+from search.trial.device import autocast, device
+
+
+@torch.inference_mode()
+def predict(model: Any, tokens: Tokens, pad_id: int, context: WorkerContext, exact: bool = False) -> np.ndarray:
+    """(N, C) float32 logits in the order of the rows; T=1, dropout off. The model's mode is restored."""
+    was_training, where = model.training, device()
+    model.to(where).eval()
+    out = np.zeros((len(tokens), model.config.num_labels), np.float32)
+    done = 0
+    for rows in evaluation_rows(tokens.lengths):
+        batch = padded(tokens, rows, pad_id).to(where)
+        with autocast(exact):
+            logits_BC = model(**inputs(model, batch.ids_BT, batch.mask_BT, batch.types_BT)).logits
+        out[rows] = logits_BC.float().cpu().numpy()
+        done += len(rows)
+        context.heartbeat(done, len(tokens))
+    model.train(was_training)
+    return out
+
+
+def inputs(model: Any, ids_BT: torch.Tensor, mask_BT: torch.Tensor, types_BT: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The forward pass's arguments: token types only for models that tell them apart."""
+    named = {"input_ids": ids_BT, "attention_mask": mask_BT}
+    if getattr(model.config, "type_vocab_size", 0) > 1:
+        named["token_type_ids"] = types_BT
+    return named
+
+
+def classification_metrics(logits_NC: np.ndarray, labels_N: np.ndarray) -> dict[str, float]:
+    """Accuracy and macro F1 (over the classes that occur in labels or predictions, as scikit-learn counts)."""
+    from sklearn.metrics import accuracy_score, f1_score
+
+    predicted = logits_NC.argmax(-1)
+    return {
+        "accuracy": float(accuracy_score(labels_N, predicted)),
+        "macro_f1": float(f1_score(labels_N, predicted, average="macro", zero_division=0)),
+    }
+
+
+def score(
+    model: Any,
+    transfer: TransferSet,
+    vocabulary: str,
+    splits: tuple[str, ...],
+    context: WorkerContext,
+    exact: bool = False,
+) -> dict[str, float]:
+    """Metrics named `split/name`."""
+    metrics = {}
+    for name in splits:
+        split = transfer.splits[name]
+        pad_id = transfer.vocabularies[vocabulary].pad_id
+        logits = predict(model, split.tokens[vocabulary], pad_id, context, exact)
+        metrics |= {f"{name}/{metric}": value for metric, value in classification_metrics(logits, split.labels).items()}
+    return metrics

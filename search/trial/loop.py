@@ -1,0 +1,149 @@
+"""Distils one student. Read top to bottom: schedule, batches, forward, loss, step.
+
+Legend: B batch, T tokens, C classes.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from search.trial.context import WorkerContext
+from search.trial.data import Tokens, num_batches, padded, training_rows
+from search.trial.device import autocast, device
+from search.trial.evaluate import inputs
+from search.trial.losses import distillation_loss
+from spaces.errors import TrialError
+
+CHECK_EVERY = 20  # steps between looks at the loss: each look waits for the device
+MAX_GRADIENT_NORM = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """How long and how fast: linear warm-up over `warmup_share` of the steps, then linear decay to 0."""
+
+    learning_rate: float
+    batch_size: int
+    warmup_share: float
+    epochs: float
+    steps: int | None = None
+    weight_decay: float = 0.01
+    temperature: float = 1.0
+    soft_share: float = 0.0
+
+    def total_steps(self, num_rows: int) -> int:
+        return self.steps or max(1, round(self.epochs * num_batches(num_rows, self.batch_size)))
+
+    def factor(self, step: int, total: int) -> float:
+        """The share of the peak learning rate at `step` (from 0) of `total`."""
+        warmup = self.warmup_share * total
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        return max(0.0, (total - step) / max(1.0, total - warmup))
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a fit did. `num_tokens` counts without padding; seconds are of the training alone."""
+
+    step: int
+    total_steps: int
+    num_tokens: int
+    seconds: float
+    mean_loss: float
+    progress: dict[str, Any]
+
+
+def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """No weight decay on biases and LayerNorm, as BERT was trained."""
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    plain = [p for p in model.parameters() if p.ndim <= 1]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+
+
+def fit(
+    model: Any,
+    tokens: Tokens,
+    labels: np.ndarray,
+    teacher_logits: np.ndarray | None,
+    schedule: Schedule,
+    *,
+    pad_id: int,
+    seed: int,
+    context: WorkerContext,
+    start_share: float = 0.0,
+    end_share: float = 1.0,
+    progress: dict[str, Any] | None = None,
+) -> Fitted:
+    """Trains `model` in place from `start_share` to `end_share` of the schedule's steps.
+
+    With several workers each takes its part of every batch, and losses divide by the whole batch's count, so that N
+    workers follow the curve of one. Raises TrialError when the loss is no longer finite.
+    """
+    where, world = device(), context.world_size
+    model.to(where).train()
+    optimizer = torch.optim.AdamW(parameter_groups(model, schedule.weight_decay), lr=schedule.learning_rate, fused=True)
+    total = schedule.total_steps(len(tokens))
+    step, last_step = round(start_share * total), round(end_share * total)
+    if progress is not None:
+        optimizer.load_state_dict(progress["optimizer"])
+        torch.set_rng_state(progress["random_state"])
+    else:
+        torch.manual_seed(seed * 1000 + context.rank)
+    runner = torch.nn.parallel.DistributedDataParallel(model) if world > 1 else model
+    labels_N = torch.from_numpy(labels.astype(np.int64))
+    teacher_NC = None if teacher_logits is None else torch.from_numpy(teacher_logits)
+    per_epoch, lengths = num_batches(len(tokens), schedule.batch_size), tokens.lengths
+    rows_of_epoch: list[np.ndarray] = []
+    epoch_drawn = -1
+    loss_sum = torch.zeros((), device=where)
+    looked_at, num_tokens, begun, first_step = 0.0, 0, time.perf_counter(), step
+    while step < last_step:
+        epoch, position = divmod(step, per_epoch)
+        if epoch != epoch_drawn:
+            rows_of_epoch, epoch_drawn = training_rows(lengths, schedule.batch_size, seed, epoch), epoch
+        rows = rows_of_epoch[position]
+        mine = rows[context.rank :: world] if world > 1 else rows
+        batch = padded(tokens, mine if len(mine) else rows[:1], pad_id).to(where)
+        for group in optimizer.param_groups:
+            group["lr"] = schedule.learning_rate * schedule.factor(step, total)
+        if step == first_step:
+            context.mark_first_step()
+        with autocast():
+            logits_BC = runner(**inputs(model, batch.ids_BT, batch.mask_BT, batch.types_BT)).logits
+        picked = torch.from_numpy(batch.rows)
+        loss = distillation_loss(
+            logits_BC,
+            None if teacher_NC is None else teacher_NC[picked].to(where),
+            labels_N[picked].to(where),
+            temperature=schedule.temperature,
+            soft_share=schedule.soft_share,
+            num_valid=len(rows),
+        )
+        if len(mine) == 0:
+            loss = loss * 0  # a rank without rows still takes part in the all-reduce
+        (loss * world).backward()  # DDP averages over ranks; the loss is already a share of the whole batch's
+        torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT_NORM, foreach=True)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        loss_sum += loss.detach()
+        num_tokens += int(lengths[mine].sum())
+        step += 1
+        context.heartbeat(step, total)
+        if step % CHECK_EVERY == 0 or step == last_step:
+            looked_at = loss_sum.item()
+            if not math.isfinite(looked_at):
+                raise TrialError(
+                    f"the loss is not finite by step {step} of {total}; a lower learning_rate than "
+                    f"{schedule.learning_rate:g} or a longer warm-up usually helps"
+                )
+    seconds = time.perf_counter() - begun
+    done = step - first_step
+    kept = {"optimizer": optimizer.state_dict(), "random_state": torch.get_rng_state(), "step": step}
+    return Fitted(step, total, num_tokens, seconds, looked_at / max(1, done), kept)

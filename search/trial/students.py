@@ -1,0 +1,66 @@
+"""Builds a StudentShape as the stock Hugging Face model that it names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from spaces.families import FAMILIES
+from spaces.student import StudentShape
+
+
+def build_student(
+    shape: StudentShape, *, label_names: list[str], pad_id: int = 0, dropout: float = 0.1, teacher_config: Any = None,
+    empty: bool = False,
+) -> Any:  # fmt: skip
+    """A `BertForSequenceClassification` or `AlbertForSequenceClassification` with random weights; `empty`: with NaN for
+    weights, for whoever overwrites them all (drawing 10 million random numbers takes longer than copying them).
+
+    Activation and LayerNorm's epsilon follow the teacher's, so that copied layers compute what they did.
+    """
+    from transformers import AlbertConfig, AlbertForSequenceClassification, BertConfig, BertForSequenceClassification
+
+    common: dict[str, Any] = {
+        "vocab_size": shape.vocabulary_size,
+        "hidden_size": shape.hidden_size,
+        "num_hidden_layers": shape.depth,
+        "num_attention_heads": shape.num_heads,
+        "intermediate_size": shape.intermediate_size,
+        "max_position_embeddings": shape.max_positions,
+        "type_vocab_size": shape.type_vocabulary_size,
+        "hidden_dropout_prob": dropout,
+        "attention_probs_dropout_prob": dropout,
+        "hidden_act": getattr(teacher_config, "hidden_act", None) or getattr(teacher_config, "activation", "gelu"),
+        "layer_norm_eps": getattr(teacher_config, "layer_norm_eps", 1e-12),
+        "pad_token_id": pad_id,
+        "id2label": dict(enumerate(label_names)),
+        "label2id": {name: index for index, name in enumerate(label_names)},
+    }
+    if FAMILIES[shape.family].model_type(shape) == "bert":
+        model_class, config = BertForSequenceClassification, BertConfig(**common)
+    else:
+        model_class = AlbertForSequenceClassification
+        config = AlbertConfig(
+            **common,
+            embedding_size=shape.embedding_size,
+            num_hidden_groups=shape.num_hidden_groups,
+            classifier_dropout_prob=dropout,
+            bos_token_id=None,
+            eos_token_id=None,
+        )
+    if not empty:
+        return model_class(config)
+    with torch.device("meta"):
+        model = model_class(config)
+    model.to_empty(device="cpu")
+    for parameter in model.parameters():
+        torch.nn.init.constant_(parameter, float("nan"))
+    for name, buffer in model.named_buffers():  # to_empty leaves them undefined
+        if name.endswith("position_ids"):
+            buffer.copy_(torch.arange(buffer.shape[-1]).expand(buffer.shape))
+        elif name.endswith("token_type_ids"):
+            buffer.zero_()
+        else:
+            raise AssertionError(f"a buffer of unknown content: {name}")
+    return model

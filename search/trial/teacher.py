@@ -1,0 +1,78 @@
+"""The teacher: loading it, giving it a task head where it has none, and its outputs over a split."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from search.trial.context import WorkerContext
+from search.trial.data import Split, TransferSet
+from spaces.study import FineTune
+
+
+@functools.lru_cache(maxsize=1)
+def load_teacher(folder: str) -> Any:
+    """The teacher with its head, in eval mode; kept by the process, since every trial starts from its weights."""
+    from transformers import AutoModelForSequenceClassification
+
+    return AutoModelForSequenceClassification.from_pretrained(folder).eval()
+
+
+def fine_tune(
+    base: str, folder: Path, settings: FineTune, transfer: TransferSet, seed: int, context: WorkerContext
+) -> dict[str, float]:
+    """Fine-tunes the encoder in `base` on the labels and leaves the model in `folder`, whole or not at all."""
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    from search.trial.checkpoint import folder_whole
+    from search.trial.evaluate import score
+    from search.trial.loop import Schedule, fit
+
+    torch.manual_seed(seed)
+    names = transfer.label_names
+    model = AutoModelForSequenceClassification.from_pretrained(
+        base, num_labels=len(names), id2label=dict(enumerate(names)), label2id={name: i for i, name in enumerate(names)}
+    )
+    vocabulary, split = transfer.vocabularies["full"], transfer.splits["train"]
+    fit(
+        model,
+        split.tokens["full"],
+        split.labels,
+        None,
+        Schedule(
+            learning_rate=settings.learning_rate,
+            batch_size=settings.batch_size,
+            warmup_share=settings.warmup_share,
+            epochs=settings.epochs,
+        ),
+        pad_id=vocabulary.pad_id,
+        seed=seed,
+        context=context,
+    )
+    if context.rank:
+        return {}
+    metrics = score(model, transfer, "full", ("validation",), context)
+    with folder_whole(folder) as temporary:
+        model.save_pretrained(temporary)
+        for name, content in vocabulary.files.items():
+            (temporary / name).write_bytes(content)
+        (temporary / "fine_tuned.json").write_text(json.dumps(metrics))
+    return metrics
+
+
+def teach(folder: str, split: Split, rows: np.ndarray, pad_id: int, context: WorkerContext) -> np.ndarray:
+    """(len(rows), C) the teacher's logits: in eval mode, without gradients, in the order of `rows`."""
+    from search.trial.data import Tokens
+    from search.trial.evaluate import predict
+
+    tokens = split.tokens["full"]
+    lengths = tokens.lengths[rows]
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    ids = np.concatenate([tokens.ids[tokens.offsets[row] : tokens.offsets[row + 1]] for row in rows])
+    part = Tokens(ids, offsets, tokens.second[rows])
+    return predict(load_teacher(folder), part, pad_id, context)

@@ -1,0 +1,149 @@
+"""What a lane does with each kind of WorkItem. Nothing here remembers an earlier item: every trial is rebuilt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from search.trial import checkpoint, floor, teacher
+from search.trial.context import WorkerContext
+from search.trial.data import TransferSet
+from search.trial.deliver.huggingface import deliver
+from search.trial.evaluate import score
+from search.trial.initialise import can_copy, initialise
+from search.trial.loop import Schedule, fit
+from search.trial.students import build_student
+from spaces.errors import TrialError
+from spaces.student import StudentShape
+from spaces.study import FineTune
+from spaces.trial import Measurement, WorkItem, WorkKind, derived_seed
+
+Outcome = tuple[Measurement | None, dict[str, Any]]
+
+
+def perform(item: WorkItem, context: WorkerContext) -> Outcome:
+    """Does the work of `item` on this rank; rank 0's return value counts, and only training is shared among ranks."""
+    if context.rank and item.kind not in (WorkKind.TRAIN, WorkKind.FINE_TUNE):
+        return None, {}
+    torch.set_num_threads(int(item.payload.get("threads", context.threads)))
+    try:
+        return WORK[item.kind](item, context)
+    finally:
+        torch.set_num_threads(context.threads)
+
+
+def train(item: WorkItem, context: WorkerContext) -> Outcome:
+    """A trial, from one rung to the next."""
+    config, transfer = item.config, _transfer(context)
+    assert config is not None
+    vocabulary, split = transfer.vocabularies[config.vocabulary], transfer.splits["train"]
+    source = teacher.load_teacher(item.payload["teacher"])
+    torch.manual_seed(derived_seed(config.seed, "initialise"))
+    copies = config.initialise == "teacher" and can_copy(source.config.model_type, source.state_dict())
+    student = build_student(
+        config.shape,
+        label_names=transfer.label_names,
+        pad_id=vocabulary.pad_id,
+        dropout=config.dropout,
+        teacher_config=source.config,
+        empty=copies or item.start_share > 0,
+    )
+    progress = None
+    if item.start_share > 0:
+        earlier = Path(item.payload["continues"])
+        checkpoint.load_weights(student, earlier)
+        progress = checkpoint.load_progress(earlier)
+    elif copies:
+        initialise(student, config.shape, source.state_dict(), source.config.model_type, config.layers, vocabulary)
+    fitted = fit(
+        student,
+        split.tokens[config.vocabulary],
+        split.labels,
+        split.teacher_logits,
+        Schedule(
+            learning_rate=config.learning_rate,
+            batch_size=config.batch_size,
+            warmup_share=config.warmup_share,
+            epochs=config.epochs,
+            steps=config.steps,
+            weight_decay=config.weight_decay,
+            temperature=config.temperature,
+            soft_share=config.soft_share,
+        ),
+        pad_id=vocabulary.pad_id,
+        seed=config.seed,
+        context=context,
+        start_share=item.start_share,
+        end_share=item.end_share,
+        progress=progress,
+    )
+    if context.rank:
+        return None, {}
+    metrics = score(student, transfer, config.vocabulary, item.evaluate, context, exact=bool(item.payload.get("exact")))
+    if item.folder:
+        folder = Path(item.folder) / f"attempt-{item.attempt}"  # an older attempt's late write lands beside it
+        checkpoint.save_weights(student, folder, fitted.progress if item.end_share < 1 else None)
+    cost = {
+        "train_seconds": fitted.seconds,
+        "tokens": float(fitted.num_tokens),
+        "optimizer_steps": float(fitted.step - round(item.start_share * fitted.total_steps)),
+        "mean_loss": fitted.mean_loss,
+    }
+    assert item.trial is not None
+    return (
+        Measurement(
+            trial=item.trial, attempt=item.attempt, step=fitted.step, share=item.end_share, metrics=metrics, cost=cost
+        ),
+        {},
+    )
+
+
+def fine_tune(item: WorkItem, context: WorkerContext) -> Outcome:
+    settings = FineTune.model_validate(item.payload["settings"])
+    metrics = teacher.fine_tune(
+        item.payload["base"], Path(item.folder), settings, _transfer(context), item.payload["seed"], context
+    )
+    return None, {"metrics": metrics}
+
+
+def teach(item: WorkItem, context: WorkerContext) -> Outcome:
+    """Teacher logits of some rows of one split."""
+    transfer = _transfer(context)
+    split = transfer.splits[item.payload["split"]]
+    pad_id = transfer.vocabularies["full"].pad_id
+    logits = teacher.teach(item.payload["teacher"], split, item.payload["rows"], pad_id, context)
+    return None, {"logits": logits, "forward_rows": len(logits)}
+
+
+def find_floor(item: WorkItem, context: WorkerContext) -> Outcome:
+    transfer = _transfer(context)
+    if item.payload["floor"] == "n_grams":
+        metrics, size = floor.n_grams(transfer)
+        return None, {"metrics": metrics, "num_parameters": size}
+    shape = StudentShape.model_validate(item.payload["shape"])
+    cut = floor.cut_teacher(item.payload["teacher"], shape, transfer, item.payload["vocabulary"], context)
+    return None, {"metrics": cut}
+
+
+def deliver_student(item: WorkItem, context: WorkerContext) -> Outcome:
+    assert item.config is not None
+    weights = Path(item.payload["weights"])
+    if not (weights / "weights.safetensors").is_file():
+        raise TrialError(f"the weights of trial {item.trial} are no longer in {weights}")
+    return None, deliver(item.config, item.payload["teacher"], weights, Path(item.folder), _transfer(context), context)
+
+
+def _transfer(context: WorkerContext) -> TransferSet:
+    return context.data["transfer"]
+
+
+WORK: dict[WorkKind, Callable[[WorkItem, WorkerContext], Outcome]] = {
+    WorkKind.FINE_TUNE: fine_tune,
+    WorkKind.TEACH: teach,
+    WorkKind.FLOOR: find_floor,
+    WorkKind.TRAIN: train,
+    WorkKind.DELIVER: deliver_student,
+}

@@ -1,0 +1,144 @@
+"""What every worker of a lane runs: ask the broker, perform, post, again. It knows the broker by its handle only."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import ray
+import torch
+from ray.actor import ActorHandle
+from ray.train import get_context
+from ray.train.collective import broadcast_from_rank_zero
+
+from search.trial.context import WorkerContext
+from spaces.errors import TrialError
+from spaces.trial import Measurement, WorkItem, WorkResult
+
+Perform = Callable[[WorkItem, WorkerContext], tuple[Measurement | None, dict[str, Any]]]
+
+HEARTBEAT_SECONDS = 1.0
+QUIET_LOGGERS = ("transformers", "datasets", "filelock", "urllib3", "fsspec", "torch.distributed", "ray.train", "httpx")
+
+
+def serve(config: dict[str, Any]) -> None:
+    """The training function of a lane's TorchTrainer. Returns when the broker says "stop" or "recycle".
+
+    `config`: broker (a handle), lane, threads, context (a dict; object references in it are resolved here, once), and
+    perform ("module:function"; tests put theirs here). Raises what an item raised only where several workers share the
+    lane: the others may be waiting in a collective for the one that failed, and only a fresh group gets them out.
+    """
+    quieten_worker()
+    torch.set_num_threads(config["threads"])
+    broker: ActorHandle = config["broker"]
+    lane = config["lane"]
+    rank, world_size = get_context().get_world_rank(), get_context().get_world_size()
+    perform = load(config.get("perform", "search.trial.work:perform"))
+    data = resolve(config.get("context", {}))
+    known: dict[str, ray.ObjectRef] = {}
+
+    incarnation = 0  # of this group; rank 0 tells the others
+    if rank == 0:
+        runtime = ray.get_runtime_context()
+        started = broker.lane_started.remote(lane, os.getpid(), runtime.get_node_id(), runtime.current_actor)
+        incarnation = ray.get(started)
+    if world_size > 1:
+        incarnation = broadcast_from_rank_zero(incarnation)
+
+    sequence = 0
+    while True:
+        # Each rank asks for itself: idle ranks wait for the broker, never in a collective that may time out.
+        item = ray.get(broker.next_item.remote(lane, incarnation, sequence, rank))
+        if item is None:
+            continue
+        if isinstance(item, str):
+            return
+        sequence += 1
+        visit = Visit(broker, lane, incarnation, rank)
+        try:
+            refs = item.payload.get("refs", {})
+            new = {name: ref for name, ref in refs.items() if known.get(name) != ref}
+            data.update(resolve(new))
+            known.update(new)
+            context = WorkerContext(
+                rank=rank,
+                world_size=world_size,
+                lane=lane,
+                threads=config["threads"],
+                heartbeat=visit.heartbeat,
+                mark_first_step=visit.mark_first_step,
+                data=data,
+            )
+            measurement, output = perform(item, context)
+        except Exception as error:
+            ray.get(broker.post.remote(visit.result(item, error=describe(error))))
+            if world_size > 1:
+                raise
+        else:
+            if rank == 0:
+                ray.get(broker.post.remote(visit.result(item, measurement=measurement, output=output)))
+
+
+class Visit:
+    """One item's time on this worker: its heartbeats (rank 0's alone, or one rank could hide another's hanging) and
+    its times."""
+
+    def __init__(self, broker: ActorHandle, lane: int, incarnation: int, rank: int) -> None:
+        self._broker, self._lane, self._incarnation, self._rank = broker, lane, incarnation, rank
+        self._sent_at = float("-inf")
+        self._timing = {"received_at": time.time()}
+        self.heartbeat(0, 0)  # from here on a death of the lane counts against the item
+
+    def heartbeat(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if self._rank == 0 and now - self._sent_at >= HEARTBEAT_SECONDS:
+            self._sent_at = now
+            self._broker.heartbeat.remote(self._lane, self._incarnation, done, total)
+
+    def mark_first_step(self) -> None:
+        self._timing.setdefault("first_step_at", time.time())
+
+    def result(self, item: WorkItem, **fields: Any) -> WorkResult:
+        timing = {**self._timing, "finished_at": time.time()}
+        return WorkResult(
+            key=item.key,
+            kind=item.kind,
+            trial=item.trial,
+            attempt=item.attempt,
+            lane=self._lane,
+            timing=timing,
+            **fields,
+        )
+
+
+def describe(error: Exception) -> str:
+    """Type and message, or the message alone where we wrote it ourselves."""
+    message = str(error).strip()
+    if isinstance(error, TrialError) and message:
+        return message
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
+
+
+def load(path: str) -> Perform:
+    """The function that "module:function" names."""
+    module, _, function = path.partition(":")
+    return getattr(importlib.import_module(module), function)
+
+
+def resolve(values: dict[str, Any]) -> dict[str, Any]:
+    """The values, with object references replaced by what they refer to."""
+    return {name: ray.get(value) if isinstance(value, ray.ObjectRef) else value for name, value in values.items()}
+
+
+def quieten_worker() -> None:
+    """Nobody reads a worker's log until something breaks: keep what would matter then."""
+    for name in QUIET_LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
