@@ -217,7 +217,8 @@ def _quotes(sentence: str, name: str) -> bool:
 def _signature_of(node: ast.FunctionDef | ast.AsyncFunctionDef, owner: str) -> str:
     """`read_csv(sep, na_values)` of class `Table` as "table: read csv (sep, na values)".
 
-    Separate words, since word pieces of the raw code are more and carry less.
+    Separate words take about 12 word pieces (BERT, uncased) where `def Table.read_csv(sep, na_values)` takes 16, which
+    makes training cheaper. Which of the two a teacher learns better has not been compared.
     """
     arguments = node.args
     names = [argument.arg for argument in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]

@@ -130,7 +130,12 @@ def a_backend(monkeypatch: pytest.MonkeyPatch, **functions: Any) -> None:
     """A wandb that does what the test says."""
     settings = types.SimpleNamespace(api_key=None, base_url="https://api.wandb.ai")
     fake = types.SimpleNamespace(
-        Settings=dict, setup=lambda: types.SimpleNamespace(settings=settings), Table=dict, Plotly=str, Artifact=dict
+        Settings=dict,
+        setup=lambda: types.SimpleNamespace(settings=settings),
+        Table=dict,
+        Plotly=str,
+        Artifact=dict,
+        teardown=lambda: None,
     )
     fake.__dict__.update(functions)
     monkeypatch.setitem(sys.modules, "wandb", fake)  # type: ignore[arg-type]

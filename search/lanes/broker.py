@@ -9,10 +9,11 @@ from typing import Any, TypeVar
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from search.lanes.ledger import Answer, Ledger
+from spaces.errors import StudyError
 from spaces.trial import WorkItem, WorkResult
 
 T = TypeVar("T")
@@ -53,7 +54,12 @@ class Broker:
 
     async def next_item(self, lane: int, incarnation: int, sequence: int, rank: int = 0) -> Answer | None:
         """What the lane is to do as its `sequence`-th thing: an item, "stop" or "recycle". None: ask again."""
-        return await self._until(lambda: self._ledger.next_answer(lane, incarnation, sequence, rank), POLL_SECONDS)
+        answer: Answer | None = await self._until(
+            lambda: self._ledger.next_answer(lane, incarnation, sequence, rank), POLL_SECONDS
+        )
+        if rank == 0 and answer is not None:
+            self._notify()  # the other ranks may have asked already
+        return answer
 
     async def heartbeat(self, lane: int, incarnation: int, done: int, total: int) -> None:
         self._ledger.heartbeat(lane, incarnation, done, total)
@@ -140,6 +146,16 @@ class Broker:
             except RayActorError as error:
                 return await self.lane_lost(lane, first_line(error), incarnation)
             await asyncio.sleep(PING_SECONDS)
+
+
+def ask(question: ray.ObjectRef) -> Any:
+    """ray.get, with the StudyError that the broker raised as it was and not in Ray's wrapping of remote tracebacks."""
+    try:
+        return ray.get(question)
+    except RayTaskError as error:
+        if isinstance(error.cause, StudyError):
+            raise error.cause from None
+        raise
 
 
 def first_line(error: BaseException) -> str:

@@ -16,12 +16,14 @@ from typing import Any, Self
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 from ray.train.v2.api.config import LoggingConfig
+from ray.train.v2.api.exceptions import WorkerGroupError
 
-from search.lanes.broker import POLL_SECONDS, start_broker
+from search.lanes.broker import POLL_SECONDS, ask, first_line, start_broker
 from search.trial.worker import serve
 from spaces.errors import InputError, StudyError
 from spaces.study import ResourcesSpec
@@ -82,7 +84,7 @@ class LanePool:
     def wait(self, key: str) -> WorkResult:
         """What came of the item; a failed item is a result too (`error`). Raises StudyError if there will be none."""
         while True:
-            result = ray.get(self.broker.wait.remote(key, POLL_SECONDS))
+            result = ask(self.broker.wait.remote(key, POLL_SECONDS))
             if result is not None:
                 return result
 
@@ -123,19 +125,19 @@ class LanePool:
                 except Exception as error:
                     if self._closing.is_set():
                         return
-                    ray.get(self.broker.lane_lost.remote(lane, _first_lines(error, 1)))
+                    ray.get(self.broker.lane_lost.remote(lane, first_line(_cause(error))))
                     if ray.get(self.broker.num_posted.remote(lane)) == posted:
                         self._give_up(lane, error)
                     else:
                         time.sleep(1)
         except RayError as error:  # the broker or all of Ray is gone
             if not self._closing.is_set():
-                self.error = StudyError(f"lane {lane}: Ray failed: {_first_lines(error)}")
+                self.error = StudyError(f"lane {lane}: Ray failed: {first_line(error)}")
 
     def _give_up(self, lane: int, error: Exception) -> None:
         reason = (
             f"lane {lane} died {DEATHS_IN_A_ROW} times in a row without finishing anything. "
-            f"The last error: {_first_lines(error)}"
+            f"The last error: {first_line(_cause(error))}"
         )
         self.error = StudyError(reason)
         ray.get(self.broker.give_up.remote(reason))
@@ -176,9 +178,9 @@ class LaneTrainer(TorchTrainer):
     """
 
     def _create_default_callbacks(self) -> list[Any]:
-        unneeded = {"DatasetsCallback"} | (
-            set() if os.environ.get("RAY_ADDRESS") else {"PlacementGroupCleanerCallback"}
-        )
+        unneeded = {"DatasetsCallback"}
+        if not os.environ.get("RAY_ADDRESS"):
+            unneeded.add("PlacementGroupCleanerCallback")
         return [each for each in super()._create_default_callbacks() if type(each).__name__ not in unneeded]
 
 
@@ -210,6 +212,10 @@ def plan_lanes(resources: ResourcesSpec, cluster_resources: Mapping[str, float])
     return min(fits) if resources.lanes == "auto" else resources.lanes
 
 
-def _first_lines(error: BaseException, count: int = 6) -> str:
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return "\n".join(lines[:count]) or type(error).__name__
+def _cause(error: BaseException) -> BaseException:
+    """What a worker raised, from under what Train and Ray wrap around it."""
+    if isinstance(error, WorkerGroupError) and error.worker_failures:
+        error = error.worker_failures[min(error.worker_failures)]
+    if isinstance(error, UserExceptionWithTraceback):
+        error = error._base_exc
+    return error.cause if isinstance(error, RayTaskError) else error

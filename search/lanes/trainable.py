@@ -14,7 +14,7 @@ from ray.exceptions import RayError
 from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
-from search.lanes.broker import POLL_SECONDS
+from search.lanes.broker import POLL_SECONDS, ask
 from spaces.errors import StudyError
 from spaces.trial import WorkItem, WorkResult
 
@@ -114,7 +114,7 @@ class SegmentSearcher(Searcher):
     def _complete(self, key: str) -> None:
         assert self._broker is not None
         # Raises StudyError where the pool has given up, which is also why the trainable may have failed.
-        result = ray.get(self._broker.wait.remote(key, 0))
+        result = ask(self._broker.wait.remote(key, 0))
         if result is not None:
             self.finished(key, result)
             self._broker.acknowledge.remote(key)

@@ -8,7 +8,6 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from search.study.texts import SPLITS, StudyTexts, read_texts
 from search.trial.data import Split, Tokens, TransferSet, Vocabulary
 from search.trial.evaluate import classification_metrics
 from search.trial.vocabulary import cut_vocabulary, full_vocabulary, is_word_piece, load_tokenizer
-from spaces.errors import InputError, StudyError
+from spaces.errors import Fault, InputError, StudyError
 from spaces.parameters import Choice
 from spaces.space import SearchSpace
 from spaces.student import TeacherShape
@@ -71,19 +70,17 @@ class Prepared:
 
 def read_inputs(spec: StudySpec, say: Say) -> Inputs:
     """Reads data and teacher, and tokenises. Raises InputError; no lane is needed."""
-    faults = []
+    faults: list[Fault] = []
     texts: StudyTexts | None = None
     source: TeacherSource | None = None
-    with ThreadPoolExecutor() as threads:  # both report their faults
-        reading, finding = threads.submit(read_texts, spec), threads.submit(find_teacher, spec.teacher)
-        try:
-            texts = reading.result()
-        except InputError as error:
-            faults += error.faults
-        try:
-            source = finding.result()
-        except InputError as error:
-            faults += [type(fault)(f"teacher.{fault.where}", fault.problem) for fault in error.faults]
+    try:  # one after the other, but both report their faults
+        texts = read_texts(spec)
+    except InputError as error:
+        faults += error.faults
+    try:
+        source = find_teacher(spec.teacher)
+    except InputError as error:
+        faults += [Fault(f"teacher.{fault.where}", fault.problem) for fault in error.faults]
     if faults or texts is None or source is None:
         raise InputError("", faults)
     fine_tunes = source.labels is None

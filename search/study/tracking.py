@@ -168,6 +168,7 @@ class WandbTracker:
             while (call := self._calls.get()) is not None:
                 call(run)
             run.finish()
+            self._flush()
         except BaseException as error:  # wandb raises what it likes, SystemExit too; none of it may reach the search
             self._failure = error if isinstance(error, Exception) else RuntimeError(repr(error))
             self._abandon(run)
@@ -184,7 +185,7 @@ class WandbTracker:
         mode = chosen_mode(self._wanted, has_key)
         if not has_key and chosen_mode(self._wanted, has_key=True) == "online" and self._wanted.mode == "online":
             _warn_text(
-                "Weights & Biases: no key is set, so the run stays offline; `wandb login`, then `wandb sync` sends it"
+                "Weights & Biases: no key is set, so the run stays offline; `wandb login` and `wandb sync` send it"
             )
         (folder / "wandb").mkdir(parents=True, exist_ok=True)  # else wandb falls back to the system's temporary folder
         settings = wandb.Settings(
@@ -215,6 +216,13 @@ class WandbTracker:
             config=mask_secrets(self._spec.resolved()),
             settings=settings,
         )
+
+    @staticmethod
+    def _flush() -> None:
+        """Offline, finish() returns before the run's file is whole (wandb 0.31); the end of its service does not."""
+        import wandb
+
+        wandb.teardown()
 
     @staticmethod
     def _abandon(run: Any) -> None:
