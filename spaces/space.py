@@ -198,7 +198,8 @@ def parse_space(raw: Any) -> tuple[SearchSpace, list[Fault]]:
     """The space that YAML wrote, and everything wrong with it (paths relative to `space`)."""
     if not isinstance(raw, dict):
         return SearchSpace(), [Fault("", "write a preset's name, or parameters such as depth: {int: [1, 6]}")]
-    faults, parsed = [], {}
+    faults: list[Fault] = []
+    parsed: dict[str, Parameter] = {}
     for name in map(str, raw):
         if name not in PARAMETERS:
             faults.append(

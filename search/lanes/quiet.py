@@ -59,6 +59,9 @@ def start_ray(*, num_cpus: int | None = None, num_gpus: int | None = None) -> di
         # name), and reads it when it is imported; the variable is for the processes that it starts.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
         ray._private.ray_constants.ENABLE_RAY_CLUSTER = False
+        # When this process is killed, Ray's agents try that long to tell a head that is gone before they end, 60 s
+        # otherwise.
+        os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "10")
         ray.init(
             address="local",
             num_cpus=num_cpus,

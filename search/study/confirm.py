@@ -35,17 +35,12 @@ def wanted(
         chosen = {"all": True, "best": best is not None and trial == best.trial, "none": False}
         if chosen[spec.confirm.without_distillation]:
             # The same initialisation, data order and steps; only the teacher's part of the loss is gone.
-            plain.append(
-                (config.model_copy(update={"soft_share": 0.0}), _labels("without_distillation", trial, config.seed))
-            )
-        for index in range(1, spec.confirm.seeds):
+            taught_by_labels = config.model_copy(update={"soft_share": 0.0})
+            plain.append((taught_by_labels, _labels("without_distillation", trial, config.seed)))
+    for index in range(1, spec.confirm.seeds):  # every point gets its second seed before any its third
+        for trial in front.trials:
             seed = derived_seed(spec.seed, "confirm", trial, index)
-            again.append((config.model_copy(update={"seed": seed}), _labels("confirm", trial, seed)))
-    again.sort(
-        key=lambda entry: [labels["seed"] for _, labels in again if labels["of"] == entry[1]["of"]].index(
-            entry[1]["seed"]
-        )
-    )
+            again.append((by_number[trial].config.model_copy(update={"seed": seed}), _labels("confirm", trial, seed)))
     return plain + again
 
 

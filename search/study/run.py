@@ -34,6 +34,7 @@ from search.study.sampling import Sampling
 from search.study.searcher import StudySearcher
 from search.study.tracking import Tracker, make_tracker
 from spaces.errors import InputError, StudyError
+from spaces.parameters import Value
 from spaces.student import StudentShape
 from spaces.study import StudySpec
 from spaces.trial import TrialOutcome, TrialState, WorkItem, WorkKind
@@ -68,6 +69,7 @@ def run_study(spec: StudySpec, display: Display | None = None) -> StudyResult:
         pool = stack.enter_context(
             LanePool(spec.resources, num_lanes, {}, spec.output / ".ray", silence_seconds=SILENCE_SECONDS)
         )
+        stack.callback(show.watch, dict, str)  # whoever watches must not ask a Ray that is gone
         show.watch(pool.status, lambda: "preparing")
         threads = max(1, int(num_lanes * spec.resources.workers_per_lane * spec.resources.cpus_per_worker))
         prepared = prepare(inputs, pool, threads, show.say)
@@ -106,7 +108,6 @@ def run_study(spec: StudySpec, display: Display | None = None) -> StudyResult:
             show.say(f"trial {trial} could not be delivered: {error}")
         if not failures:
             record.keep("finished", _wish(spec))
-        show.watch(dict, str)
     return StudyResult(spec, front, rows, references, outcomes)
 
 
@@ -150,7 +151,7 @@ def _search(
     done = sum(outcome.state is TrialState.DONE for outcome in searcher.ordered)
     if searcher.ordered:
         show.say(f"continuing: {done} of {spec.budget.trials} trials are done")
-    show.say(f"searching {len({shape for shape in sampling.shapes}):,} shapes on {pool.num_lanes} lanes")
+    show.say(f"searching {len(set(sampling.shapes)):,} shapes on {pool.num_lanes} lanes")
     show.watch(pool.status, lambda: _summary(spec, searcher.ordered, budget, pool.num_lanes))
     run_segments(
         searcher, pool.broker, pool.broker_name, max_concurrent=pool.num_lanes + 1, storage=spec.output / ".ray"
@@ -195,7 +196,7 @@ def _ask_for_floors(inputs: Inputs, record: Record, pool: LanePool, payload: dic
 
 
 def cut_teacher_shape(inputs: Inputs) -> StudentShape:
-    values = {
+    values: dict[str, Value] = {
         "family": "bert",
         "depth": inputs.teacher.depth,
         "layers": "first",
@@ -306,9 +307,10 @@ def _why_no_front(spec: StudySpec, outcomes: Sequence[TrialOutcome]) -> str:
     done = [outcome for outcome in outcomes if outcome.state is TrialState.DONE]
     if done:
         best = max(done, key=lambda outcome: outcome.values()[spec.quality])
+        bounds = {name: bound.model_dump(exclude_none=True) for name, bound in spec.bounds.items()}
         return (
-            f"{len(done)} trials finished, and none is within the bounds { ({k: v.model_dump(exclude_none=True) for k, v in spec.bounds.items()}) }; "
-            f"the best reached {spec.quality} {best.values()[spec.quality]:.3f} with {best.config.shape.num_parameters:,} parameters. "
+            f"{len(done)} trials finished, and none is within the bounds {bounds}; the best reached {spec.quality} "
+            f"{best.values()[spec.quality]:.3f} with {best.config.shape.num_parameters:,} parameters. "
             "Widen the bounds, or raise budget.trials and run again"
         )
     if failed:

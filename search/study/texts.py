@@ -71,8 +71,8 @@ def read_texts(spec: StudySpec, source: str = "data") -> StudyTexts:
     if spec.data.builtin:
         from examples.docstrings import docstring_pairs
 
-        for name, rows in docstring_pairs(spec.data.num_pairs, seed=0).items():
-            splits[name] = _labelled(name, rows, list(rows[0]), spec.data, faults)
+        for name, drawn in docstring_pairs(spec.data.num_pairs, seed=0).items():
+            splits[name] = _labelled(name, list(drawn), list(drawn[0]), spec.data, faults)
     else:
         for name in SPLITS:
             where = getattr(spec.data, name)

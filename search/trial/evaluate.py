@@ -58,7 +58,7 @@ def score(
     exact: bool = False,
 ) -> dict[str, float]:
     """Metrics named `split/name`."""
-    metrics = {}
+    metrics: dict[str, float] = {}
     for name in splits:
         split = transfer.splits[name]
         pad_id = transfer.vocabularies[vocabulary].pad_id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from spaces.student import StudentShape
 def majority(transfer: TransferSet) -> dict[str, float]:
     """Always the training split's most frequent class."""
     counts = np.bincount(transfer.splits["train"].labels, minlength=len(transfer.label_names))
-    metrics = {}
+    metrics: dict[str, float] = {}
     for name in ("validation", "test"):
         labels = transfer.splits[name].labels
         logits = np.tile(counts.astype(np.float32), (len(labels), 1))
@@ -62,7 +63,7 @@ def _grams(tokens: Tokens) -> list[list[str]]:
         row = tokens.ids[tokens.offsets[index] : tokens.offsets[index + 1]].tolist()
         second = int(tokens.second[index])
         left, right = [f"a{piece}" for piece in row[:second]], [f"b{piece}" for piece in row[second:]]
-        pairs = [f"{x} {y}" for side in (left, right) for x, y in zip(side, side[1:], strict=False)]
+        pairs = [f"{x} {y}" for side in (left, right) for x, y in itertools.pairwise(side)]
         rows.append(left + right + pairs)
     return rows
 

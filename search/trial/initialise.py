@@ -64,7 +64,7 @@ def initialise(
     end = source.first_position + shape.max_positions
     positions = state[f"{prefix}.position_embeddings.weight"][source.first_position : end]
     types = state[f"{prefix}.token_type_embeddings.weight"] if source.token_types else torch.zeros(1, words_VH.shape[1])
-    norm = tuple(state[f"{prefix}.{source.embedding_norm}.{kind}"] for kind in ("weight", "bias"))
+    norm = (state[f"{prefix}.LayerNorm.weight"], state[f"{prefix}.LayerNorm.bias"])
     if target is LAYOUTS["albert"]:
         table = factorise(
             words_VH, vocabulary.counts, positions, types, norm, shape.embedding_size, student.config.layer_norm_eps

@@ -3,7 +3,7 @@ students. Each part names a weight and a bias."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 PARTS = ("query", "key", "value", "attention_output", "attention_norm", "intermediate", "output", "output_norm")
 
@@ -17,8 +17,6 @@ class Layout:
     classifier: str
     token_types: bool = True
     first_position: int = 0  # RoBERTa's positions begin after the padding index
-    embedding_norm: str = "LayerNorm"
-    ignored: tuple[str, ...] = field(default=())
 
 
 _BERT_PARTS = {

@@ -1,0 +1,35 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Each makes the environment first.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+
+.PHONY: setup demo test lint fast clean
+
+setup: $(STAMP)  ## the environment: a venv, pip, versions pinned by constraints.txt
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+demo: setup  ## a real study on the embedded default, into runs/demo
+	@begun=$$(date +%s); \
+	$(BIN)/distilsearch run docstrings --output runs/demo && \
+	echo "make demo took $$(( $$(date +%s) - begun )) seconds after setup"
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint  ## everything: lint, types, import rules, tests
+	$(BIN)/python -m pytest
+
+fast: setup  ## the tests that need no Ray
+	$(BIN)/python -m pytest -m "not ray and not slow"
+
+clean:  ## results and caches of tools; never the environment
+	rm -rf runs .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

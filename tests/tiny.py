@@ -1,0 +1,150 @@
+"""A tiny task and a tiny teacher: real files, real tokenizer, real model, seconds to train."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+TOPICS = {
+    "food": ["bread", "soup", "apple", "cheese", "rice", "pepper", "butter", "onion", "sugar", "noodle"],
+    "sport": ["ball", "team", "coach", "goal", "tennis", "runner", "medal", "stadium", "referee", "sprint"],
+    "music": ["guitar", "drum", "melody", "chorus", "violin", "piano", "singer", "rhythm", "concert", "tune"],
+}
+FILLER = [
+    "the",
+    "a",
+    "of",
+    "with",
+    "and",
+    "very",
+    "some",
+    "quite",
+    "old",
+    "new",
+    "big",
+    "small",
+    "it",
+    "was",
+    "is",
+    "here",
+    "today",
+    "again",
+    "never",
+    "often",
+]
+
+
+def texts(num_rows: int, seed: int, labels: tuple[str, ...] = ("food", "sport", "music")) -> list[dict[str, str]]:
+    """Rows whose label is the topic most of its words come from."""
+    rng = random.Random(seed)
+    rows = []
+    for index in range(num_rows):
+        label = labels[index % len(labels)]
+        other = rng.choice([name for name in labels if name != label])
+        words = (
+            rng.choices(TOPICS[label], k=2) + rng.choices(TOPICS[other], k=1) + rng.choices(FILLER, k=rng.randint(2, 7))
+        )
+        rng.shuffle(words)
+        rows.append({"text": " ".join(words) + f" {index}{seed}", "label": label})
+    return rows
+
+
+def write_tsv(path: Path, rows: list[dict[str, str]]) -> Path:
+    names = list(rows[0])
+    lines = ["\t".join(names), *("\t".join(row[name] for name in names) for row in rows)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def write_data(folder: Path, sizes: tuple[int, int, int] = (240, 60, 60)) -> dict[str, str]:
+    folder.mkdir(parents=True, exist_ok=True)
+    names = ("train", "validation", "test")
+    return {
+        name: str(write_tsv(folder / f"{name}.tsv", texts(size, seed)))
+        for seed, (name, size) in enumerate(zip(names, sizes, strict=True))
+    }
+
+
+def vocabulary() -> list[str]:
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789'.,!?-"
+    words = sorted(
+        {word for topic in TOPICS.values() for word in topic} | set(FILLER) | {"unused", "words", "stand", "here"}
+    )
+    return [*special, *letters, *(f"##{letter}" for letter in letters), "##ing", "##er", *words]
+
+
+def write_teacher(
+    folder: Path,
+    labels: list[str] | None = None,
+    *,
+    depth: int = 3,
+    hidden: int = 32,
+    seed: int = 0,
+    dropout: float = 0.0,
+) -> Path:
+    """A small BERT with a WordPiece tokenizer; with `labels`, with a task head that names them."""
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification, BertModel, BertTokenizer
+
+    folder.mkdir(parents=True, exist_ok=True)
+    pieces = vocabulary()
+    (folder / "vocab.txt").write_text("\n".join(pieces) + "\n")
+    BertTokenizer(vocab=str(folder / "vocab.txt")).save_pretrained(folder)
+    torch.manual_seed(seed)
+    common: dict[str, Any] = {
+        "vocab_size": len(pieces),
+        "hidden_size": hidden,
+        "num_hidden_layers": depth,
+        "num_attention_heads": 4,
+        "intermediate_size": 2 * hidden,
+        "max_position_embeddings": 48,
+        "initializer_range": 0.1,
+        "hidden_dropout_prob": dropout,
+        "attention_probs_dropout_prob": dropout,
+    }
+    if labels is None:
+        BertModel(BertConfig(**common)).save_pretrained(folder)
+    else:
+        names = dict(enumerate(labels))
+        config = BertConfig(**common, id2label=names, label2id={name: index for index, name in names.items()})
+        BertForSequenceClassification(config).save_pretrained(folder)
+    return folder
+
+
+def study(folder: Path, **changes: Any) -> dict[str, Any]:
+    """A whole study in plain data: tiny teacher without a head, four trials, seconds of training."""
+    teacher = folder / "teacher"
+    if not teacher.exists():
+        write_teacher(teacher)
+    plain: dict[str, Any] = {
+        "name": "tiny",
+        "data": {**write_data(folder / "data"), "max_length": 32},
+        "teacher": {"model": str(teacher), "fine_tune": {"epochs": 6, "learning_rate": 3e-3, "batch_size": 16}},
+        "space": {
+            "family": ["bert", "albert"],
+            "depth": {"int": [1, 3]},
+            "vocabulary": ["used", "full"],
+            "embedding_size": [8, "full"],
+            "num_hidden_groups": {"int": [1, 2], "when": {"family": "albert"}},
+            "temperature": {"float": [1, 4]},
+            "learning_rate": {"float": [1e-3, 5e-3], "log": True},
+            "batch_size": [16],
+        },
+        "training": {"epochs": 2},
+        "budget": {"trials": 4},
+        "search": {"first": [{"family": "bert", "depth": 1}, {"family": "bert", "depth": 3}]},
+        "confirm": {"seeds": 2, "without_distillation": "best"},
+        "tracking": "none",
+        "output": str(folder / "run"),
+        "cache": str(folder / "cache"),
+    }
+    return {**plain, **changes}
+
+
+def write_study(folder: Path, **changes: Any) -> Path:
+    path = folder / "study.yaml"
+    path.write_text(json.dumps(study(folder, **changes)))
+    return path
