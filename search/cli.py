@@ -34,6 +34,9 @@ StudyPath = Annotated[
     ),
 ]
 Folder = Annotated[Path, typer.Argument(help="the output folder of a study", metavar="DIR")]
+DataFolder = Annotated[
+    Path | None, typer.Option(help="instead of the study's data: a folder with train, validation and test files")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
@@ -43,6 +46,7 @@ def run(
     trials: Annotated[int | None, typer.Option(help="instead of budget.trials", min=1)] = None,
     minutes: Annotated[float | None, typer.Option(help="instead of budget.minutes")] = None,
     output: Annotated[Path | None, typer.Option(help="instead of the study's output folder")] = None,
+    data: DataFolder = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a study to its end, or continue it: the same command again.
@@ -53,7 +57,7 @@ def run(
     from search.study.progress import Progress
     from search.study.run import run_study
 
-    spec = _load(study, trials, minutes, output)
+    spec = _load(study, trials, minutes, output, data)
     stderr = Console(stderr=True)
     with Progress(stderr, spec.quality) as progress:
         result = run_study(spec, progress)
@@ -67,11 +71,11 @@ def run(
 
 
 @app.command()
-def plan(study: StudyPath, as_json: AsJson = False) -> None:
+def plan(study: StudyPath, data: DataFolder = None, as_json: AsJson = False) -> None:
     """Show, without training, what a study would do: the resolved study, the students' sizes, the lanes, the time."""
     from search.study.plan import make_plan
 
-    made = make_plan(_load(study))
+    made = make_plan(_load(study, data=data))
     if as_json:
         typer.echo(json.dumps(made.as_dict(), indent=2))
     else:
@@ -109,15 +113,23 @@ def schema() -> None:
     typer.echo(json.dumps(made, indent=2))
 
 
-def _load(study: str, trials: int | None = None, minutes: float | None = None, output: Path | None = None) -> Any:
-    from spaces.yaml_io import load_study
+def _load(
+    study: str,
+    trials: int | None = None,
+    minutes: float | None = None,
+    output: Path | None = None,
+    data: Path | None = None,
+) -> Any:
+    from spaces.yaml_io import load_study, with_data
 
     spec = load_study(study)
-    budget: dict[str, Any] = {"trials": trials, "minutes": minutes}
-    changed = {name: value for name, value in budget.items() if value is not None}
     if minutes is not None and not 0 < minutes <= 10**6:
         raise InputError.of("--minutes", f"{minutes} is not allowed; write a number above 0")
+    budget: dict[str, Any] = {"trials": trials, "minutes": minutes}
+    changed = {name: value for name, value in budget.items() if value is not None}
     spec = spec.model_copy(update={"budget": spec.budget.model_copy(update=changed)})
+    if data is not None:
+        spec = with_data(spec, data)
     return spec.model_copy(update={"output": output.resolve()}) if output else spec
 
 

@@ -220,7 +220,9 @@ def parse_space(raw: Any) -> tuple[SearchSpace, list[Fault]]:
                 problem = f"when: unknown parameter {parent!r}{near_miss(parent, PARAMETERS)}"
             elif order.index(parent) >= order.index(name):
                 problem = f"when: {name} can depend only on {', '.join(order[: order.index(name)]) or 'nothing'}, not on {parent}"
-            elif parent in parsed and not any(parsed[parent].contains(value) for value in allowed):
+            elif (parent in parsed or parent not in raw) and not any(
+                SearchSpace(parsed).parameter(parent).contains(value) for value in allowed
+            ):
                 problem = f"when: {parent} is never {' or '.join(map(str, allowed))} in this space"
         if problem:
             faults.append(Fault(name, problem))

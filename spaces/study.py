@@ -67,6 +67,7 @@ class FineTune(Frozen):
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 8e-5
     batch_size: Annotated[int, Field(ge=1, le=100_000)] = 64
     warmup_share: Share = 0.1
+    dropout: Annotated[float, Field(ge=0, lt=1)] | None = None  # None: the model's own
 
 
 class TeacherSpec(Frozen):
@@ -145,7 +146,7 @@ class ResourcesSpec(Frozen):
     workers_per_lane: Annotated[int, Field(ge=1, le=10_000)] = 1
     cpus_per_worker: Annotated[float, Field(gt=0, le=10_000)] = 1
     gpus_per_worker: Annotated[float, Field(ge=0, le=10_000)] = 0
-    recycle_after: Annotated[int, Field(ge=1)] = 50
+    recycle_after: Annotated[int, Field(ge=1)] = 200
 
 
 class ConfirmSpec(Frozen):

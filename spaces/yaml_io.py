@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from importlib.resources import files
@@ -44,11 +46,8 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    __import__("re").compile(r"^[-+]?(?:\d[\d_]*\.?\d*|\.\d+)[eE][-+]?\d+$"),
-    list("-+0123456789."),
-)
+EXPONENT, EXPONENT_STARTS = re.compile(r"^[-+]?(?:\d[\d_]*\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", EXPONENT, EXPONENT_STARTS)
 
 
 def preset_names(kind: str) -> list[str]:
@@ -94,6 +93,21 @@ def load_study(path: str | Path) -> StudySpec:
     return parse_study(raw, str(path), path.parent.resolve())
 
 
+def with_data(spec: StudySpec, folder: Path) -> StudySpec:
+    """The study on the files of a folder: train.*, and validation.* and test.* where there are any."""
+    found: dict[str, Path] = {}
+    for name in ("train", "validation", "test"):
+        files_here = sorted(path for path in folder.glob(f"{name}.*") if path.is_file())
+        if len(files_here) > 1:
+            raise InputError.of("--data", f"{folder} holds {', '.join(path.name for path in files_here)}; keep one")
+        if files_here:
+            found[name] = files_here[0].resolve()
+    if "train" not in found:
+        raise InputError.of("--data", f"{folder} holds no train file (train.tsv, .csv, .jsonl or .parquet)")
+    changes = {"builtin": None, "train": None, "validation": None, "test": None, **found}
+    return spec.model_copy(update={"data": spec.data.model_copy(update=changes)})
+
+
 def parse_best_config(raw: Any, source: str) -> BestConfig:
     try:
         return BestConfig.model_validate(raw)
@@ -130,6 +144,7 @@ def parse_study(raw: Any, source: str, folder: Path, *, files_must_exist: bool =
     elif "output" not in raw:
         raw["output"] = "runs/study"
     raw["space"] = space
+    faults += _path_faults(raw, folder, files_must_exist)
     try:
         spec = StudySpec.model_validate(raw)
     except ValidationError as error:
@@ -139,26 +154,45 @@ def parse_study(raw: Any, source: str, folder: Path, *, files_must_exist: bool =
         problem = "" if space_faults else space.fault_of(values)
         if problem:
             faults.append(Fault(f"search.first[{index}]", problem))
-    spec = _resolve_paths(spec, folder)
-    for split in ("train", "validation", "test"):
-        file = getattr(spec.data, split)
-        if files_must_exist and isinstance(file, Path) and not file.is_file():
-            faults.append(Fault(f"data.{split}", f"there is no file {file}"))
     if faults:
         raise InputError(source, _unique(faults))
-    return spec
+    return _resolve_paths(spec, folder)
+
+
+SPLIT_FILES = ("train", "validation", "test")
+
+
+def _path_faults(raw: Mapping[str, Any], folder: Path, files_must_exist: bool) -> list[Fault]:
+    """Paths that name nothing: looked at before validation, so that they are told with everything else."""
+    data = raw["data"] if isinstance(raw.get("data"), dict) else {}
+    paths = {f"data.{split}": data.get(split) for split in SPLIT_FILES} | {name: raw.get(name) for name in RELATIVE}
+    faults = []
+    for where, path in paths.items():
+        if not isinstance(path, str):
+            continue
+        try:
+            file = _absolute(Path(path), folder)
+        except (RuntimeError, ValueError, OSError) as error:  # ~nobody, a null byte
+            faults.append(Fault(where, f"{path!r} is no path: {error}"))
+            continue
+        if files_must_exist and where.startswith("data.") and not file.is_file():
+            faults.append(Fault(where, f"there is no file {file}"))
+    return faults
+
+
+def _absolute(path: Path, folder: Path) -> Path:
+    return (folder / path.expanduser()).resolve()
 
 
 def _resolve_paths(spec: StudySpec, folder: Path) -> StudySpec:
     def absolute(path: Any) -> Any:
-        return (folder / path.expanduser()).resolve() if isinstance(path, Path) else path
+        return _absolute(path, folder) if isinstance(path, Path) else path
 
-    data = spec.data.model_copy(
-        update={name: absolute(getattr(spec.data, name)) for name in ("train", "validation", "test")}
-    )
+    data = spec.data.model_copy(update={name: absolute(getattr(spec.data, name)) for name in SPLIT_FILES})
     teacher = spec.teacher
-    if (folder / Path(teacher.model).expanduser()).is_dir():
-        teacher = teacher.model_copy(update={"model": str(absolute(Path(teacher.model)))})
+    with contextlib.suppress(RuntimeError, ValueError, OSError):  # no path at all: find_teacher says what is wrong
+        if _absolute(Path(teacher.model), folder).is_dir():
+            teacher = teacher.model_copy(update={"model": str(_absolute(Path(teacher.model), folder))})
     return spec.model_copy(
         update={"data": data, "teacher": teacher, **{name: absolute(getattr(spec, name)) for name in RELATIVE}}
     )
@@ -233,8 +267,15 @@ def write_whole(path: str | Path, content: str | bytes) -> None:
         raise
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes what `_Loader` would read as a number, such as the name 1e5."""
+
+
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", EXPONENT, EXPONENT_STARTS)
+
+
 def to_yaml(data: Any) -> str:
-    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120)
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
 __all__ = [

@@ -136,9 +136,12 @@ def _folder(spec: TeacherSpec) -> Path:
         if not folder.is_dir():
             raise InputError.of("teacher", f"the package {package!r} holds no folder {inside!r}", "model")
         return folder
-    path = Path(model).expanduser()
-    if path.is_dir():
-        return path
+    try:
+        path = Path(model).expanduser()
+        if path.is_dir():
+            return path
+    except (RuntimeError, ValueError, OSError) as error:  # ~nobody, a null byte
+        raise InputError.of("teacher", f"{model!r} is no path: {error}", "model") from None
     if path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1:
         raise InputError.of("teacher", f"there is no folder {path}", "model")
     from huggingface_hub import snapshot_download

@@ -10,6 +10,7 @@ import torch
 from search.trial.context import WorkerContext
 from search.trial.data import Tokens, TransferSet, evaluation_rows, padded
 from search.trial.device import autocast, device
+from search.trial.forward import classifier
 
 
 @torch.inference_mode()
@@ -17,25 +18,18 @@ def predict(model: Any, tokens: Tokens, pad_id: int, context: WorkerContext, exa
     """(N, C) float32 logits in the order of the rows; T=1, dropout off. The model's mode is restored."""
     was_training, where = model.training, device()
     model.to(where).eval()
+    forward = classifier(model).eval()
     out = np.zeros((len(tokens), model.config.num_labels), np.float32)
     done = 0
     for rows in evaluation_rows(tokens.lengths):
         batch = padded(tokens, rows, pad_id).to(where)
         with autocast(exact):
-            logits_BC = model(**inputs(model, batch.ids_BT, batch.mask_BT, batch.types_BT)).logits
+            logits_BC = forward(batch.ids_BT, batch.mask_BT, batch.types_BT)
         out[rows] = logits_BC.float().cpu().numpy()
         done += len(rows)
         context.heartbeat(done, len(tokens))
     model.train(was_training)
     return out
-
-
-def inputs(model: Any, ids_BT: torch.Tensor, mask_BT: torch.Tensor, types_BT: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The forward pass's arguments: token types only for models that tell them apart."""
-    named = {"input_ids": ids_BT, "attention_mask": mask_BT}
-    if getattr(model.config, "type_vocab_size", 0) > 1:
-        named["token_type_ids"] = types_BT
-    return named
 
 
 def classification_metrics(logits_NC: np.ndarray, labels_N: np.ndarray) -> dict[str, float]:

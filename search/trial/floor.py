@@ -27,7 +27,7 @@ def majority(transfer: TransferSet) -> dict[str, float]:
     return metrics
 
 
-def n_grams(transfer: TransferSet) -> tuple[dict[str, float], int]:
+def n_grams(transfer: TransferSet, context: WorkerContext) -> tuple[dict[str, float], int]:
     """Logistic regression over the pieces and pairs of pieces that stand in two texts or more, tf-idf weighted, with
     the regularisation chosen on validation; and its number of weights. A pair's two sides count apart."""
     from sklearn.feature_extraction.text import TfidfVectorizer
@@ -43,6 +43,7 @@ def n_grams(transfer: TransferSet) -> tuple[dict[str, float], int]:
     }
     best: tuple[float, Any] | None = None
     for strength in (1.0, 4.0, 16.0):
+        context.heartbeat(0, 0)  # a minute each on large data
         model = LogisticRegression(C=strength, max_iter=300, tol=1e-3).fit(features, train.labels)
         reached = float(model.score(others["validation"], transfer.splits["validation"].labels))
         if best is None or reached > best[0]:

@@ -16,7 +16,7 @@ import torch
 from search.trial.context import WorkerContext
 from search.trial.data import Tokens, num_batches, padded, training_rows
 from search.trial.device import autocast, device
-from search.trial.evaluate import inputs
+from search.trial.forward import classifier
 from search.trial.losses import distillation_loss
 from spaces.errors import TrialError
 
@@ -87,7 +87,7 @@ def fit(
     workers follow the curve of one. Raises TrialError when the loss is no longer finite.
     """
     where, world = device(), context.world_size
-    model.to(where).train()
+    model.to(where)
     optimizer = torch.optim.AdamW(parameter_groups(model, schedule.weight_decay), lr=schedule.learning_rate, fused=True)
     total = schedule.total_steps(len(tokens))
     step, last_step = round(start_share * total), round(end_share * total)
@@ -96,7 +96,9 @@ def fit(
         torch.set_rng_state(progress["random_state"])
     else:
         torch.manual_seed(seed * 1000 + context.rank)
-    runner = torch.nn.parallel.DistributedDataParallel(model) if world > 1 else model
+    runner: torch.nn.Module = classifier(model).train()
+    if world > 1:
+        runner = torch.nn.parallel.DistributedDataParallel(runner)
     labels_N = torch.from_numpy(labels.astype(np.int64))
     teacher_NC = None if teacher_logits is None else torch.from_numpy(teacher_logits)
     per_epoch, lengths = num_batches(len(tokens), schedule.batch_size), tokens.lengths
@@ -116,7 +118,7 @@ def fit(
         if step == first_step:
             context.mark_first_step()
         with autocast():
-            logits_BC = runner(**inputs(model, batch.ids_BT, batch.mask_BT, batch.types_BT)).logits
+            logits_BC = runner(batch.ids_BT, batch.mask_BT, batch.types_BT)
         picked = torch.from_numpy(batch.rows)
         loss = distillation_loss(
             logits_BC,

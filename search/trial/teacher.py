@@ -35,8 +35,14 @@ def fine_tune(
 
     torch.manual_seed(seed)
     names = transfer.label_names
+    rate = settings.dropout
+    dropouts = {} if rate is None else {"hidden_dropout_prob": rate, "attention_probs_dropout_prob": rate}
     model = AutoModelForSequenceClassification.from_pretrained(
-        base, num_labels=len(names), id2label=dict(enumerate(names)), label2id={name: i for i, name in enumerate(names)}
+        base,
+        num_labels=len(names),
+        id2label=dict(enumerate(names)),
+        label2id={name: i for i, name in enumerate(names)},
+        **dropouts,
     )
     vocabulary, split = transfer.vocabularies["full"], transfer.splits["train"]
     fit(

@@ -121,7 +121,7 @@ def teach(item: WorkItem, context: WorkerContext) -> Outcome:
 def find_floor(item: WorkItem, context: WorkerContext) -> Outcome:
     transfer = _transfer(context)
     if item.payload["floor"] == "n_grams":
-        metrics, size = floor.n_grams(transfer)
+        metrics, size = floor.n_grams(transfer, context)
         return None, {"metrics": metrics, "num_parameters": size}
     shape = StudentShape.model_validate(item.payload["shape"])
     cut = floor.cut_teacher(item.payload["teacher"], shape, transfer, item.payload["vocabulary"], context)

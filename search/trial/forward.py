@@ -1,0 +1,102 @@
+"""The forward pass of a classifier, without what its head never reads.
+
+The head reads the first token's last hidden state alone. So the last layer needs keys and values of every token, and
+everything else (query, output, feed-forward: five sixths of its products) of the first token only. The logits are the
+stock model's to rounding; a test holds that. Other architectures run as they are.
+
+Legend: B batch, T tokens, Q query tokens (T, or 1 in the last layer), H hidden, A heads, D head size, C classes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import nn
+from transformers.activations import ACT2FN
+
+from search.trial.layouts import LAYOUTS, PARTS
+
+
+class Classifier(nn.Module):
+    """A Hugging Face sequence classifier behind one signature: (ids, mask, types) -> logits (B, C)."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids_BT: torch.Tensor, mask_BT: torch.Tensor, types_BT: torch.Tensor) -> torch.Tensor:
+        named = {"input_ids": ids_BT, "attention_mask": mask_BT}
+        if getattr(self.model.config, "type_vocab_size", 0) > 1:
+            named["token_type_ids"] = types_BT
+        return self.model(**named).logits
+
+
+class FirstTokenClassifier(Classifier):
+    """The same logits for `bert` and `albert`, computing in the last layer what the head reads and no more."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model)
+        config = model.config
+        layout = LAYOUTS[config.model_type]
+        groups = getattr(config, "num_hidden_groups", config.num_hidden_layers)
+        stored = [
+            {part: model.get_submodule(f"{layout.layer.format(index=index)}.{layout.parts[part]}") for part in PARTS}
+            for index in range(groups)
+        ]
+        # Plain lists: the parameters belong to `model`, and are not to be registered twice.
+        self._layers = [stored[int(i / (config.num_hidden_layers / groups))] for i in range(config.num_hidden_layers)]
+        self._embeddings = [model.get_submodule(layout.embeddings)]
+        if config.model_type == "albert":
+            self._embeddings.append(model.albert.encoder.embedding_hidden_mapping_in)
+        self._pooler = [model.get_submodule(layout.pooler)]
+        self._act = ACT2FN[config.hidden_act]
+        self._num_heads = config.num_attention_heads
+
+    def forward(self, ids_BT: torch.Tensor, mask_BT: torch.Tensor, types_BT: torch.Tensor) -> torch.Tensor:
+        hidden_BTH = self._embeddings[0](
+            input_ids=ids_BT, token_type_ids=types_BT if self.model.config.type_vocab_size > 1 else None
+        )
+        for module in self._embeddings[1:]:
+            hidden_BTH = module(hidden_BTH)
+        mask_BQT = mask_BT.bool()[:, None, None, :]
+        for layer in self._layers[:-1]:
+            hidden_BTH = self._layer(layer, hidden_BTH, hidden_BTH, mask_BQT)
+        first_BH = self._layer(self._layers[-1], hidden_BTH[:, :1], hidden_BTH, mask_BQT)[:, 0]
+        pooled_BH = torch.tanh(self._pooler[0](first_BH))
+        return self.model.classifier(self.model.dropout(pooled_BH))
+
+    def _layer(
+        self, parts: dict[str, nn.Module], query_BQH: torch.Tensor, hidden_BTH: torch.Tensor, mask: torch.Tensor
+    ) -> torch.Tensor:
+        config = self.model.config
+
+        def heads(rows: torch.Tensor) -> torch.Tensor:  # (B, A, rows, D)
+            return rows.unflatten(-1, (self._num_heads, -1)).transpose(1, 2)
+
+        def dropped(rows: torch.Tensor) -> torch.Tensor:
+            return F.dropout(rows, config.hidden_dropout_prob, self.training) if config.hidden_dropout_prob else rows
+
+        mixed_BAQD = F.scaled_dot_product_attention(
+            heads(parts["query"](query_BQH)),
+            heads(parts["key"](hidden_BTH)),
+            heads(parts["value"](hidden_BTH)),
+            attn_mask=mask,
+            dropout_p=config.attention_probs_dropout_prob if self.training else 0.0,
+        )
+        attended = dropped(parts["attention_output"](mixed_BAQD.transpose(1, 2).flatten(-2)))
+        attended = parts["attention_norm"](attended + query_BQH)
+        widened = parts["output"](self._act(parts["intermediate"](attended)))
+        return parts["output_norm"](dropped(widened) + attended)
+
+
+def classifier(model: Any) -> Classifier:
+    """The model behind the one signature, in the quickest form that gives its logits."""
+    config = model.config
+    known = config.model_type in ("bert", "albert") and not getattr(config, "is_decoder", False)
+    plain = (
+        getattr(config, "position_embedding_type", "absolute") == "absolute"
+        and getattr(config, "inner_group_num", 1) == 1
+    )
+    return FirstTokenClassifier(model) if known and plain else Classifier(model)

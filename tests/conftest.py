@@ -1,0 +1,111 @@
+"""What every test may use: a quiet offline environment, and tiny data and teachers made once."""
+
+from __future__ import annotations
+
+import os
+
+# Before anything imports transformers, wandb or ray: no test reaches the network.
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    HF_DATASETS_OFFLINE="1",
+    WANDB_MODE="offline",
+    RAY_USAGE_STATS_ENABLED="0",
+    TOKENIZERS_PARALLELISM="false",
+    HF_HUB_DISABLE_PROGRESS_BARS="1",
+)
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests' matrices are tiny: threads only wait for each other
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+from hypothesis import settings
+
+settings.register_profile("tiny", deadline=None, print_blob=True)
+settings.load_profile("tiny")
+
+LABELS = ["food", "music", "sport"]
+
+
+@pytest.fixture(scope="session")
+def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """train.tsv, validation.tsv and test.tsv of the tiny task."""
+    folder = tmp_path_factory.mktemp("data")
+    tiny.write_data(folder, sizes=(120, 30, 30))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def base_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny BERT without a head."""
+    return tiny.write_teacher(tmp_path_factory.mktemp("base") / "teacher")
+
+
+@pytest.fixture(scope="session")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny BERT with a head for the tiny task, and dropout in its config."""
+    return tiny.write_teacher(tmp_path_factory.mktemp("headed") / "teacher", LABELS, dropout=0.1)
+
+
+@pytest.fixture
+def study_of(data_folder: Path, teacher: Path, tmp_path: Path) -> Any:
+    """A maker of StudySpecs on the tiny task: changes in, spec out; nothing is fine-tuned."""
+    from spaces.study import StudySpec
+    from spaces.yaml_io import parse_study
+
+    def make(**changes: Any) -> StudySpec:
+        plain: dict[str, Any] = {
+            "name": "tiny",
+            "data": {
+                **{name: str(data_folder / f"{name}.tsv") for name in ("train", "validation", "test")},
+                "max_length": 32,
+            },
+            "teacher": str(teacher),
+            "space": {
+                "family": ["bert", "albert"],
+                "depth": {"int": [1, 3]},
+                "vocabulary": ["used", "full"],
+                "embedding_size": [8, "full"],
+                "num_hidden_groups": {"int": [1, 3], "when": {"family": "albert"}},
+                "temperature": {"float": [1, 4]},
+                "learning_rate": {"float": [1e-3, 5e-3], "log": True},
+                "batch_size": [16],
+            },
+            "training": {"epochs": 2},
+            "tracking": "none",
+            "output": str(tmp_path / "run"),
+            "cache": str(tmp_path / "cache"),
+        }
+        return parse_study({**plain, **changes}, "study.yaml", tmp_path)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tokenizer(teacher: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(teacher)
+
+
+@pytest.fixture(scope="session")
+def transfer(data_folder: Path, teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The tiny task as a TransferSet under the vocabularies full and used, with the teacher's logits."""
+    import numpy as np
+
+    from search.study.prepare import read_inputs
+    from search.trial.context import WorkerContext
+    from search.trial.teacher import teach
+    from spaces.yaml_io import parse_study
+
+    folder = tmp_path_factory.mktemp("transfer")
+    files = {name: str(data_folder / f"{name}.tsv") for name in ("train", "validation", "test")}
+    raw = {"name": "tiny", "data": {**files, "max_length": 32}, "teacher": str(teacher), "cache": str(folder)}
+    made = read_inputs(parse_study({**raw, "output": str(folder / "run")}, "x", folder), lambda text: None).transfer
+    assert set(made.vocabularies) == {"full", "used"}
+    logits = {
+        name: teach(str(teacher), split, np.arange(len(split.labels)), 0, WorkerContext())
+        for name, split in made.splits.items()
+    }
+    return made.with_teacher_logits(logits)

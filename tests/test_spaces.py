@@ -1,0 +1,525 @@
+"""The vocabulary: what a study file may say, what it means, and how it is told when it is wrong."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spaces import yaml_io
+from spaces.errors import Fault, InputError, StudyError, TrialError, near_miss
+from spaces.parameters import Choice, FloatRange, IntRange, Parameter, parse_parameter
+from spaces.space import LAYER_POLICIES, PARAMETERS, InvalidStudent, SearchSpace, copied_layers, parse_space
+from spaces.student import TeacherShape
+from spaces.study import Bound, StudySpec
+from spaces.trial import BestConfig, Measurement, TrialConfig, WorkItem, WorkKind, WorkResult, derived_seed
+from spaces.yaml_io import load_study, parse_study, parse_yaml, preset_names, preset_text, to_yaml, write_whole
+
+SAMPLES = Path(__file__).parent / "samples"
+TEACHER = TeacherShape(
+    model_type="bert",
+    depth=12,
+    hidden_size=48,
+    num_heads=4,
+    intermediate_size=96,
+    vocabulary_size=1000,
+    max_positions=64,
+    type_vocabulary_size=2,
+    num_labels=2,
+    num_parameters=1,
+)
+VOCABULARIES = {"full": 1000, "used": 400}
+
+
+def raw_study(**changes: Any) -> dict[str, Any]:
+    return {"name": "a", "data": {"builtin": "docstrings"}, "teacher": "some/teacher", **changes}
+
+
+def faults_of(raw: Any, folder: Path = Path("/nowhere")) -> dict[str, str]:
+    with pytest.raises(InputError) as caught:
+        parse_study(raw, "study.yaml", folder)
+    assert str(caught.value).startswith("study.yaml: ")
+    return {fault.where: fault.problem for fault in caught.value.faults}
+
+
+# parameters
+
+WORDS = st.text(st.characters(codec="utf-8", exclude_categories=("C",)), min_size=1, max_size=12)
+NUMBERS = st.integers(-(10**6), 10**6) | st.floats(-1e9, 1e9, allow_nan=False)
+WHEN = st.dictionaries(st.sampled_from(["family", "depth"]), st.lists(WORDS, min_size=1, max_size=3, unique=True))
+
+
+@st.composite
+def parameters(draw: st.DrawFn) -> Parameter:
+    when = {name: tuple(values) for name, values in draw(WHEN).items()}
+    kind = draw(st.sampled_from(["choice", "int", "float"]))
+    if kind == "choice":
+        values = draw(st.lists(WORDS | NUMBERS, min_size=1, max_size=4, unique=True))
+        return Choice(values=tuple(values), when=when)
+    log = draw(st.booleans())
+    if kind == "int":
+        low = draw(st.integers(1 if log else -100, 100))
+        step = 1 if log else draw(st.integers(1, 9))
+        return IntRange(low=low, high=low + step * draw(st.integers(0, 20)), step=step, log=log, when=when)
+    low, high = sorted(draw(st.tuples(*[st.floats(1e-9 if log else -1e9, 1e9)] * 2)))
+    return FloatRange(low=low, high=high, log=log, when=when)
+
+
+@given(parameters())
+def test_a_parameter_survives_yaml(parameter: Parameter) -> None:
+    assert parse_parameter(parse_yaml(to_yaml({"p": parameter.to_yaml()}), "x")["p"]) == parameter
+
+
+@given(parameters())
+def test_bounds_and_values_are_inclusive(parameter: Parameter) -> None:
+    inside = parameter.values if isinstance(parameter, Choice) else (parameter.low, parameter.high)
+    assert all(parameter.contains(value) for value in inside)
+    if not isinstance(parameter, Choice):
+        assert not parameter.contains(parameter.high + max(1, abs(parameter.high) * 0.01))
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        ({"float": [0, 8], "log": True}, "float[0] = 0 is not allowed: a log scale needs a lower bound above 0"),
+        ({"int": [6, 1]}, "the lower bound 6 is above the upper bound 1"),
+        ({"int": [1, 6], "step": 2}, "6 is not reached from 1 in steps of 2"),
+        ({"int": [1, 2.5]}, "int[1] = 2.5 is not allowed; write a whole number"),
+        ({"int": [True, 3]}, "int[0] = True"),
+        ({"float": [1, float("nan")]}, "float[1] = nan"),
+        ({"float": ["x", 1]}, "float[0] = 'x'"),
+        ({"float": [1]}, "write two bounds"),
+        ({"float": [1, 2], "step": 1}, "unknown key 'step'"),
+        ({"int": [1, 8], "log": True, "step": 7}, "log and step exclude each other"),
+        ({"int": [1, 8], "log": "yes"}, "log = 'yes'"),
+        ({"int": [1, 8], "step": 0}, "step = 0"),
+        ({"int": [1, 2], "float": [1, 2]}, "write a value, a list of values"),
+        ({"choices": 3}, "choices: write a list"),
+        ([], "an empty list leaves nothing to choose"),
+        ([1, 1], "a value stands there twice"),
+        ([None], "[0] = None is not a value"),
+        ({"int": [1, 2], "when": "albert"}, "when: write the parameter"),
+    ],
+)
+def test_a_wrong_parameter_says_what_is_allowed(raw: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=r"\w") as caught:
+        parse_parameter(raw)
+    assert words in str(caught.value)
+
+
+def test_an_explicit_list_of_layers_is_one_value() -> None:
+    assert parse_parameter([[0, 2, 5], "even"]) == Choice(values=("0,2,5", "even"))
+
+
+# spaces
+
+
+def test_the_order_of_the_file_does_not_matter() -> None:
+    raw = {"temperature": {"float": [1, 8]}, "depth": {"int": [1, 6]}, "family": ["bert", "albert"]}
+    space, faults = parse_space(raw)
+    again, _ = parse_space(dict(reversed(raw.items())))
+    assert not faults
+    assert list(space.parameters) == ["family", "depth", "temperature"] == list(again.to_yaml())
+    assert space.fingerprint == again.fingerprint
+    other, _ = parse_space({**raw, "depth": {"int": [1, 5]}})
+    assert other.fingerprint != space.fingerprint
+
+
+def test_a_parameter_counts_only_under_its_condition() -> None:
+    space, faults = parse_space(
+        {"family": ["bert", "albert"], "num_hidden_groups": {"int": [1, 3], "when": {"family": "albert"}}}
+    )
+    assert not faults
+
+    def with_family(family: str) -> dict[str, Any]:
+        return space.point(lambda name, parameter: {"family": family, "num_hidden_groups": 2}[name])
+
+    assert with_family("albert")["num_hidden_groups"] == 2
+    assert "num_hidden_groups" not in with_family("bert")
+    assert with_family("bert")["temperature"] == PARAMETERS["temperature"].default
+
+
+@pytest.mark.parametrize(
+    ("raw", "where", "words"),
+    [
+        ({"num_hidden_groups": {"int": [1, 2], "when": {"famly": "albert"}}}, "num_hidden_groups", '"family"'),
+        ({"family": {"choices": ["bert"], "when": {"depth": 1}}}, "family", "can depend only on nothing"),
+        ({"depth": {"int": [1, 2], "when": {"temperature": 1}}}, "depth", "can depend only on family"),
+        (
+            {"family": "bert", "num_hidden_groups": {"int": [1, 2], "when": {"family": "albert"}}},
+            "num_hidden_groups",
+            "family is never albert",
+        ),
+        # what the space does not name is fixed at its default, and family's is bert
+        ({"num_hidden_groups": {"int": [1, 2], "when": {"family": "albert"}}}, "num_hidden_groups", "never albert"),
+        ({"depth": {"float": [1, 2]}}, "depth", "a real range is not allowed"),
+        ({"family": {"int": [1, 2]}}, "family", "a range is not allowed"),
+        ({"vocabulary": {"int": [100, 9000]}}, "vocabulary", "too many to enumerate"),
+        ({"layers": [[2, 1]]}, "layers", "rising order"),
+        ({"soft_share": 1.5}, "soft_share", "1.5 is not allowed"),
+        ({"family": "gpt"}, "family", "'albert', 'bert'"),
+    ],
+)
+def test_a_wrong_space_says_where(raw: Any, where: str, words: str) -> None:
+    _, faults = parse_space(raw)
+    assert [fault.where for fault in faults] == [where]
+    assert words in faults[0].problem
+
+
+def test_layer_policies_by_hand() -> None:
+    of_twelve = {name: copied_layers(name, 6, 12) for name in LAYER_POLICIES}
+    assert of_twelve == {
+        "even": (0, 2, 4, 6, 8, 10),
+        "even-with-last": (0, 2, 4, 7, 9, 11),  # what DistilBERT copied (arXiv:1910.01108)
+        "first": (0, 1, 2, 3, 4, 5),
+        "last": (6, 7, 8, 9, 10, 11),
+        "first-and-last": (0, 1, 2, 3, 4, 11),
+    }
+    assert copied_layers("even-with-last", 3, 6) == (0, 2, 5)  # 0, 2.5 (to even), 5
+    assert copied_layers("0,2,5", 3, 6) == (0, 2, 5)
+    with pytest.raises(InvalidStudent, match="more than the teacher's 6"):
+        copied_layers("even", 7, 6)
+    with pytest.raises(InvalidStudent, match="are 2, but depth is 3"):
+        copied_layers("0,2", 3, 6)
+    with pytest.raises(InvalidStudent, match="last layer is 5"):
+        copied_layers("0,2,6", 3, 6)
+
+
+@given(st.sampled_from(sorted(LAYER_POLICIES)), st.integers(1, 24), st.data())
+def test_every_policy_copies_distinct_layers_in_order(policy: str, teacher_depth: int, data: st.DataObject) -> None:
+    depth = data.draw(st.integers(1, teacher_depth))
+    layers = copied_layers(policy, depth, teacher_depth)
+    assert len(layers) == depth
+    assert list(layers) == sorted(set(layers))
+    assert 0 <= layers[0] <= layers[-1] < teacher_depth
+    if depth == teacher_depth:
+        assert layers == tuple(range(teacher_depth))
+
+
+def test_architectures_are_the_valid_ones_once() -> None:
+    space, _ = parse_space(
+        {
+            "family": ["bert", "albert"],
+            "depth": {"int": [1, 13]},  # 13 is deeper than the teacher
+            "num_hidden_groups": {"int": [1, 2], "when": {"family": "albert"}},
+            "embedding_size": [16, 64, "full"],  # 64 is wider than the teacher
+        }
+    )
+    found = list(space.architectures(TEACHER, VOCABULARIES))
+    assert len(found) == 12 * 2 + (12 + 11) * 2  # bert: 12 depths, 2 ranks; albert: two groups need two layers
+    assert len({tuple(values.items()) for values, _ in found}) == len(found)
+    for values, shape in found:
+        assert space.shape(values, TEACHER, VOCABULARIES) == shape
+        assert space.fault_of(values) == ""
+
+
+# studies
+
+
+def test_every_fault_of_a_file_is_told_at_once(tmp_path: Path) -> None:
+    faults = faults_of(
+        {
+            "nam": "x",
+            "data": {"train": "missing.tsv", "colums": {}},
+            "teacher": {"model": "x", "fine_tune": {"epocs": 2}},
+            "space": {"temprature": 2, "temperature": {"float": [0, 8], "log": True}, "depth": {"int": [0, 3]}},
+            "training": {"epochs": -1},
+            "objectives": {"accuracy": "minimize"},
+            "bounds": {"accuracy": {"min": "97 percent"}},
+            "search": {"first": [{"dept": 2}]},
+        },
+        tmp_path,
+    )
+    expected = {
+        "nam": 'did you mean "name"?',
+        "name": "is missing",
+        "data.train": "there is no file",
+        "data.colums": 'did you mean "columns"?',
+        "teacher.fine_tune.epocs": 'did you mean "epochs"?',
+        "space.temprature": 'did you mean "temperature"?',
+        "space.temperature": "float[0] = 0 is not allowed: a log scale needs a lower bound above 0",
+        "space.depth": "0 is not allowed",
+        "training.epochs": "greater than 0",
+        "objectives": "write accuracy: maximize",
+        "bounds.accuracy.min": "a share of the teacher's value such as 97%",
+        "search.first": 'dept: unknown parameter; did you mean "depth"?',
+    }
+    assert faults.keys() == expected.keys()
+    for where, words in expected.items():
+        assert words in faults[where], where
+
+
+@pytest.mark.parametrize(
+    ("changes", "where", "words"),
+    [
+        ({"data": {}}, "data", "write train: FILE"),
+        ({"objectives": {"parameters": "minimize", "bytes": "minimize"}}, "objectives", "must be measured"),
+        ({"objectives": {"accuracy": "maximize"}}, "objectives", "two objectives or more"),
+        ({"objectives": {"speed": "maximize"}}, "objectives", "'speed' is not an objective"),
+        ({"bounds": {"latency": {"max": 3}}}, "bounds", "'latency' cannot be bounded"),
+        ({"bounds": {"parameters": {}}}, "bounds.parameters", "write min or max"),
+        ({"name": "../up"}, "name", "'../up' is not allowed"),
+        ({"seed": -1}, "seed", "-1 is not allowed"),
+        ({"space": "defualt"}, "space", 'did you mean "default"?'),
+        ({"space": [1]}, "space", "write a preset's name"),
+        ({"search": {"first": [{"depth": 9}]}}, "search.first[0]", "9 is outside the space"),
+        ({"cache": "~nobody-has-this-name/x"}, "cache", "is no path"),
+        ({"output": "a\0b"}, "output", "is no path"),
+        ({"teacher": {"model": "x", "sha256": "abc"}}, "teacher.sha256", "'abc' is not allowed"),
+    ],
+)
+def test_a_fault_says_where_and_what_to_do(changes: dict[str, Any], where: str, words: str) -> None:
+    faults = faults_of(raw_study(**changes))
+    assert list(faults) == [where]
+    assert words in faults[where]
+
+
+@pytest.mark.parametrize("raw", [None, [], "text", 3])
+def test_what_is_no_study_is_refused(raw: Any) -> None:
+    assert "is no study" in faults_of(raw)[""]
+
+
+def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train.tsv").write_text("text\tlabel\n")
+    (tmp_path / "model").mkdir()
+    study = tmp_path / "study.yaml"
+    study.write_text("name: a\ndata: {train: data/train.tsv}\nteacher: model\n")
+    spec = load_study(study)
+    assert spec.data.train == tmp_path / "data" / "train.tsv"
+    assert spec.teacher.model == str(tmp_path / "model")
+    assert spec.output == tmp_path / "runs" / "a"
+    assert spec.cache == Path.home() / ".cache" / "distilsearch"
+    # a name that is no folder stays a hub id
+    study.write_text("name: a\ndata: {train: data/train.tsv}\nteacher: some/model\n")
+    assert load_study(study).teacher.model == "some/model"
+
+
+@given(
+    name=st.from_regex(r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,20}\Z"),
+    labels=st.dictionaries(WORDS, WORDS, max_size=3),
+    minutes=st.none() | st.floats(0.1, 1e5),
+    share=st.integers(1, 120),
+    epochs=st.floats(0.01, 100),
+    first=st.lists(st.fixed_dictionaries({"depth": st.integers(1, 6), "soft_share": st.floats(0.3, 1)}), max_size=2),
+    seeds=st.lists(st.integers(0, 2**31 - 1), max_size=2),
+)
+def test_a_resolved_study_is_read_again(name: str, share: int, **drawn: Any) -> None:
+    raw = raw_study(
+        name=name,
+        data={"builtin": "docstrings", "labels": drawn["labels"]},
+        bounds={"accuracy": {"min": f"{share}%"}, "parameters": {"max": 10.0**6}},
+        budget={"minutes": drawn["minutes"]},
+        training={"epochs": drawn["epochs"]},
+        search={"first": drawn["first"]},
+        trial_seeds=drawn["seeds"],
+        tracking="none",
+    )
+    spec = parse_study(raw, "study.yaml", Path("/nowhere"))
+    assert parse_study(spec.resolved(), "again", Path("/elsewhere")) == spec
+    assert parse_study(parse_yaml(to_yaml(spec.resolved()), "yaml"), "again", Path("/elsewhere")) == spec
+    assert parse_study(json.loads(json.dumps(spec.resolved())), "again", Path("/elsewhere")) == spec
+
+
+def test_a_bound_in_percent_is_a_share_of_the_teacher() -> None:
+    assert Bound(min="97%").limits(0.9) == (pytest.approx(0.873), math.inf)
+    assert Bound(max=6e6).limits(123.0) == (-math.inf, 6e6)
+    assert Bound(min=0, max="50%").limits(10.0) == (0.0, 5.0)  # 0 is a bound, not "unset"
+
+
+def test_presets_load() -> None:
+    spaces = preset_names("spaces")
+    assert "default" in spaces
+    for name in spaces:
+        space, faults = parse_space(parse_yaml(preset_text("spaces", name), name))
+        assert not faults
+        assert len(list(space.architectures(TEACHER.model_copy(update={"hidden_size": 768}), VOCABULARIES))) > 10
+
+
+def test_shipped_studies_load() -> None:
+    names = preset_names("studies")
+    assert "docstrings" in names
+    for name in names:
+        spec = parse_study(
+            parse_yaml(preset_text("studies", name), name), name, Path("/nowhere"), files_must_exist=False
+        )
+        assert spec.name
+    assert load_study("docstrings").data.builtin == "docstrings"
+
+
+def test_the_schema_names_every_key_and_parameter() -> None:
+    import jsonschema
+
+    schema = StudySpec.model_json_schema()
+    assert set(schema["properties"]) == set(StudySpec.model_fields)
+    assert json.loads(json.dumps(schema)) == schema
+    space = next(kind for kind in schema["properties"]["space"]["oneOf"] if kind["type"] == "object")
+    assert list(space["properties"]) == list(PARAMETERS)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    validator = jsonschema.Draft202012Validator(schema)
+    good = raw_study(teacher={"model": "x"}, output="o", space={"depth": 3})
+    assert validator.is_valid(good)
+    assert not validator.is_valid({**good, "spce": 1})
+    assert not validator.is_valid({**good, "space": {"dept": 3}})
+
+
+# YAML
+
+
+def test_exponents_are_numbers_and_numbers_that_were_words_stay_words() -> None:
+    assert parse_yaml("a: 1e-5\nb: 2.5E+3\nc: '1e5'", "x") == {"a": 1e-5, "b": 2500.0, "c": "1e5"}
+    words = {"a": "1e5", "b": "null", "c": "yes", "d": "1:30", "e": "0x1f", "f": "~", "g": ""}
+    assert parse_yaml(to_yaml(words), "x") == words
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: &x [1]\nb: *x", "line 2, column 4: is not valid YAML: aliases"),
+        ("a: 1\nb: 2\na: 3", "line 3, column 1: is not valid YAML: key 'a' stands there twice"),
+        ("a: [1, 2", "line 1"),
+        ("a: !!python/object/apply:os.system [echo]", "could not determine a constructor"),
+        ("a: \x07", "is not valid YAML"),
+        ("[" * 5000, "is not valid YAML"),
+        ("# " + "x" * yaml_io.MAX_STUDY_BYTES, "is larger than 1,000,000 bytes"),
+    ],
+)
+def test_what_yaml_is_refused(text: str, words: str) -> None:
+    with pytest.raises(InputError) as caught:
+        parse_yaml(text, "study.yaml")
+    assert words in str(caught.value)
+    assert str(caught.value).startswith("study.yaml: ")
+    assert len(caught.value.faults) == 1
+
+
+def test_a_file_that_cannot_be_read_is_an_input_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is no such file"):
+        load_study(tmp_path / "none.yaml")
+    with pytest.raises(InputError, match="cannot be read"):
+        load_study(tmp_path)
+    (tmp_path / "latin.yaml").write_bytes(b"name: caf\xe9\n")
+    with pytest.raises(InputError, match="cannot be read"):
+        load_study(tmp_path / "latin.yaml")
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "new" / "front.csv"
+    write_whole(path, "old")
+    assert path.read_text() == "old"
+
+    def broken(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", broken)
+    with pytest.raises(OSError, match="No space left"):
+        write_whole(path, "new")
+    assert path.read_text() == "old"
+    assert list(path.parent.iterdir()) == [path]
+
+
+# what flows
+
+
+def a_config(**changes: Any) -> TrialConfig:
+    space, _ = parse_space({})
+    shape = space.shape({"depth": 3}, TEACHER, VOCABULARIES)
+    settings: dict[str, Any] = {
+        "temperature": 2.0,
+        "soft_share": 0.9,
+        "learning_rate": 1e-3,
+        "batch_size": 16,
+        "warmup_share": 0.1,
+        "weight_decay": 0.0,
+        "dropout": 0.0,
+        "epochs": 1.0,
+        "seed": 1,
+    }
+    return TrialConfig(shape=shape, layers=(0, 6, 11), vocabulary="full", **{**settings, **changes})
+
+
+def test_nouns_are_frozen_strict_and_survive_json() -> None:
+    config = a_config()
+    item = WorkItem(key="trial:1", kind=WorkKind.TRAIN, trial=1, config=config)
+    measurement = Measurement(trial=1, attempt=1, step=3, share=1.0, metrics={"validation/accuracy": 0.5})
+    result = WorkResult(key="trial:1", kind=WorkKind.TRAIN, trial=1, attempt=1, lane=0, measurement=measurement)
+    for noun in (config, item, measurement, result):
+        assert type(noun).model_validate_json(noun.model_dump_json()) == noun
+        assert pickle.loads(pickle.dumps(noun)) == noun
+        with pytest.raises(ValueError, match="frozen"):
+            setattr(noun, next(iter(type(noun).model_fields)), 1)
+    with pytest.raises(ValueError, match="Extra inputs"):
+        a_config(learning_rat=1.0)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        InputError("study.yaml", [Fault("a.b", "is wrong"), Fault("", "too")]),
+        InputError.of("x", "y", "z"),
+        TrialError("the loss is not finite"),
+        StudyError("no lane"),
+    ],
+)
+def test_errors_survive_the_trip_home(error: Exception) -> None:
+    home = pickle.loads(pickle.dumps(error))
+    assert (type(home), str(home), vars(home)) == (type(error), str(error), vars(error))
+    assert "wrong" not in str(error) or str(home) == "study.yaml: a.b: is wrong\nstudy.yaml: too"
+
+
+def test_near_misses() -> None:
+    assert near_miss("temprature", PARAMETERS) == '; did you mean "temperature"?'
+    assert near_miss("zzz", PARAMETERS) == ""
+
+
+def test_seeds_are_derived_from_what_they_are_for() -> None:
+    seeds = {derived_seed(seed, kind, number) for seed in (0, 1) for kind in ("trial", "ask") for number in range(50)}
+    assert len(seeds) == 200
+    assert all(0 <= seed < 2**31 for seed in seeds)
+    # the first four bytes of sha256(b"0:trial:7"), halved; files of earlier releases rely on it
+    assert derived_seed(0, "trial", 7) == 1878908964
+    assert derived_seed(0, "trial", 7) != derived_seed(0, "trial7")
+
+
+def test_a_best_config_of_schema_1_still_loads() -> None:
+    path = SAMPLES / "best-config-v1.yaml"
+    raw = parse_yaml(path.read_text(), str(path))
+    best = yaml_io.parse_best_config(raw, str(path))
+    assert isinstance(best, BestConfig)
+    assert (best.schema_version, best.trial, best.config.layers) == (1, 7, (0, 2, 5))
+    assert best.config.shape.num_parameters == best.sizes["parameters"]
+    assert best.config.shape.num_bytes == best.sizes["bytes"]
+    spec = load_study(path)  # step 1 loads it again as a study of one point
+    assert spec.space.parameter("layers") == Choice(values=("0,2,5",))
+    assert spec.trial_seeds == (best.config.seed,)
+    assert spec.budget.trials == 1
+    assert len(list(spec.space.architectures(TEACHER, VOCABULARIES))) == 1
+    with pytest.raises(InputError, match="schema_version"):
+        yaml_io.parse_best_config({**raw, "schema_version": 2}, "x")
+
+
+LIGHT = ("torch", "ray", "optuna", "transformers", "numpy")
+
+
+def test_spaces_imports_nothing_heavy() -> None:
+    modules = "spaces.study, spaces.yaml_io, spaces.trial, spaces.space, spaces.families"
+    code = f"import sys, {modules}; print([name for name in {LIGHT!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_defaults_lie_in_what_is_allowed() -> None:
+    assert len(PARAMETERS) >= 13
+    for name, info in PARAMETERS.items():
+        assert info.check(info.default), name
+    assert SearchSpace().point(lambda name, parameter: pytest.fail(name)) == {
+        name: info.default for name, info in PARAMETERS.items()
+    }

@@ -1,0 +1,424 @@
+"""Students: counted twice by different roads, and started from teachers without losing what can be kept."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from transformers import (
+    AlbertConfig,
+    AlbertForSequenceClassification,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertForSequenceClassification,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+    ElectraConfig,
+    ElectraForSequenceClassification,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
+
+from search.trial.data import Tokens, Vocabulary, padded
+from search.trial.evaluate import inputs
+from search.trial.initialise import can_copy, factorise, initialise
+from search.trial.students import build_student
+from search.trial.vocabulary import cut_vocabulary, full_vocabulary, is_word_piece, load_tokenizer, write_tokenizer
+from spaces.families import FAMILIES
+from spaces.student import StudentShape
+
+LABELS = ["food", "music", "sport"]
+UNKNOWN_WORD = "soundtrack"
+
+
+def a_shape(**changes: Any) -> StudentShape:
+    plain = {
+        "family": "bert",
+        "depth": 3,
+        "hidden_size": 32,
+        "num_heads": 4,
+        "intermediate_size": 64,
+        "embedding_size": 32,
+        "num_hidden_groups": 3,
+        "vocabulary_size": len(tiny.vocabulary()),
+        "max_positions": 48,
+        "type_vocabulary_size": 2,
+        "num_labels": 3,
+    }
+    return StudentShape.model_validate({**plain, **changes})
+
+
+# counting
+
+
+@st.composite
+def shapes(draw: st.DrawFn) -> StudentShape:
+    family = draw(st.sampled_from(sorted(FAMILIES)))
+    heads, depth = draw(st.integers(1, 3)), draw(st.integers(1, 4))
+    hidden = heads * draw(st.integers(1, 6))
+    return StudentShape(
+        family=family,
+        depth=depth,
+        hidden_size=hidden,
+        num_heads=heads,
+        intermediate_size=draw(st.integers(1, 20)),
+        embedding_size=hidden if draw(st.booleans()) else draw(st.integers(1, hidden)),
+        num_hidden_groups=draw(st.integers(1, depth)) if family == "albert" else depth,
+        vocabulary_size=draw(st.integers(1, 50)),
+        max_positions=draw(st.integers(1, 12)),
+        type_vocabulary_size=draw(st.integers(1, 3)),
+        num_labels=draw(st.integers(1, 12)),
+    )
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(shape=shapes())
+def test_arithmetic_knows_the_built_model(shape: StudentShape, tmp_path: Path) -> None:
+    model = build_student(shape, label_names=[f"name {i}" for i in range(shape.num_labels)], dropout=0.0)
+    assert shape.num_parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert shape.tensors() == {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    model.save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    assert shape.num_bytes == file.stat().st_size
+    with safe_open(file, "pt") as stored:
+        assert set(stored.keys()) == set(shape.tensors())
+
+
+def test_known_models_by_their_published_counts() -> None:
+    base = {"depth": 12, "hidden_size": 768, "num_heads": 12, "intermediate_size": 3072, "max_positions": 512}
+    bert = a_shape(**base, num_hidden_groups=12, embedding_size=768, vocabulary_size=30_522, num_labels=2)
+    assert bert.num_parameters - (768 * 2 + 2) == 109_482_240  # BERT-base's encoder and pooler
+    albert = a_shape(
+        **base, family="albert", num_hidden_groups=1, embedding_size=128, vocabulary_size=30_000, num_labels=2
+    )
+    assert albert.num_parameters - (768 * 2 + 2) == 11_683_584  # ALBERT-base
+
+
+def test_a_tiny_student_counted_by_hand() -> None:
+    shape = a_shape(
+        depth=1, hidden_size=2, num_heads=1, intermediate_size=3, embedding_size=2, num_hidden_groups=1,
+        vocabulary_size=5, max_positions=4, type_vocabulary_size=2, num_labels=3,
+    )  # fmt: skip
+    embeddings = (5 + 4 + 2) * 2 + 4  # tables and the norm
+    layer = 4 * (2 * 2 + 2) + 4 + (2 * 3 + 3) + (3 * 2 + 2) + 4  # attention, norm, in, out, norm
+    assert shape.num_parameters == embeddings + layer + (2 * 2 + 2) + (2 * 3 + 3)
+
+
+def test_operations_by_hand() -> None:
+    shape = a_shape(depth=2, hidden_size=4, num_heads=1, intermediate_size=8, embedding_size=2, num_hidden_groups=2)
+    tokens = 3
+    layer = 2 * tokens * (4 * 16 + 2 * 4 * 8) + 2 * (
+        2 * tokens * tokens * 4
+    )  # four projections, in and out; scores, sums
+    assert shape.flops(tokens) == 2 * layer + 2 * tokens * 2 * 4 + 2 * (4 * 4 + 4 * 3)
+    shared = a_shape(
+        family="albert", depth=2, hidden_size=4, num_heads=1, intermediate_size=8, embedding_size=2, num_hidden_groups=1
+    )
+    assert shared.flops(tokens) == shape.flops(tokens)  # sharing saves what is stored, not what is computed
+    assert shared.num_parameters < shape.num_parameters
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"family": "gpt"}, "family 'gpt' is not known"),
+        ({"num_heads": 5}, "5 heads do not divide a width of 32"),
+        ({"embedding_size": 33}, "embedding_size 33 is above the width 32"),
+        ({"num_hidden_groups": 2}, "num_hidden_groups must be its depth 3, not 2"),
+        ({"family": "albert", "num_hidden_groups": 4}, "4 groups are more than 3 layers"),
+        ({"depth": 0}, "depth = 0 is not allowed"),
+    ],
+)
+def test_impossible_shapes_cannot_exist(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=r"\w") as caught:
+        a_shape(**changes)
+    assert words in str(caught.value)
+
+
+# starting from the teacher
+
+
+@pytest.fixture(scope="module")
+def model(teacher: Path) -> Any:
+    return AutoModelForSequenceClassification.from_pretrained(teacher).eval()
+
+
+@pytest.fixture(scope="module")
+def train_texts(data_folder: Path) -> list[str]:
+    return [line.split("\t")[0] for line in (data_folder / "train.tsv").read_text().splitlines()[1:]]
+
+
+def counts_of(tokenizer: Any, texts: list[str]) -> np.ndarray:
+    ids = Tokens.encode(tokenizer, texts, None, 32).ids
+    return np.bincount(ids, minlength=len(tokenizer))
+
+
+def student_of(model: Any, shape: StudentShape, vocabulary: Vocabulary, layers: tuple[int, ...]) -> Any:
+    student = build_student(
+        shape, label_names=LABELS, pad_id=vocabulary.pad_id, dropout=0.1, teacher_config=model.config, empty=True
+    )
+    assert all(parameter.isnan().all() for parameter in student.parameters())
+    initialise(student, shape, model.state_dict(), model.config.model_type, layers, vocabulary)
+    assert all(tensor.isfinite().all() for tensor in student.state_dict().values())
+    return student.eval()
+
+
+@torch.no_grad()
+def logits_of(model: Any, tokenizer: Any, texts: list[str], pad_id: int = 0) -> torch.Tensor:
+    tokens = Tokens.encode(tokenizer, texts, None, 32)
+    batch = padded(tokens, np.arange(len(texts)), pad_id)
+    return model(**inputs(model, batch.ids_BT, batch.mask_BT, batch.types_BT)).logits
+
+
+def test_all_layers_and_the_full_vocabulary_are_the_teacher(model: Any, tokenizer: Any, train_texts: list[str]) -> None:
+    vocabulary = full_vocabulary(tokenizer, counts_of(tokenizer, train_texts))
+    student = student_of(model, a_shape(), vocabulary, (0, 1, 2))
+    expected = logits_of(model, tokenizer, train_texts)
+    assert expected.std() > 0.01  # a constant would prove nothing
+    assert torch.equal(logits_of(student, tokenizer, train_texts), expected)
+
+
+def test_the_used_vocabulary_loses_nothing_on_training_text(model: Any, tokenizer: Any, train_texts: list[str]) -> None:
+    vocabulary = cut_vocabulary(tokenizer, "used", counts_of(tokenizer, train_texts))
+    assert len(vocabulary.kept) < len(tokenizer)
+    student = student_of(model, a_shape(vocabulary_size=len(vocabulary.kept)), vocabulary, (0, 1, 2))
+    cut = load_tokenizer(vocabulary)
+    assert torch.equal(
+        logits_of(student, cut, train_texts, vocabulary.pad_id), logits_of(model, tokenizer, train_texts)
+    )
+
+
+def test_a_factorised_start_is_near_and_nearer_the_larger_its_rank(
+    model: Any, tokenizer: Any, train_texts: list[str]
+) -> None:
+    vocabulary = full_vocabulary(tokenizer, counts_of(tokenizer, train_texts))
+    expected = logits_of(model, tokenizer, train_texts)
+
+    def error(rank: int) -> float:
+        student = student_of(model, a_shape(embedding_size=rank), vocabulary, (0, 1, 2))
+        assert student.config.model_type == "albert"
+        return float(
+            (logits_of(student, tokenizer, train_texts) - expected).norm() / (expected - expected.mean(0)).norm()
+        )
+
+    errors = [error(rank) for rank in (4, 16, 31)]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 0.35  # of the logits' own spread; a copy would be 0, and unrelated logits above 1
+
+
+def test_factorising_keeps_the_best_subspace() -> None:
+    """Words that lie in a plane, at one position without an offset, are kept by rank 2 up to the norm's epsilon."""
+    generator = torch.Generator().manual_seed(0)
+    plane = torch.linalg.qr(torch.randn(8, 2, generator=generator))[0].T
+    words = torch.randn(40, 2, generator=generator) @ plane
+    norm = (torch.ones(8), torch.zeros(8))
+    table = factorise(words, np.ones(40, np.int64), torch.zeros(3, 8), torch.zeros(2, 8), norm, 2)
+    basis_HE = torch.linalg.lstsq(words, table["words"]).solution
+    assert torch.allclose(table["words"] @ torch.linalg.pinv(basis_HE), words, atol=1e-4)
+    gram = table["words"].T @ table["words"]
+    assert torch.allclose(torch.linalg.eigvalsh(gram), torch.linalg.eigvalsh(words.T @ words)[-2:], rtol=1e-3)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize("rank", [32, 5])
+def test_any_depth_starts_from_the_layers_named(
+    model: Any, tokenizer: Any, train_texts: list[str], depth: int, rank: int
+) -> None:
+    vocabulary = full_vocabulary(tokenizer, counts_of(tokenizer, train_texts))
+    layers = (2,) if depth == 1 else tuple(range(3 - depth, 3))
+    shape = a_shape(depth=depth, num_hidden_groups=depth, embedding_size=rank)
+    student = student_of(model, shape, vocabulary, layers)
+    mine = student.albert.encoder.albert_layer_groups if rank < 32 else student.bert.encoder.layer
+    for index, layer in enumerate(layers):
+        there = model.bert.encoder.layer[layer].intermediate.dense.weight
+        here = mine[index].albert_layers[0].ffn.weight if rank < 32 else mine[index].intermediate.dense.weight
+        assert torch.equal(here, there)
+    assert torch.equal(student.classifier.weight, model.classifier.weight)
+    assert logits_of(student, tokenizer, train_texts[:4]).isfinite().all()
+
+
+def test_shared_groups_start_from_the_first_layer_that_they_stand_for(
+    model: Any, tokenizer: Any, train_texts: list[str]
+) -> None:
+    vocabulary = full_vocabulary(tokenizer, counts_of(tokenizer, train_texts))
+    shape = a_shape(family="albert", num_hidden_groups=2)
+    student = student_of(model, shape, vocabulary, (0, 1, 2))
+    # ALBERT runs group int(i / (3 / 2)) for layer i: groups 0, 0, 1; so group 1 stands for layer 2 alone
+    for group, layer in enumerate((0, 2)):
+        here = student.albert.encoder.albert_layer_groups[group].albert_layers[0]
+        there = model.bert.encoder.layer[layer]
+        assert torch.equal(here.attention.query.weight, there.attention.self.query.weight)
+        assert torch.equal(here.full_layer_layer_norm.bias, there.output.LayerNorm.bias)
+
+
+def test_the_activation_and_epsilon_are_the_teachers(model: Any) -> None:
+    config = type(model.config)(**{**model.config.to_dict(), "hidden_act": "relu", "layer_norm_eps": 1e-5})
+    for rank in (32, 8):
+        student = build_student(a_shape(embedding_size=rank), label_names=LABELS, teacher_config=config)
+        assert (student.config.hidden_act, student.config.layer_norm_eps) == ("relu", 1e-5)
+        assert student.config.id2label == dict(enumerate(LABELS))
+
+
+COMMON: dict[str, Any] = {"vocab_size": 60, "num_labels": 3}
+SIZES: dict[str, Any] = {
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "initializer_range": 0.1,
+}
+
+
+def other_teacher(kind: str) -> Any:
+    torch.manual_seed(0)
+    if kind == "distilbert":
+        config = DistilBertConfig(
+            **COMMON, dim=32, n_layers=3, n_heads=4, hidden_dim=64, max_position_embeddings=48, initializer_range=0.1
+        )
+        return DistilBertForSequenceClassification(config).eval()
+    if kind == "roberta":
+        config = RobertaConfig(**COMMON, **SIZES, max_position_embeddings=50, type_vocab_size=1, pad_token_id=1)
+        return RobertaForSequenceClassification(config).eval()
+    config = ElectraConfig(**COMMON, **SIZES, max_position_embeddings=48, embedding_size=32 if kind == "electra" else 8)
+    return ElectraForSequenceClassification(config).eval()
+
+
+@pytest.mark.parametrize(("kind", "types"), [("distilbert", 1), ("roberta", 1), ("electra", 2)])
+@pytest.mark.parametrize("rank", [32, 6])
+def test_other_architectures_are_copied_too(kind: str, types: int, rank: int) -> None:
+    teacher = other_teacher(kind)
+    assert can_copy(kind, teacher.state_dict())
+    shape = a_shape(vocabulary_size=60, type_vocabulary_size=types, embedding_size=rank)
+    pad_id = 1 if kind == "roberta" else 0
+    vocabulary = Vocabulary("full", np.arange(60, dtype=np.int32), np.ones(60, np.int64), pad_id, {})
+    student = student_of(teacher, shape, vocabulary, (0, 1, 2))
+    ids = torch.randint(5, 60, (4, 9), generator=torch.Generator().manual_seed(1))
+    mask = torch.ones_like(ids)
+    ids[0, 6:], mask[0, 6:] = pad_id, 0
+    with torch.no_grad():
+        there = teacher.base_model(input_ids=ids, attention_mask=mask).last_hidden_state[mask.bool()]
+        here = student.base_model(input_ids=ids, attention_mask=mask).last_hidden_state[mask.bool()]
+    if rank == 32:  # the heads differ between architectures; the encoder is the teacher's to rounding
+        assert torch.allclose(here, there, atol=1e-5)
+    assert here.isfinite().all()
+
+
+def test_what_cannot_be_copied_is_known_before() -> None:
+    small_electra = other_teacher("electra-small")
+    assert not can_copy("electra", small_electra.state_dict())  # its embeddings are factorised already
+    albert = AlbertForSequenceClassification(AlbertConfig(**COMMON, **SIZES, embedding_size=8))
+    assert not can_copy("albert", albert.state_dict())
+    assert not can_copy("mpnet", {})
+
+
+def test_a_random_start_is_not_the_teachers(model: Any) -> None:
+    student = build_student(a_shape(), label_names=LABELS, teacher_config=model.config)
+    assert isinstance(student, BertForSequenceClassification)
+    assert not torch.equal(student.bert.pooler.dense.weight, model.bert.pooler.dense.weight)
+    assert all(parameter.isfinite().all() for parameter in student.parameters())
+
+
+# the vocabulary
+
+
+def pieces(tokenizer: Any, text: str) -> list[str]:
+    return tokenizer.convert_ids_to_tokens(tokenizer(text)["input_ids"])
+
+
+def test_training_text_keeps_its_pieces(tokenizer: Any, train_texts: list[str]) -> None:
+    counts = counts_of(tokenizer, train_texts)
+    vocabulary = cut_vocabulary(tokenizer, "used", counts)
+    cut = load_tokenizer(vocabulary)
+    assert len(cut) == len(vocabulary.kept) < len(tokenizer)
+    for text in train_texts:
+        assert pieces(cut, text) == pieces(tokenizer, text)
+    old = Tokens.encode(tokenizer, train_texts, None, 32)
+    new = Tokens.encode(cut, train_texts, None, 32)
+    assert np.array_equal(vocabulary.kept[new.ids], old.ids)  # the rows of the embeddings that go with them
+    assert np.array_equal(vocabulary.counts, counts[vocabulary.kept])
+
+
+def test_unseen_words_fall_back_to_smaller_pieces(tokenizer: Any, train_texts: list[str]) -> None:
+    cut = load_tokenizer(cut_vocabulary(tokenizer, "used", counts_of(tokenizer, train_texts)))
+    assert "unused" in tokenizer.get_vocab()
+    assert "unused" not in cut.get_vocab()
+    assert pieces(cut, "unused")[1:-1] == ["u", *(f"##{letter}" for letter in "nused")]
+    for text in (UNKNOWN_WORD, "stand words", "don't, stop!"):
+        assert "[UNK]" in pieces(cut, "\u6f22")  # what the teacher does not know, the student does not either
+        assert "[UNK]" not in pieces(cut, text)
+        assert "".join(pieces(cut, text)[1:-1]).replace("##", "") == text.replace(" ", "")
+
+
+def test_special_tokens_keep_their_role(tokenizer: Any, train_texts: list[str]) -> None:
+    vocabulary = cut_vocabulary(tokenizer, "used", counts_of(tokenizer, train_texts))
+    cut = load_tokenizer(vocabulary)
+    for role in ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"):
+        assert getattr(cut, role) == getattr(tokenizer, role)
+        assert vocabulary.kept[getattr(cut, f"{role}_id")] == getattr(tokenizer, f"{role}_id")
+    assert vocabulary.pad_id == cut.pad_token_id
+    pair = cut("bread soup", "ball")
+    assert cut.convert_ids_to_tokens(pair["input_ids"]) == ["[CLS]", "bread", "soup", "[SEP]", "ball", "[SEP]"]
+    assert pair["token_type_ids"] == [0, 0, 0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("rank", [32, 8])
+def test_the_folder_loads_as_anyones(
+    model: Any, tokenizer: Any, train_texts: list[str], rank: int, tmp_path: Path
+) -> None:
+    vocabulary = cut_vocabulary(tokenizer, "used", counts_of(tokenizer, train_texts))
+    shape = a_shape(vocabulary_size=len(vocabulary.kept), embedding_size=rank)
+    student = student_of(model, shape, vocabulary, (0, 1, 2))
+    student.save_pretrained(tmp_path)
+    write_tokenizer(vocabulary, tmp_path, max_length=48)
+    assert json.loads((tmp_path / "config.json").read_text())["model_type"] == ("bert" if rank == 32 else "albert")
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    assert loaded.model_max_length == 48
+    for text in train_texts[:20]:
+        assert pieces(loaded, text) == pieces(tokenizer, text)
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+    batch = loaded(train_texts[:8], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        assert torch.allclose(
+            again(**batch).logits, logits_of(student, loaded, train_texts[:8], vocabulary.pad_id), atol=1e-6
+        )
+
+
+def test_a_vocabulary_of_a_given_size_keeps_the_most_frequent(tokenizer: Any, train_texts: list[str]) -> None:
+    counts = counts_of(tokenizer, train_texts)
+    used = cut_vocabulary(tokenizer, "used", counts)
+    always = 5 + 2 * 42  # special tokens, and 42 single characters at either place in a word
+    size = always + 10
+    assert size < len(used.kept)
+    cut = cut_vocabulary(tokenizer, str(size), counts, size)
+    assert len(cut.kept) == size
+    words = [index for index in cut.kept if index >= always]
+    left_out = [index for index in used.kept if index >= always and index not in set(words)]
+    assert len(words) == 10
+    assert counts[words].min() >= counts[left_out].max()
+    assert "[UNK]" not in pieces(load_tokenizer(cut), " ".join(train_texts[:5]))
+    assert len(cut_vocabulary(tokenizer, "1", counts, 1).kept) == always  # never fewer than the characters
+
+
+def test_only_word_piece_can_be_cut(tokenizer: Any) -> None:
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    assert is_word_piece(tokenizer)
+    assert not is_word_piece(PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE())))
+
+
+def test_sizes_grow_with_what_is_added() -> None:
+    sizes = [a_shape(depth=depth, num_hidden_groups=depth).num_parameters for depth in (1, 2, 3)]
+    layer = 4 * (32 * 32 + 32) + 2 * 2 * 32 + (32 * 64 + 64) + (64 * 32 + 32)
+    assert np.diff(sizes).tolist() == [layer, layer]
+    assert a_shape().num_bytes > 4 * a_shape().num_parameters
+    assert math.isclose(a_shape().num_bytes, 4 * a_shape().num_parameters, rel_tol=0.1)
