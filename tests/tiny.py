@@ -70,10 +70,9 @@ def write_data(folder: Path, sizes: tuple[int, int, int] = (240, 60, 60)) -> dic
 def vocabulary() -> list[str]:
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     letters = "abcdefghijklmnopqrstuvwxyz0123456789'.,!?-"
-    words = sorted(
-        {word for topic in TOPICS.values() for word in topic} | set(FILLER) | {"unused", "words", "stand", "here"}
-    )
-    return [*special, *letters, *(f"##{letter}" for letter in letters), "##ing", "##er", *words]
+    words = {word for topic in TOPICS.values() for word in topic} | {*FILLER, "unused", "words", "stand", "here"}
+    words -= set(letters)  # "a" is one already
+    return [*special, *letters, *(f"##{letter}" for letter in letters), "##ing", "##er", *sorted(words)]
 
 
 def write_teacher(

@@ -97,7 +97,7 @@ def run_study(spec: StudySpec, display: Display | None = None) -> StudyResult:
         }
         record.keep("provenance", provenance)
         rows = write_results(spec, front, outcomes, confirmations, delivered, references, provenance)
-        record.keep("timing", {**(record.fact("timing") or {}), **searcher.notes})
+        record.keep("timing", {**(record.fact("timing") or {}), **searcher.timing})
         record.keep("lanes", {"status": idle, "wall_seconds": time.monotonic() - begun})
         tracker.finished(spec, front, rows, references, spec.output / "best", spec.output / "report.html")
         missing = len(wanted(spec, front, outcomes)) - sum(o.state is not TrialState.RUNNING for o in confirmations)

@@ -58,7 +58,7 @@ class StudySearcher(SegmentSearcher):
                     self._finish(outcome.number, TrialState.DONE)
                 else:
                     self._unfinished.append(outcome.number)
-        self.notes: dict[str, dict[str, float]] = {}  # timing of each segment, by key
+        self.timing: dict[str, dict[str, float]] = {}  # lane and Unix times of each segment of this run, by key
 
     @property
     def ordered(self) -> list[TrialOutcome]:
@@ -85,7 +85,7 @@ class StudySearcher(SegmentSearcher):
     def finished(self, key: str, result: WorkResult) -> None:
         number = result.trial
         assert number is not None
-        self.notes[key] = dict(result.timing)
+        self.timing[key] = {"lane": float(result.lane), **result.timing}
         if result.error:
             self._finish(number, TrialState.FAILED, error=result.error)
         else:

@@ -29,7 +29,8 @@ def majority(transfer: TransferSet) -> dict[str, float]:
 
 def n_grams(transfer: TransferSet, context: WorkerContext) -> tuple[dict[str, float], int]:
     """Logistic regression over the pieces and pairs of pieces that stand in two texts or more, tf-idf weighted, with
-    the regularisation chosen on validation; and its number of weights. A pair's two sides count apart."""
+    the regularisation chosen on validation; and its number of weights. A pair's two sides count apart, and so do the
+    pieces that both share: without them matching pairs would look harder for a bag of words than they are."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
 
@@ -65,7 +66,9 @@ def _grams(tokens: Tokens) -> list[list[str]]:
         second = int(tokens.second[index])
         left, right = [f"a{piece}" for piece in row[:second]], [f"b{piece}" for piece in row[second:]]
         pairs = [f"{x} {y}" for side in (left, right) for x, y in itertools.pairwise(side)]
-        rows.append(left + right + pairs)
+        shared = set(row[1 : second - 1]) & set(row[second:-1])  # without the special tokens
+        both = [f"both {piece}" for piece in shared] + ["shared"] * len(shared)
+        rows.append(left + right + pairs + both)
     return rows
 
 
