@@ -27,7 +27,9 @@ def main(folder: Path) -> None:
     for segments in lanes.values():
         segments.sort(key=lambda times: times["received_at"])
     gaps = sorted(
-        later["first_step_at"] - earlier["finished_at"] for segments in lanes.values() for earlier, later in pairwise(segments)
+        later["first_step_at"] - earlier["finished_at"]
+        for segments in lanes.values()
+        for earlier, later in pairwise(segments)
     )
     if not gaps:
         sys.exit("no lane of this study ran two segments in one go")
@@ -45,7 +47,10 @@ def main(folder: Path) -> None:
     print(f"the teacher's passes over the data: {record.fact('teacher_passes'):.2f}")
     status = record.fact("lanes") or {}
     for lane, entry in status.get("status", {}).get("lanes", {}).items():
-        print(f"lane {lane}, whole command: " + ", ".join(f"{name} {value:.1f} s" for name, value in entry["seconds"].items()))
+        print(
+            f"lane {lane}, whole command: "
+            + ", ".join(f"{name} {value:.1f} s" for name, value in entry["seconds"].items())
+        )
 
 
 if __name__ == "__main__":

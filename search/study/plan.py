@@ -75,7 +75,7 @@ def make_plan(spec: StudySpec) -> Plan:
     """Reads and tokenises the data, asks the cluster what it holds, measures the processor for a moment."""
     inputs = read_inputs(spec, lambda text: None)
     spec = inputs.spec
-    sampling = Sampling(spec, inputs.teacher, inputs.vocabularies, known_limits(spec))
+    sampling = Sampling(spec, inputs.teacher, inputs.vocabularies, known_limits(inputs))
     shapes = sorted(set(sampling.shapes), key=lambda shape: shape.num_parameters)
     cluster = _cluster()
     num_lanes = plan_lanes(spec.resources, cluster)

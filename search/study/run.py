@@ -55,7 +55,7 @@ def run_study(spec: StudySpec, display: Display | None = None) -> StudyResult:
     for note in inputs.notes:
         show.say(note)
     Sampling(
-        spec, inputs.teacher, inputs.vocabularies, known_limits(spec)
+        spec, inputs.teacher, inputs.vocabularies, known_limits(inputs)
     )  # an empty space is refused before Ray starts
     with ExitStack() as stack:
         record, again = open_record(spec)
@@ -71,7 +71,9 @@ def run_study(spec: StudySpec, display: Display | None = None) -> StudyResult:
         )
         stack.callback(show.watch, dict, str)  # whoever watches must not ask a Ray that is gone
         show.watch(pool.status, lambda: "preparing")
-        threads = max(1, int(num_lanes * spec.resources.workers_per_lane * spec.resources.cpus_per_worker))
+        threads = max(
+            1, int(num_lanes * spec.resources.cpus_per_worker)
+        )  # of each worker, while the other lanes are idle
         prepared = prepare(inputs, pool, threads, show.say)
         record.keep("teacher_passes", (record.fact("teacher_passes") or 0) + prepared.teacher_passes)
         payload = {"teacher": str(prepared.teacher_folder), "refs": {"transfer": prepared.transfer}}
@@ -292,14 +294,14 @@ def _limits(spec: StudySpec, references: list[Reference]) -> dict[str, tuple[flo
     return {name: bound.limits(teacher.value(name)) for name, bound in spec.bounds.items()}
 
 
-def known_limits(spec: StudySpec) -> dict[str, tuple[float, float]]:
-    """The bounds that need no teacher's value."""
-    absolute = {
-        name: bound
-        for name, bound in spec.bounds.items()
-        if not any(isinstance(value, str) for value in (bound.min, bound.max))
+def known_limits(inputs: Inputs) -> dict[str, tuple[float, float]]:
+    """The bounds that arithmetic knows before the teacher was measured: all on sizes, and absolute ones on scores."""
+    sizes = {"parameters": inputs.teacher.num_parameters, "bytes": 4 * inputs.teacher.num_parameters}
+    return {
+        name: bound.limits(float(sizes.get(name, 0)))
+        for name, bound in inputs.spec.bounds.items()
+        if name in sizes or not any(isinstance(value, str) for value in (bound.min, bound.max))
     }
-    return {name: bound.limits(0.0) for name, bound in absolute.items()}
 
 
 def _why_no_front(spec: StudySpec, outcomes: Sequence[TrialOutcome]) -> str:
