@@ -235,6 +235,13 @@ class StudySpec(Frozen):
                 raise ValueError(
                     f"{name!r} cannot be bounded{near_miss(name, METRICS)}; there are {', '.join(METRICS)}"
                 )
+            for side in ("min", "max"):
+                limit = getattr(value[name], side)
+                if name in QUALITY and isinstance(limit, float | int) and not 0 <= limit <= 1:
+                    raise ValueError(
+                        f"{name}.{side} = {limit:g} can never matter: {name} lies between 0 and 1. Write {limit:g}% for a "
+                        "share of the teacher's value"
+                    )
         return value
 
     @property

@@ -34,6 +34,8 @@ def serve(config: dict[str, Any]) -> None:
     lane: the others may be waiting in a collective for the one that failed, and only a fresh group gets them out.
     """
     quieten_worker()
+    if not ray.get_gpu_ids():
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a lane without a GPU leaves the machine's to those who asked for one
     torch.set_num_threads(config["threads"])
     broker: ActorHandle = config["broker"]
     lane = config["lane"]
