@@ -15,7 +15,10 @@ FRONT_GUESS = 5  # points of the front before one is known
 
 
 class Budget:
-    """Times come from what was measured: seconds a FLOP of the trials finished so far; before any, there is no guess."""
+    """Times come from what was measured: seconds a FLOP of the trials finished so far; before any, there is no guess.
+
+    `scoring_share` is what scoring a delivered model costs, as a share of its training.
+    """
 
     def __init__(
         self,
@@ -25,10 +28,12 @@ class Budget:
         tokens_per_text: float,
         deadline: float | None,
         front_size: Callable[[], int],
+        scoring_share: float = 0.1,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._spec, self._lanes, self._tokens = spec, num_lanes, max(1, round(tokens_per_text))
         self.deadline, self._front_size, self._clock = deadline, front_size, clock
+        self._scoring_share = scoring_share
 
     def allows(self, outcomes: Sequence[TrialOutcome]) -> bool:
         """Whether another trial may start, by their number and by the time kept back."""
@@ -62,12 +67,14 @@ class Budget:
         return median(rates) * shape.flops(self._tokens) if rates else None
 
     def kept_back(self, outcomes: Sequence[TrialOutcome]) -> float:
-        """Seconds for confirmation and delivery: each point again with more seeds, and without distillation."""
-        confirm = self._spec.confirm
-        points = self._front_size() or FRONT_GUESS
+        """Seconds for confirmation and delivery: each point again with more seeds, and without distillation; then scored."""
+        confirm, points = self._spec.confirm, self._front_size() or FRONT_GUESS
         again = points * (confirm.seeds - 1) + {"all": points, "best": 1, "none": 0}[confirm.without_distillation]
         done = [o.last.cost.get("train_seconds", 0.0) for o in outcomes if o.state is TrialState.DONE and o.last]
-        return OVERHEAD_SECONDS + (again / self._lanes) * (median(done) if done else 0.0)
+        if not done:
+            return OVERHEAD_SECONDS
+        training = max(again * median(done) / self._lanes, max(done) if again else 0.0)
+        return OVERHEAD_SECONDS + training + points * median(done) * self._scoring_share / self._lanes
 
     def seconds_left(self) -> float | None:
         return None if self.deadline is None else self.deadline - self._clock()

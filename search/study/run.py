@@ -132,6 +132,7 @@ def _search(
         num_lanes=pool.num_lanes,
         tokens_per_text=inputs.num_train_tokens / len(inputs.transfer.splits["train"].labels),
         deadline=None if minutes is None else begun + 60 * minutes,
+        scoring_share=_scoring_share(inputs),
         front_size=lambda: len(ParetoFront.of(searcher.ordered, spec, prepared.references).points),
     )
 
@@ -159,6 +160,13 @@ def _search(
         searcher, pool.broker, pool.broker_name, max_concurrent=pool.num_lanes + 1, storage=spec.output / ".ray"
     )
     return searcher, budget
+
+
+def _scoring_share(inputs: Inputs) -> float:
+    """Validation and test read once, against training's forward and backward passes (one and two) over its epochs."""
+    sizes = {name: len(split.tokens["full"].ids) for name, split in inputs.transfer.splits.items()}
+    trained = inputs.spec.training.epochs * sizes["train"]
+    return (sizes["validation"] + sizes["test"]) / (3 * max(1.0, trained))
 
 
 def _summary(spec: StudySpec, outcomes: Sequence[TrialOutcome], budget: Budget, num_lanes: int) -> str:

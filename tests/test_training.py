@@ -1,0 +1,530 @@
+"""Training one student: losses by hand, batches as properties, and the same trial bit for bit however it is run."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch
+import training_toys
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from search.trial import checkpoint, floor
+from search.trial.context import WorkerContext
+from search.trial.data import (
+    BUCKET_BATCHES,
+    Split,
+    Tokens,
+    TransferSet,
+    evaluation_rows,
+    num_batches,
+    padded,
+    training_rows,
+)
+from search.trial.deliver.huggingface import deliver
+from search.trial.evaluate import classification_metrics, predict
+from search.trial.loop import Schedule, fit, parameter_groups
+from search.trial.losses import distillation_loss, hard_loss, soft_loss
+from search.trial.teacher import fine_tune, load_teacher, teach
+from search.trial.work import perform
+from spaces.errors import TrialError
+from spaces.student import StudentShape
+from spaces.study import FineTune
+from spaces.trial import Measurement, TrialConfig, WorkItem, WorkKind
+
+NO_TEACHER = torch.zeros(0, 3)
+
+# losses
+
+
+def test_soft_loss_by_hand() -> None:  # teacher (3/4, 1/4), student (1/2, 1/2) after T=2: 4 * 0.130812
+    teacher = torch.tensor([[2 * math.log(3), 0.0]])
+    assert soft_loss(torch.zeros(1, 2), teacher, temperature=2.0).item() == pytest.approx(0.523248, abs=1e-5)
+    assert soft_loss(teacher, teacher, temperature=2.0).item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_soft_loss_sums_over_classes_and_means_over_rows() -> None:
+    # teacher (1/2, 1/6, 1/6, 1/6) against four quarters: 1/2 ln 2 + 1/2 ln(2/3); the second row agrees
+    teacher = torch.tensor([[math.log(3), 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]])
+    expected = (0.5 * math.log(2) + 0.5 * math.log(2 / 3)) / 2
+    assert soft_loss(torch.zeros(2, 4), teacher, temperature=1.0).item() == pytest.approx(expected, abs=1e-6)
+
+
+def gradient(temperature: float) -> torch.Tensor:
+    student = torch.zeros(1, 3, requires_grad=True)
+    soft_loss(student, torch.tensor([[1.0, -1.0, 0.0]]), temperature).backward()
+    assert student.grad is not None
+    return student.grad[0]
+
+
+def test_the_gradient_does_not_collapse_as_the_temperature_rises() -> None:
+    """T (softmax(s/T) - softmax(t/T)): at T=1 1/3 - (0.6652, 0.0900, 0.2447); for large T (s - t) / 3 (Hinton, eq. 4)."""
+    assert gradient(1.0).tolist() == pytest.approx([-0.33191, 0.24330, 0.08861], abs=1e-4)
+    assert gradient(100.0).tolist() == pytest.approx([-1 / 3, 1 / 3, 0.0], abs=5e-3)
+    assert 0.8 < float(gradient(8.0).norm() / gradient(1.0).norm()) < 1.25
+
+
+def test_hard_loss_by_hand() -> None:
+    logits = torch.tensor([[math.log(3), 0.0], [0.0, 0.0], [5.0, 9.0]])
+    labels = torch.tensor([0, 1, -100])  # -ln(3/4), -ln(1/2), none
+    assert hard_loss(logits, labels).item() == pytest.approx((math.log(4 / 3) + math.log(2)) / 2, abs=1e-6)
+    assert hard_loss(logits, labels, num_valid=4).item() == pytest.approx((math.log(4 / 3) + math.log(2)) / 4, abs=1e-6)
+
+
+def test_nothing_valid_is_no_loss_and_no_nan() -> None:
+    logits = torch.randn(2, 3, requires_grad=True)
+    hard_loss(logits, torch.tensor([-100, -100])).backward()
+    assert logits.grad is not None
+    assert torch.equal(logits.grad, torch.zeros(2, 3))
+    none = torch.zeros(0, dtype=torch.long)
+    assert soft_loss(NO_TEACHER, NO_TEACHER, 2.0).item() == 0
+    assert hard_loss(NO_TEACHER, none).item() == 0
+    assert distillation_loss(NO_TEACHER, NO_TEACHER, none, temperature=2.0, soft_share=0.5).item() == 0
+
+
+@given(st.floats(0, 1), st.integers(0, 99))
+def test_the_shares_sum_to_one(share: float, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    student, teacher = torch.randn(2, 4, 3, generator=generator)
+    labels = torch.tensor([0, 1, 2, 1])
+    soft, hard = soft_loss(student, teacher, 3.0), hard_loss(student, labels)
+    mixed = distillation_loss(student, teacher, labels, temperature=3.0, soft_share=share)
+    assert mixed.item() == pytest.approx(share * soft.item() + (1 - share) * hard.item(), rel=1e-5)
+
+
+def test_parts_of_a_batch_add_up_to_the_whole() -> None:
+    student, teacher = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([0, 1, 2, 1, 0])
+
+    def loss(rows: slice) -> float:
+        return distillation_loss(
+            student[rows], teacher[rows], labels[rows], temperature=2.0, soft_share=0.5, num_valid=5
+        ).item()
+
+    assert loss(slice(0, 5, 2)) + loss(slice(1, 5, 2)) == pytest.approx(loss(slice(None)), rel=1e-5)
+
+
+# batches
+
+LENGTHS = st.lists(st.integers(1, 30), min_size=1, max_size=150).map(np.array)
+
+
+def tokens_of(lengths: np.ndarray) -> Tokens:
+    """Row i is made of pieces i + 1 alone; the second text of a row begins at its last piece."""
+    ids = np.repeat(np.arange(1, len(lengths) + 1, dtype=np.int32), lengths)
+    return Tokens(ids, np.concatenate([[0], np.cumsum(lengths)]), (lengths - 1).astype(np.int32))
+
+
+@given(LENGTHS, st.integers(1, 40), st.integers(0, 2**31 - 1), st.integers(0, 3))
+def test_an_epoch_draws_every_row_once(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> None:
+    batches = training_rows(lengths, batch_size, seed, epoch)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
+    assert len(batches) == num_batches(len(lengths), batch_size)
+    assert all(0 < len(rows) <= batch_size for rows in batches)
+    again = training_rows(lengths, batch_size, seed, epoch)
+    assert all(np.array_equal(one, other) for one, other in zip(batches, again, strict=True))
+
+
+@given(st.integers(0, 10**6), st.integers(1, 500))
+def test_the_number_of_batches_is_known_before(num_rows: int, batch_size: int) -> None:
+    full, rest = divmod(num_rows, batch_size * BUCKET_BATCHES)
+    assert num_batches(num_rows, batch_size) == full * BUCKET_BATCHES + math.ceil(rest / batch_size)
+
+
+def test_batches_are_of_like_lengths_and_epochs_differ() -> None:
+    lengths = np.random.default_rng(0).integers(1, 60, 640)
+    first, second = (training_rows(lengths, 16, 7, epoch) for epoch in (0, 1))
+    padding = sum(int(lengths[rows].max()) * len(rows) for rows in first) / lengths.sum()
+    assert padding < 1.1  # random batches would hold about 1.9 times the tokens
+    assert not all(np.array_equal(one, other) for one, other in zip(first, second, strict=True))
+    widths = [int(lengths[rows].max()) for rows in first]
+    assert widths != sorted(widths)  # long and short ones come mixed
+
+
+@given(LENGTHS, st.data())
+def test_a_batch_is_padded_to_its_longest_row_and_no_further(lengths: np.ndarray, data: st.DataObject) -> None:
+    rows = np.array(data.draw(st.lists(st.integers(0, len(lengths) - 1), min_size=1, max_size=8)))
+    batch = padded(tokens_of(lengths), rows, pad_id=0)
+    assert batch.ids_BT.shape == (len(rows), lengths[rows].max())
+    assert batch.mask_BT.sum(1).tolist() == lengths[rows].tolist()
+    for place, row in enumerate(rows):
+        assert batch.ids_BT[place].tolist() == [row + 1] * lengths[row] + [0] * int(lengths[rows].max() - lengths[row])
+        assert batch.types_BT[place].nonzero().flatten().tolist() == [lengths[row] - 1]
+
+
+@given(LENGTHS, st.integers(1, 200), st.integers(1, 20))
+def test_evaluation_covers_every_row_within_its_budget(lengths: np.ndarray, budget: int, most: int) -> None:
+    batches = list(evaluation_rows(lengths, budget, most))
+    assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
+    for rows in batches:
+        assert len(rows) == 1 or len(rows) * lengths[rows].max() <= budget
+        assert len(rows) <= most
+
+
+def test_encoding_cuts_at_max_length_and_knows_where_the_second_text_begins(tokenizer: Any) -> None:
+    texts, pairs = ["bread soup apple", "ball " * 30, "tune"], ["team coach", "drum", "piano " * 30]
+    tokens = Tokens.encode(tokenizer, texts, pairs, max_length=10)
+    assert tokens.lengths.tolist() == [8, 10, 10]
+    assert tokens.second.tolist() == [5, 8, 3]  # [CLS] a b c [SEP] | d e [SEP]; the longer text is cut first
+    alone = Tokens.encode(tokenizer, texts, None, max_length=10)
+    assert alone.lengths.tolist() == [5, 10, 3]
+    assert alone.second.tolist() == [5, 10, 3]
+    assert len(Tokens.encode(tokenizer, [], None, 10)) == 0
+    slow = type("Slow", (), {"is_fast": False, "__call__": lambda self, *args, **named: tokenizer(*args, **named)})()
+    for given_pairs in (pairs, None):
+        left, right = (Tokens.encode(one, texts, given_pairs, 10) for one in (tokenizer, slow))
+        assert np.array_equal(left.ids, right.ids)
+        assert np.array_equal(left.second, right.second)
+
+
+# the teacher
+
+
+def test_the_teacher_reads_in_eval_mode(teacher: Path, transfer: TransferSet) -> None:
+    split, rows = transfer.splits["validation"], np.array([3, 0, 7])
+    first, second = (teach(str(teacher), split, rows, 0, WorkerContext()) for _ in range(2))
+    assert load_teacher(str(teacher)).config.hidden_dropout_prob == 0.1  # and still:
+    assert np.array_equal(first, second)
+    assert not load_teacher(str(teacher)).training
+    assert np.allclose(first, split.teacher_logits[rows], atol=1e-6)
+
+
+def test_the_teachers_logits_are_what_anyone_gets(teacher: Path, transfer: TransferSet, tokenizer: Any) -> None:
+    split = transfer.splits["validation"]
+    assert split.texts is not None
+    with torch.no_grad():
+        for row in (0, 11, 29):
+            expected = load_teacher(str(teacher))(**tokenizer(split.texts[0][row], return_tensors="pt")).logits[0]
+            assert np.allclose(split.teacher_logits[row], expected, atol=1e-5)
+
+
+def test_token_types_reach_the_model_on_pairs(teacher: Path, tokenizer: Any) -> None:
+    model = load_teacher(str(teacher))
+    texts, pairs = ["bread soup", "ball team coach"], ["apple", "tune drum"]
+    tokens = Tokens.encode(tokenizer, texts, pairs, 32)
+    logits = predict(model, tokens, 0, WorkerContext(), exact=True)
+    batch = tokenizer(texts, pairs, padding=True, return_tensors="pt")
+    assert batch["token_type_ids"].sum() > 0
+    with torch.no_grad():
+        assert np.allclose(logits, model(**batch).logits, atol=1e-5)
+        batch["token_type_ids"] = torch.zeros_like(batch["token_type_ids"])
+        assert not np.allclose(logits, model(**batch).logits, atol=1e-4)
+
+
+def test_fine_tuning_gives_the_teacher_a_head(base_teacher: Path, transfer: TransferSet, tmp_path: Path) -> None:
+    settings = FineTune(epochs=8, learning_rate=3e-3, batch_size=16)
+    metrics = fine_tune(str(base_teacher), tmp_path / "made", settings, transfer, 0, WorkerContext())
+    assert metrics["validation/accuracy"] > 0.6  # three even classes: 1/3 without learning
+    config = json.loads((tmp_path / "made" / "config.json").read_text())
+    assert config["id2label"] == {"0": "food", "1": "music", "2": "sport"}
+    assert json.loads((tmp_path / "made" / "fine_tuned.json").read_text()) == metrics
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
+    split = transfer.splits["validation"]
+    logits = teach(str(tmp_path / "made"), split, np.arange(len(split.labels)), 0, WorkerContext())
+    assert classification_metrics(logits, split.labels)["accuracy"] == metrics["validation/accuracy"]
+
+
+# the schedule
+
+
+def test_the_schedule_by_hand() -> None:
+    schedule = Schedule(learning_rate=1.0, batch_size=16, warmup_share=0.2, epochs=2)
+    assert [schedule.factor(step, 10) for step in (0, 1, 2, 5, 9, 10)] == pytest.approx(
+        [1 / 3, 2 / 3, 1, 5 / 8, 1 / 8, 0]
+    )
+    at_once = Schedule(learning_rate=1.0, batch_size=16, warmup_share=0.0, epochs=2)
+    assert [at_once.factor(step, 10) for step in (0, 9)] == [1.0, 0.1]
+    assert schedule.total_steps(120) == 16  # 7.5 batches an epoch, so eight
+    assert Schedule(learning_rate=1.0, batch_size=16, warmup_share=0, epochs=0.01).total_steps(120) == 1
+    assert Schedule(learning_rate=1.0, batch_size=16, warmup_share=0, epochs=2, steps=5).total_steps(120) == 5
+
+
+@given(st.floats(0, 1), st.integers(1, 300))
+def test_the_rate_rises_and_falls_once(warmup: float, total: int) -> None:
+    schedule = Schedule(learning_rate=1.0, batch_size=1, warmup_share=warmup, epochs=1)
+    factors = [schedule.factor(step, total) for step in range(total)]
+    assert all(0 < factor <= 1 for factor in factors)
+    top = factors.index(max(factors))
+    assert factors[: top + 1] == sorted(factors[: top + 1])
+    assert factors[top:] == sorted(factors[top:], reverse=True)
+
+
+def test_biases_and_norms_do_not_decay() -> None:
+    model = training_toys.a_student()
+    decayed, plain = parameter_groups(model, 0.01)
+    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.01, 0.0)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    assert {names[id(p)].rsplit(".", 1)[-1] for p in decayed["params"]} == {"weight"}
+    assert all("LayerNorm" in names[id(p)] or names[id(p)].endswith("bias") for p in plain["params"])
+    assert len(decayed["params"]) + len(plain["params"]) == len(names)
+
+
+# a trial
+
+
+def a_config(transfer: TransferSet, **changes: Any) -> TrialConfig:
+    settings: dict[str, Any] = {
+        "layers": (0, 2),
+        "vocabulary": "used",
+        "temperature": 2.0,
+        "soft_share": 0.5,
+        "learning_rate": 3e-3,
+        "batch_size": 16,
+        "warmup_share": 0.1,
+        "weight_decay": 0.01,
+        "dropout": 0.2,
+        "epochs": 3.0,
+        "seed": 11,
+        **changes,
+    }
+    layers = settings["layers"]
+    shape = StudentShape(
+        family="bert", depth=len(layers), hidden_size=32, num_heads=4, intermediate_size=64,
+        embedding_size=settings.pop("rank", 32), num_hidden_groups=len(layers),
+        vocabulary_size=len(transfer.vocabularies[settings["vocabulary"]].kept), max_positions=48,
+        type_vocabulary_size=2, num_labels=3,
+    )  # fmt: skip
+    return TrialConfig(shape=shape, **settings)
+
+
+@pytest.fixture
+def run_item(teacher: Path, transfer: TransferSet, tmp_path: Path) -> Callable[..., tuple[Measurement, dict[str, Any]]]:
+    """Trains a trial through the worker's own door; (measurement, weights)."""
+
+    def run_it(config: TrialConfig, name: str = "t", **fields: Any) -> tuple[Measurement, dict[str, Any]]:
+        payload = {"teacher": str(teacher), **fields.pop("payload", {})}
+        folder = tmp_path / name
+        item = WorkItem(
+            key=name, kind=WorkKind.TRAIN, trial=3, config=config, folder=str(folder), payload=payload, **fields
+        )
+        measurement, _ = perform(item, WorkerContext(data={"transfer": transfer}))
+        assert measurement is not None
+        return measurement, load_file(folder / f"attempt-{item.attempt}" / "weights.safetensors")
+
+    return run_it
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    assert one.keys() == other.keys()
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_seed_says_everything_whatever_ran_before(run_item: Any, transfer: TransferSet) -> None:
+    config = a_config(transfer)
+    measurement, weights = run_item(config, "first")
+    other, others = run_item(config.model_copy(update={"seed": 12}), "second")  # leaves its random state behind
+    torch.randn(17)
+    again, weights_again = run_item(config, "third")
+    assert same(weights, weights_again)
+    assert not same(weights, others)
+    assert measurement.metrics == again.metrics
+    assert (measurement.step, measurement.share, measurement.trial) == (24, 1.0, 3)  # 3 epochs of 120 rows by 16
+    assert measurement.cost["optimizer_steps"] == 24
+    assert measurement.cost["tokens"] == 3 * len(transfer.splits["train"].tokens["used"].ids)
+    assert measurement.metrics.keys() == {"validation/accuracy", "validation/macro_f1"}
+
+
+@pytest.mark.parametrize("rank", [32, 8])
+def test_segments_are_one_whole_training(run_item: Any, transfer: TransferSet, tmp_path: Path, rank: int) -> None:
+    config = a_config(transfer, epochs=2.0, rank=rank)
+    whole, expected = run_item(config, "whole")
+    shares = [0.0, 1 / 3, 1.0]
+    payload: dict[str, Any] = {}
+    for number, (start, end) in enumerate(zip(shares, shares[1:], strict=False)):
+        measurement, weights = run_item(config, f"part-{number}", start_share=start, end_share=end, payload=payload)
+        payload = {"continues": str(tmp_path / f"part-{number}" / "attempt-1")}
+        assert measurement.step == round(end * 16)
+        assert same(weights, expected) == (end == 1)
+        assert (tmp_path / f"part-{number}" / "attempt-1" / "progress.pt").exists() == (end < 1)
+    assert measurement.metrics == whole.metrics
+
+
+def test_a_trial_from_random_weights_differs_in_that_alone(run_item: Any, transfer: TransferSet) -> None:
+    config = a_config(transfer, steps=1)
+    _, started = run_item(config, "teacher")
+    _, drawn = run_item(config.model_copy(update={"initialise": "random"}), "random")
+    assert started.keys() == drawn.keys()
+    assert not same(started, drawn)
+
+
+def test_a_student_learns_from_its_teacher(transfer: TransferSet) -> None:
+    """With the labels' share at 0 and none given, only the soft targets can bring the loss down."""
+    student = training_toys.a_student()
+    tokens, labels, logits = training_toys.some_rows()
+    nothing = np.full_like(labels, -100)
+
+    def distance() -> float:
+        mine = torch.from_numpy(predict(student, tokens, 0, WorkerContext(), exact=True))
+        return soft_loss(mine, torch.from_numpy(logits), 2.0).item()
+
+    before = distance()
+    schedule = Schedule(learning_rate=5e-3, batch_size=8, warmup_share=0.1, epochs=20, temperature=2.0, soft_share=1.0)
+    fit(student, tokens, nothing, logits, schedule, pad_id=0, seed=1, context=WorkerContext())
+    assert distance() < before / 2
+
+
+def test_a_loss_that_is_no_number_fails_the_trial_and_names_the_knob(transfer: TransferSet) -> None:
+    tokens, labels, logits = training_toys.some_rows()
+    logits[3] = float("nan")
+    schedule = Schedule(learning_rate=0.02, batch_size=8, warmup_share=0, epochs=1, soft_share=0.5)
+    with pytest.raises(TrialError, match=r"not finite by step 3 of 3; a lower learning_rate than 0\.02"):
+        fit(training_toys.a_student(), tokens, labels, logits, schedule, pad_id=0, seed=1, context=WorkerContext())
+
+
+def test_every_step_sends_a_heartbeat_and_the_first_is_marked() -> None:
+    beats: list[tuple[int, int]] = []
+    marks: list[int] = []
+    context = WorkerContext(
+        heartbeat=lambda done, total: beats.append((done, total)), mark_first_step=lambda: marks.append(len(beats))
+    )
+    tokens, labels, logits = training_toys.some_rows()
+    schedule = Schedule(learning_rate=1e-3, batch_size=8, warmup_share=0, epochs=1)
+    fit(training_toys.a_student(), tokens, labels, logits, schedule, pad_id=0, seed=1, context=context)
+    assert beats == [(1, 3), (2, 3), (3, 3)]
+    assert marks == [0]
+
+
+@pytest.mark.slow
+def test_two_workers_follow_the_curve_of_one(tmp_path: Path) -> None:
+    expected, loss = training_toys.fit_some()
+    torch.multiprocessing.spawn(training_toys.one_of_two, (str(tmp_path),), nprocs=2)
+    found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+    assert found[0]["loss"] + found[1]["loss"] == pytest.approx(loss, rel=1e-5)
+    assert same(found[0]["weights"], found[1]["weights"])
+    start = training_toys.a_student().state_dict()
+    for name, tensor in expected.items():
+        moved = (tensor - start[name]).abs().max()
+        difference = (found[0]["weights"][name] - tensor).abs().max()
+        # Adam divides by the gradient's size, so that where it is near 0 (the keys' biases) rounding alone decides
+        assert difference < (0.02 * moved if not name.endswith("key.bias") else 0.01), name
+
+
+# scores, folders, floors
+
+
+def test_metrics_by_hand() -> None:
+    logits = np.eye(3, dtype=np.float32)[[0, 1, 1, 1]]
+    scored = classification_metrics(logits, np.array([0, 0, 1, 2]))
+    assert scored["accuracy"] == 0.5
+    # F1: 2 * 1 * 0.5 / 1.5 = 2/3 of class 0; precision 1/3 and recall 1 = 1/2 of class 1; 0 of class 2
+    assert scored["macro_f1"] == pytest.approx((2 / 3 + 1 / 2 + 0) / 3)
+
+
+def test_predictions_come_in_the_rows_order_and_the_mode_is_restored() -> None:
+    model, (tokens, _, _) = training_toys.a_student(dropout=0.5).train(), training_toys.some_rows()
+    together = predict(model, tokens, 0, WorkerContext(), exact=True)
+    assert model.training
+    model.eval()
+    with torch.no_grad():
+        for row in (0, 8, 16):
+            batch = padded(tokens, np.array([row]), 0)
+            alone = model(input_ids=batch.ids_BT, attention_mask=batch.mask_BT).logits[0]
+            assert np.allclose(together[row], alone, atol=1e-5)
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    folder = tmp_path / "best" / "trial-1"
+    with checkpoint.folder_whole(folder) as temporary:
+        (temporary / "old").write_text("1")
+        assert not folder.exists()
+
+    def break_off() -> None:
+        with checkpoint.folder_whole(folder) as temporary:
+            (temporary / "new").write_text("2")
+            raise RuntimeError("the disk is full")
+
+    with pytest.raises(RuntimeError, match="disk is full"):
+        break_off()
+    assert [path.name for path in folder.iterdir()] == ["old"]
+    with checkpoint.folder_whole(folder) as temporary:
+        (temporary / "new").write_text("2")
+    assert [path.name for path in folder.iterdir()] == ["new"]
+    assert list(folder.parent.iterdir()) == [folder]  # nothing is left beside it
+
+
+def test_a_checkpoint_executes_nothing(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> Any:
+            return (Path(tmp_path / "touched").touch, ())
+
+    torch.save({"optimizer": Evil()}, tmp_path / "progress.pt")
+    with pytest.raises(Exception, match="weights_only|Weights only|Unsupported"):
+        checkpoint.load_progress(tmp_path)
+    assert not (tmp_path / "touched").exists()
+
+
+SCORE = """
+import sys, csv, torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+folder, data = sys.argv[1:]
+model, tokenizer = AutoModelForSequenceClassification.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+rows = [line.rstrip("\\n").split("\\t") for line in open(data)][1:]
+batch = tokenizer([text for text, _ in rows], padding=True, return_tensors="pt")
+with torch.no_grad():
+    predicted = model.eval()(**batch).logits.argmax(-1).tolist()
+print(sum(model.config.id2label[i] == label for i, (_, label) in zip(predicted, rows)) / len(rows))
+"""
+
+
+@pytest.mark.slow
+def test_what_is_delivered_scores_what_it_says_in_another_process(
+    run_item: Any, teacher: Path, transfer: TransferSet, data_folder: Path, tmp_path: Path
+) -> None:
+    config = a_config(transfer, epochs=8.0, soft_share=0.0, rank=16)
+    trained, _ = run_item(config, "trained")
+    weights = tmp_path / "trained" / "attempt-1"
+    output = deliver(config, str(teacher), weights, tmp_path / "best", transfer, WorkerContext())
+    assert output["metrics"]["validation/accuracy"] == trained.metrics["validation/accuracy"] > 0.5
+    assert output["num_parameters"] == config.shape.num_parameters
+    assert (tmp_path / "best" / "model.safetensors").stat().st_size == output["num_bytes"] == config.shape.num_bytes
+    command = [sys.executable, "-c", SCORE, str(tmp_path / "best"), str(data_folder / "test.tsv")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert float(done.stdout) == pytest.approx(output["metrics"]["test/accuracy"])
+
+
+def test_weights_that_are_gone_are_named(teacher: Path, transfer: TransferSet, tmp_path: Path) -> None:
+    payload = {"teacher": str(teacher), "weights": str(tmp_path / "gone")}
+    config = a_config(transfer)
+    item = WorkItem(key="d", kind=WorkKind.DELIVER, trial=3, config=config, folder=str(tmp_path / "o"), payload=payload)
+    with pytest.raises(TrialError, match="the weights of trial 3 are no longer in"):
+        perform(item, WorkerContext(data={"transfer": transfer}))
+
+
+def test_floors_of_the_tiny_task(teacher: Path, transfer: TransferSet) -> None:
+    always = floor.majority(transfer)
+    assert always["test/accuracy"] == pytest.approx(1 / 3)  # 10 of 30
+    assert always["test/macro_f1"] == pytest.approx((2 * (1 / 3) / (4 / 3)) / 3)  # one class at F1 1/2, two at 0
+    grams, size = floor.n_grams(transfer, WorkerContext())
+    assert grams["test/accuracy"] > 0.6
+    assert size % 3 == 0  # a weight a feature and class, and a bias a class
+    assert size > 3
+    whole = a_config(transfer, layers=(0, 1, 2)).shape
+    cut = floor.cut_teacher(str(teacher), whole, transfer, "used", WorkerContext())
+    split = transfer.splits["validation"]
+    assert cut is not None
+    logits = predict(load_teacher(str(teacher)), split.tokens["full"], 0, WorkerContext(), exact=True)
+    agreed = classification_metrics(logits, split.labels)["accuracy"]
+    assert abs(cut["validation/accuracy"] - agreed) <= 0.1  # only words that training never used can differ
+
+
+def test_a_rank_without_part_in_an_item_does_nothing(transfer: TransferSet) -> None:
+    item = WorkItem(key="f", kind=WorkKind.FLOOR, payload={"floor": "n_grams"})
+    assert perform(item, WorkerContext(rank=1, world_size=2, data={"transfer": transfer})) == (None, {})
+
+
+def test_a_split_keeps_its_texts_only_where_they_are_scored(transfer: TransferSet) -> None:
+    assert transfer.splits["train"].texts is None
+    split = transfer.splits["test"]
+    assert isinstance(split, Split)
+    assert split.texts is not None
+    assert split.texts[0] == [row["text"] for row in tiny.texts(30, 2)]

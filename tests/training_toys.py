@@ -1,0 +1,56 @@
+"""What the training tests run in processes of their own; imports little, so that they start soon."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from search.trial.context import WorkerContext
+from search.trial.data import Tokens
+from search.trial.loop import Schedule, fit
+from search.trial.students import build_student
+from spaces.student import StudentShape
+
+NUM_ROWS = 17  # in batches of 8: the last one holds a single row, and leaves a second worker without
+
+
+def a_student(dropout: float = 0.0) -> Any:
+    torch.manual_seed(5)
+    shape = StudentShape(
+        family="bert", depth=2, hidden_size=16, num_heads=2, intermediate_size=24, embedding_size=16,
+        num_hidden_groups=2, vocabulary_size=40, max_positions=12, type_vocabulary_size=2, num_labels=3,
+    )  # fmt: skip
+    return build_student(shape, label_names=["a", "b", "c"], dropout=dropout)
+
+
+def some_rows() -> tuple[Tokens, np.ndarray, np.ndarray]:
+    """Pieces, labels and teacher logits of made-up rows of different lengths."""
+    rng = np.random.default_rng(3)
+    lengths = rng.integers(3, 12, NUM_ROWS)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    ids = rng.integers(1, 40, offsets[-1]).astype(np.int32)
+    logits = rng.normal(size=(NUM_ROWS, 3)).astype(np.float32)
+    return Tokens(ids, offsets, lengths.astype(np.int32)), rng.integers(0, 3, NUM_ROWS).astype(np.int32), logits
+
+
+def fit_some(rank: int = 0, world_size: int = 1) -> tuple[dict[str, torch.Tensor], float]:
+    """The weights after two epochs, and this rank's share of the mean loss."""
+    student = a_student()
+    tokens, labels, logits = some_rows()
+    schedule = Schedule(learning_rate=1e-3, batch_size=8, warmup_share=0.1, epochs=2, temperature=2.0, soft_share=0.5)
+    context = WorkerContext(rank=rank, world_size=world_size)
+    fitted = fit(student, tokens, labels, logits, schedule, pad_id=0, seed=4, context=context)
+    assert fitted.step == 6
+    return student.state_dict(), fitted.mean_loss
+
+
+def one_of_two(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    store = f"file://{Path(folder) / 'store'}"
+    torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
+    weights, loss = fit_some(rank, 2)
+    torch.save({"weights": weights, "loss": loss}, Path(folder) / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
