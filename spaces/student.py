@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from typing import Self
@@ -73,18 +74,12 @@ class StudentShape(Frozen):
 
     @property
     def num_parameters(self) -> int:
-        return sum(math.prod(size) for size in self.tensors().values())
+        return _num_parameters(self)
 
     @property
     def num_bytes(self) -> int:
         """Bytes of the delivered `model.safetensors` in fp32: its header and four bytes a weight."""
-        offset, header = 0, {"__metadata__": {"format": "pt"}}
-        for name, size in sorted(self.tensors().items()):  # safetensors sorts by data type, then name
-            end = offset + 4 * math.prod(size)
-            header[name] = {"dtype": "F32", "shape": list(size), "data_offsets": [offset, end]}  # type: ignore[dict-item]
-            offset = end
-        text = len(json.dumps(header, separators=(",", ":")))
-        return 8 + text + -text % 8 + offset
+        return _num_bytes(self)
 
     def flops(self, num_tokens: int) -> int:
         """Multiply-adds times two of one forward pass over one text of `num_tokens` tokens (matrix products only)."""
@@ -95,3 +90,20 @@ class StudentShape(Frozen):
         )
         head = 2 * self.hidden_size * (self.hidden_size + self.num_labels)
         return self.depth * (layer + attention) + factor + head
+
+
+# A front is redrawn over all trials whenever one ends: count each shape once.
+@functools.lru_cache(maxsize=65_536)
+def _num_parameters(shape: StudentShape) -> int:
+    return sum(math.prod(size) for size in shape.tensors().values())
+
+
+@functools.lru_cache(maxsize=65_536)
+def _num_bytes(shape: StudentShape) -> int:
+    offset, header = 0, {"__metadata__": {"format": "pt"}}
+    for name, size in sorted(shape.tensors().items()):  # safetensors sorts by data type, then name
+        end = offset + 4 * math.prod(size)
+        header[name] = {"dtype": "F32", "shape": list(size), "data_offsets": [offset, end]}  # type: ignore[dict-item]
+        offset = end
+    text = len(json.dumps(header, separators=(",", ":")))
+    return 8 + text + -text % 8 + offset

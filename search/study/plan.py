@@ -17,9 +17,10 @@ from spaces.student import StudentShape
 from spaces.study import StudySpec
 from spaces.yaml_io import to_yaml
 
-# Training reaches this share of the measured matrix-product rate on a core, with its three passes counted: measured on
-# two x86 cores over students of 1 to 6 layers and 384 wide (benchmarks/README.md).
-EFFICIENCY = 0.2
+# What share of one core's measured matrix-product rate training reaches, with its three passes counted. fp32: measured on
+# a Xeon without AMX, students of 1 to 6 layers, 384 wide (decision 0003). bf16: from the design page's 9,257 tokens/s of a
+# two-layer student where the products alone would allow 60,000, and the first-token layer of decision 0003.
+EFFICIENCY = {"fp32": 0.8, "bf16": 0.2}
 START_SECONDS = 25.0  # Ray, the lanes, their imports
 
 
@@ -110,7 +111,7 @@ def _cluster() -> dict[str, float]:
 
 
 def _estimate(spec: StudySpec, inputs: Inputs, shapes: list[StudentShape], num_lanes: int) -> dict[str, float]:
-    rate = _matrix_rate() * EFFICIENCY * spec.resources.workers_per_lane * max(1.0, spec.resources.cpus_per_worker)
+    rate = _training_rate() * spec.resources.workers_per_lane * max(1.0, spec.resources.cpus_per_worker)
     num_texts = len(inputs.transfer.splits["train"].labels)
     length = max(1, round(inputs.num_train_tokens / num_texts))
     texts = spec.training.steps * 64 if spec.training.steps else spec.training.epochs * num_texts
@@ -122,7 +123,7 @@ def _estimate(spec: StudySpec, inputs: Inputs, shapes: list[StudentShape], num_l
         **inputs.teacher.model_dump(exclude={"model_type", "num_parameters"}),
     ).flops(length)
     everything = sum(len(split.labels) for split in inputs.transfer.splits.values())
-    preparation = START_SECONDS + teacher * everything / (2 * rate * num_lanes)
+    preparation = START_SECONDS + teacher * everything / (rate * num_lanes)
     if inputs.fine_tunes:
         preparation += 3 * teacher * spec.teacher.fine_tune.epochs * num_texts / (rate * max(1, num_lanes) ** 0.5)
     confirm = spec.confirm
@@ -140,15 +141,16 @@ def _estimate(spec: StudySpec, inputs: Inputs, shapes: list[StudentShape], num_l
     }
 
 
-def _matrix_rate() -> float:
-    """FLOPs a second of one thread's matrix products, in the number format that training uses."""
+def _training_rate() -> float:
+    """FLOPs a second that training on one core may reach: its matrix products', measured for a moment, times a share."""
     import torch
 
     from search.trial.device import bf16_pays, device
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    kind = torch.bfloat16 if bf16_pays(device().type) else torch.float32
+    name = "bf16" if bf16_pays(device().type) else "fp32"
+    kind = torch.bfloat16 if name == "bf16" else torch.float32
     left, right = torch.randn(1024, 384, dtype=kind), torch.randn(384, 1536, dtype=kind)
     left @ right
     begun, count = time.perf_counter(), 0
@@ -156,4 +158,4 @@ def _matrix_rate() -> float:
         left @ right
         count += 1
     torch.set_num_threads(threads)
-    return count * 2 * 1024 * 384 * 1536 / (time.perf_counter() - begun)
+    return EFFICIENCY[name] * count * 2 * 1024 * 384 * 1536 / (time.perf_counter() - begun)

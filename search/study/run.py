@@ -54,9 +54,8 @@ def run_study(spec: StudySpec, display: Display | None = None) -> StudyResult:
     spec = inputs.spec
     for note in inputs.notes:
         show.say(note)
-    Sampling(
-        spec, inputs.teacher, inputs.vocabularies, known_limits(inputs)
-    )  # an empty space is refused before Ray starts
+    # Made for its errors: an empty space is refused before Ray starts.
+    Sampling(spec, inputs.teacher, inputs.vocabularies, known_limits(inputs))
     with ExitStack() as stack:
         record, again = open_record(spec)
         stack.enter_context(Lease(record))
@@ -71,9 +70,8 @@ def run_study(spec: StudySpec, display: Display | None = None) -> StudyResult:
         )
         stack.callback(show.watch, dict, str)  # whoever watches must not ask a Ray that is gone
         show.watch(pool.status, lambda: "preparing")
-        threads = max(
-            1, int(num_lanes * spec.resources.cpus_per_worker)
-        )  # of each worker, while the other lanes are idle
+        # Of each worker, while the other lanes are idle.
+        threads = max(1, int(num_lanes * spec.resources.cpus_per_worker))
         prepared = prepare(inputs, pool, threads, show.say)
         record.keep("teacher_passes", (record.fact("teacher_passes") or 0) + prepared.teacher_passes)
         payload = {"teacher": str(prepared.teacher_folder), "refs": {"transfer": prepared.transfer}}

@@ -118,8 +118,10 @@ class Sampling:
         return not (isinstance(parameter, Choice) and len(parameter.values) == 1)
 
     def _out_of_bounds(self, shape: StudentShape) -> bool:
-        sizes = {"parameters": shape.num_parameters, "bytes": shape.num_bytes}
-        return any(not low <= sizes[metric] <= high for metric, (low, high) in self._limits.items() if metric in SIZE)
+        for metric, (low, high) in self._limits.items():
+            if metric in SIZE and not low <= (shape.num_bytes if metric == "bytes" else shape.num_parameters) <= high:
+                return True
+        return False
 
     def _why_empty(self) -> str:
         shapes = [shape for _, shape in self._spec.space.architectures(self._teacher, self._vocabularies)]

@@ -1,0 +1,50 @@
+"""The short forward pass computes the stock model's logits and gradients, for every stock model that students are."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from search.trial.forward import Classifier, FirstTokenClassifier, classifier
+from search.trial.students import build_student
+from spaces.student import StudentShape
+
+SHAPES = {
+    "bert": {"family": "bert", "embedding_size": 32, "num_hidden_groups": 3},
+    "bert, factorised": {"family": "bert", "embedding_size": 8, "num_hidden_groups": 3},
+    "albert, two groups": {"family": "albert", "embedding_size": 16, "num_hidden_groups": 2},
+    "albert, one group": {"family": "albert", "embedding_size": 32, "num_hidden_groups": 1},
+    "one layer": {"family": "bert", "embedding_size": 32, "num_hidden_groups": 1, "depth": 1},
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_short_pass_is_the_stock_pass(name: str) -> None:
+    sizes = {"depth": 3, "hidden_size": 32, "num_heads": 4, "intermediate_size": 64, "vocabulary_size": 50}
+    rest = {"max_positions": 20, "type_vocabulary_size": 2, "num_labels": 3}
+    shape = StudentShape(**{**sizes, **rest, **SHAPES[name]})  # type: ignore[arg-type]
+    torch.manual_seed(0)
+    model = build_student(shape, label_names=["a", "b", "c"], dropout=0.0)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    tokens = torch.arange(11)
+    mask_BT = (tokens < torch.tensor([[11], [4], [7], [1], [9]])).long()
+    ids_BT, types_BT = torch.randint(0, 50, mask_BT.shape), (tokens > 3).long() * mask_BT
+
+    short, stock = classifier(model), Classifier(model)
+    assert isinstance(short, FirstTokenClassifier)
+    assert sum(p.numel() for p in short.parameters()) == shape.num_parameters  # none registered twice
+    gradients = []
+    for forward in (short, stock):
+        model.zero_grad()
+        logits_BC = forward(ids_BT, mask_BT, types_BT)
+        logits_BC.square().sum().backward()
+        gradients.append((logits_BC.detach(), [parameter.grad.clone() for parameter in model.parameters()]))
+    (ours, our_gradients), (theirs, their_gradients) = gradients
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    for one, other in zip(our_gradients, their_gradients, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-4)
+    # What stands behind the mask changes nothing, what stands before it does.
+    hidden = torch.where(mask_BT.bool(), ids_BT, (ids_BT + 7) % 50)
+    torch.testing.assert_close(short(hidden, mask_BT, types_BT), ours, atol=1e-5, rtol=1e-5)
+    assert (short((ids_BT + 7) % 50, mask_BT, types_BT) - ours).abs().max() > 0.01
