@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -322,7 +324,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 def test_a_seed_says_everything_whatever_ran_before(run_item: Any, transfer: TransferSet) -> None:
     config = a_config(transfer)
     measurement, weights = run_item(config, "first")
-    other, others = run_item(config.model_copy(update={"seed": 12}), "second")  # leaves its random state behind
+    _, others = run_item(config.model_copy(update={"seed": 12}), "second")  # leaves its random state behind
     torch.randn(17)
     again, weights_again = run_item(config, "third")
     assert same(weights, weights_again)
@@ -340,7 +342,7 @@ def test_segments_are_one_whole_training(run_item: Any, transfer: TransferSet, t
     whole, expected = run_item(config, "whole")
     shares = [0.0, 1 / 3, 1.0]
     payload: dict[str, Any] = {}
-    for number, (start, end) in enumerate(zip(shares, shares[1:], strict=False)):
+    for number, (start, end) in enumerate(itertools.pairwise(shares)):
         measurement, weights = run_item(config, f"part-{number}", start_share=start, end_share=end, payload=payload)
         payload = {"continues": str(tmp_path / f"part-{number}" / "attempt-1")}
         assert measurement.step == round(end * 16)
@@ -397,7 +399,14 @@ def test_every_step_sends_a_heartbeat_and_the_first_is_marked() -> None:
 @pytest.mark.slow
 def test_two_workers_follow_the_curve_of_one(tmp_path: Path) -> None:
     expected, loss = training_toys.fit_some()
-    torch.multiprocessing.spawn(training_toys.one_of_two, (str(tmp_path),), nprocs=2)
+    code = "import sys, training_toys; training_toys.one_of_two(1, sys.argv[1])"
+    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    second = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], env={**os.environ, "PYTHONPATH": paths})
+    try:
+        training_toys.one_of_two(0, str(tmp_path))
+        assert second.wait(timeout=60) == 0
+    finally:
+        second.kill()
     found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
     assert found[0]["loss"] + found[1]["loss"] == pytest.approx(loss, rel=1e-5)
     assert same(found[0]["weights"], found[1]["weights"])
@@ -458,7 +467,7 @@ def test_a_checkpoint_executes_nothing(tmp_path: Path) -> None:
             return (Path(tmp_path / "touched").touch, ())
 
     torch.save({"optimizer": Evil()}, tmp_path / "progress.pt")
-    with pytest.raises(Exception, match="weights_only|Weights only|Unsupported"):
+    with pytest.raises(Exception, match="Weights only load failed"):
         checkpoint.load_progress(tmp_path)
     assert not (tmp_path / "touched").exists()
 
@@ -480,7 +489,7 @@ print(sum(model.config.id2label[i] == label for i, (_, label) in zip(predicted, 
 def test_what_is_delivered_scores_what_it_says_in_another_process(
     run_item: Any, teacher: Path, transfer: TransferSet, data_folder: Path, tmp_path: Path
 ) -> None:
-    config = a_config(transfer, epochs=8.0, soft_share=0.0, rank=16)
+    config = a_config(transfer, epochs=8.0, soft_share=0.0, dropout=0.0)
     trained, _ = run_item(config, "trained")
     weights = tmp_path / "trained" / "attempt-1"
     output = deliver(config, str(teacher), weights, tmp_path / "best", transfer, WorkerContext())

@@ -48,7 +48,7 @@ def fit_some(rank: int = 0, world_size: int = 1) -> tuple[dict[str, torch.Tensor
 
 
 def one_of_two(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
+    """Fits as one of two workers and leaves what came of it in the folder."""
     store = f"file://{Path(folder) / 'store'}"
     torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
     weights, loss = fit_some(rank, 2)

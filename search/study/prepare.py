@@ -104,6 +104,10 @@ def _tokenise(
         raise InputError.of(
             "teacher", f"{source.folder} holds no tokenizer that loads: {str(error).splitlines()[0]}", "model"
         ) from None
+    names = getattr(tokenizer, "vocab_files_names", {}).values()
+    if names and not any((source.folder / name).is_file() for name in names):
+        # transformers 5 makes a tokenizer of special tokens alone, to which every text is unknown
+        raise InputError.of("teacher", f"{source.folder} holds no tokenizer: none of {', '.join(names)}", "model")
     positions = source.shape(2).max_positions
     max_length = min(spec.data.max_length, positions)
     say(f"tokenising {sum(map(len, texts.splits.values())):,} texts")

@@ -149,6 +149,8 @@ def _load(name: str, where: Path | HubSource, cache: Path) -> tuple[Rows, list[s
         raise
     except Exception as error:
         shown = where.hub if isinstance(where, HubSource) else where
+        if "corresponds to no data" in str(error):
+            raise InputError.of("", f"{shown} holds no rows", path) from None
         cause = error.__cause__ or error
         lines = str(cause).strip().splitlines() or [type(cause).__name__]
         hint = "; is the hub reachable, and the name right?" if isinstance(where, HubSource) else ""

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
-from transformers.activations import ACT2FN
 
 from search.trial.layouts import LAYOUTS, PARTS
 
@@ -38,6 +37,8 @@ class FirstTokenClassifier(Classifier):
 
     def __init__(self, model: Any) -> None:
         super().__init__(model)
+        from transformers.activations import ACT2FN  # four seconds of imports that the driver never needs
+
         config = model.config
         layout = LAYOUTS[config.model_type]
         groups = getattr(config, "num_hidden_groups", config.num_hidden_layers)

@@ -1,0 +1,378 @@
+"""The command line: one message and an exit status for everything, and nothing imported that is not needed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from search import cli
+from search.record.record import Record, open_storage
+from search.study.output import claim_output
+from search.study.sampling import Sampling
+from search.study.searcher import trial_config
+from spaces.errors import InputError, StudyError
+from spaces.student import TeacherShape
+from spaces.study import StudySpec
+from spaces.trial import Measurement, TrialState
+
+COMMANDS = sorted(command.callback.__name__ for command in cli.app.registered_commands if command.callback)
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def distilsearch(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """The command in this process: (exit status, stdout, stderr)."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["distilsearch", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return int(end.value.code or 0), captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def study(study_of: Callable[..., StudySpec], tmp_path: Path) -> Callable[..., Path]:
+    """A maker of study files on the tiny task."""
+
+    def write(name: str = "study.yaml", **changes: Any) -> Path:
+        path = tmp_path / name
+        path.write_text(yaml.safe_dump(study_of(**changes).resolved()))
+        return path
+
+    return write
+
+
+# help and schema
+
+
+def test_every_command_explains_itself(distilsearch: Run) -> None:
+    assert {"run", "plan", "front", "export", "schema"} <= set(COMMANDS)
+    status, everything, _ = distilsearch("--help")
+    assert status == 0
+    for command in COMMANDS:
+        assert command in everything
+        status, out, err = distilsearch(command, "--help")
+        assert (status, err) == (0, "")
+        assert f"distilsearch {command}" in out
+
+
+def test_the_schema_is_one(distilsearch: Run, study: Callable[..., Path]) -> None:
+    import jsonschema
+
+    status, out, _ = distilsearch("schema")
+    schema = json.loads(out)
+    assert status == 0
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate({"name": "a", "data": {"builtin": "docstrings"}, "teacher": "some/model"}, schema)
+    jsonschema.validate(yaml.safe_load(study().read_text()) | {"tracking": {"wandb": "none"}}, schema)
+    with pytest.raises(jsonschema.ValidationError, match="teacher"):
+        jsonschema.validate({"name": "a", "data": {"builtin": "docstrings"}}, schema)
+
+
+# bad input
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "there is no such file"),
+        ("", "is no study"),
+        ("name: [", "is not valid YAML"),
+        ("name: a\nname: b\n", "key 'name' stands there twice"),
+        ("nam: a\ndata: {builtin: docstrings}\nteacher: x/y\n", 'unknown key; did you mean "name"?'),
+        ("name: a\ndata: {train: none.tsv}\nteacher: x/y\n", "data.train: there is no file"),
+        ("kind: distilsearch/best-config\nschema_version: 9\n", "schema_version"),
+    ],
+)
+@pytest.mark.parametrize("command", ["run", "plan"])
+def test_a_bad_file_is_2_and_one_message(
+    distilsearch: Run, tmp_path: Path, command: str, content: str | None, words: str
+) -> None:
+    path = tmp_path / "study.yaml"
+    if content is not None:
+        path.write_text(content)
+    status, out, err = distilsearch(command, path)
+    assert (status, out) == (2, "")
+    assert words in err
+    assert all(line.startswith(str(path)) for line in err.strip().splitlines())
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == (["study.yaml"] if content is not None else [])
+
+
+def test_a_command_line_that_makes_no_sense_is_2(distilsearch: Run, study: Callable[..., Path], tmp_path: Path) -> None:
+    for arguments in (["run"], ["run", study(), "--trails", "3"], ["rnu"], ["run", study(), "--trials", "0"]):
+        status, out, err = distilsearch(*arguments)
+        assert (status, out) == (2, "")
+        assert "Usage: " in err
+    for minutes in ("0", "nan", "-1"):
+        status, _, err = distilsearch("run", study(), "--minutes", minutes)
+        assert status == 2
+        assert "is not allowed; write a number above 0" in err
+    status, _, err = distilsearch("plan", study(), "--data", tmp_path / "none")
+    assert status == 2
+    assert "holds no train file" in err
+
+
+def test_a_folder_that_holds_no_study_is_2(distilsearch: Run, tmp_path: Path) -> None:
+    for command in ("front", "export"):
+        status, out, err = distilsearch(command, tmp_path)
+        assert (status, out) == (2, "")
+        assert "holds no study.yaml, so it is no study's output" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_output_of_another_study_is_refused(
+    distilsearch: Run, study: Callable[..., Path], study_of: Callable[..., StudySpec]
+) -> None:
+    spec = study_of(name="other")
+    claim_output(spec)
+    before = (spec.output / "study.yaml").read_bytes()
+    status, out, err = distilsearch("run", study())
+    assert (status, out) == (2, "")
+    assert "holds another study ('other')" in err
+    assert (spec.output / "study.yaml").read_bytes() == before
+    # what the search does not depend on may change
+    claim_output(study_of(name="other", budget={"trials": 99}, resources={"lanes": 7}))
+    with pytest.raises(InputError, match="holds another study"):
+        claim_output(study_of(name="other", seed=1))
+
+
+def test_a_folder_of_other_things_is_not_written_into(
+    distilsearch: Run, study: Callable[..., Path], tmp_path: Path
+) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "letter.txt").write_text("dear")
+    status, _, err = distilsearch("run", study(), "--output", tmp_path / "home")
+    assert status == 2
+    assert "is not empty and holds no study" in err
+    assert [entry.name for entry in (tmp_path / "home").iterdir()] == ["letter.txt"]
+
+
+def test_bad_data_and_teacher_are_2_and_told_together(distilsearch: Run, study: Callable[..., Path]) -> None:
+    path = study()
+    raw = yaml.safe_load(path.read_text())
+    (path.parent / "one.tsv").write_text("text\tlabel\na\t0\n\t0\n")
+    raw |= {"data": {"train": "one.tsv"}, "teacher": {"model": "/no/such/teacher"}}
+    path.write_text(yaml.safe_dump(raw))
+    status, out, err = distilsearch("plan", path)
+    assert (status, out) == (2, "")
+    assert "data.train: row 2 (after the header) has an empty text" in err
+    assert "teacher.model: there is no folder /no/such/teacher" in err
+
+
+def test_more_than_the_cluster_can_ever_give_is_2(distilsearch: Run, study: Callable[..., Path]) -> None:
+    status, out, err = distilsearch("plan", study(resources={"workers_per_lane": 999}))
+    assert (status, out) == (2, "")
+    assert "resources" in err
+    assert "999" in err
+
+
+def test_a_space_without_a_student_is_2(distilsearch: Run, study: Callable[..., Path]) -> None:
+    status, _, err = distilsearch("run", study(bounds={"parameters": {"max": 10}}))
+    assert status == 2
+    assert "no student is within the bounds" in err
+
+
+def test_a_study_that_is_being_run_is_refused(
+    distilsearch: Run, study: Callable[..., Path], study_of: Callable[..., StudySpec]
+) -> None:
+    spec = study_of()
+    claim_output(spec)
+    record = Record(open_storage("sqlite", spec.output), spec.name, spec.objectives)
+    record.keep("lease", {"host": "elsewhere", "pid": 12, "started": "1", "expires": 1e12})
+    status, out, err = distilsearch("run", study())
+    assert (status, out) == (2, "")
+    assert "this study is being run by process 12 on elsewhere" in err
+
+
+# what guards the command
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [
+        (InputError.of("study.yaml", "is [bold]wrong[/bold]", "a.b"), 2, "study.yaml: a.b: is [bold]wrong[/bold]"),
+        (StudyError("no lane lives"), 1, "no lane lives"),
+        (KeyboardInterrupt(), 130, "run the same command again to continue"),
+    ],
+)
+def test_errors_become_one_message_and_a_status(
+    capsys: pytest.CaptureFixture[str], error: BaseException, status: int, words: str
+) -> None:
+    def command() -> None:
+        raise error
+
+    assert cli.guarded(command) == status
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.strip().replace("\n", "").count(words) == 1
+
+
+def test_our_own_bugs_are_not_hidden() -> None:
+    with pytest.raises(ZeroDivisionError):
+        cli.guarded(lambda: 1 / 0)
+    assert cli.guarded(lambda: None) == 0
+
+
+def test_a_closed_pipe_is_no_failure() -> None:
+    code = "from search.cli import main; import sys; sys.argv = ['distilsearch', 'schema']; main()"
+    shell = f'{sys.executable} -c "{code}" | head -c 10; echo ${{PIPESTATUS[0]}}'
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1].endswith("0")
+    assert done.stderr == ""
+
+
+# what needs no training
+
+
+def test_a_plan_says_what_would_be_done(distilsearch: Run, study: Callable[..., Path], tmp_path: Path) -> None:
+    path = study(storage="postgresql://me:geheim@host/db", budget={"trials": 5, "minutes": 2})
+    status, out, _ = distilsearch("plan", path, "--json")
+    made = json.loads(out)
+    assert status == 0
+    assert made["parameters"]["smallest"] < made["parameters"]["largest"] < 2 * made["parameters"]["teacher"]
+    assert made["shapes"] > 10
+    assert made["lanes"] >= 1
+    assert all(seconds >= 0 for seconds in made["estimated_seconds"].values())
+    assert "geheim" not in out
+    status, out, _ = distilsearch("plan", path)
+    assert status == 0
+    assert "search of 5 trials" in out
+    assert "of the budget of 2 minutes" in out
+    assert "geheim" not in out
+    assert not (tmp_path / "run").exists()
+
+
+TEACHER = TeacherShape(
+    model_type="bert", depth=3, hidden_size=32, num_heads=4, intermediate_size=64, vocabulary_size=140,
+    max_positions=48, type_vocabulary_size=2, num_labels=3, num_parameters=50_000,
+)  # fmt: skip
+
+
+@pytest.fixture
+def finished(study_of: Callable[..., StudySpec]) -> StudySpec:
+    """A study with three trials in its record, as a run leaves it; the third is dominated."""
+    spec = study_of(search={"first": [{"family": "bert", "depth": depth} for depth in (1, 2, 3)]})
+    claim_output(spec)
+    record = Record(open_storage("sqlite", spec.output), spec.name, spec.objectives)
+    Record(open_storage("sqlite", spec.output), f"{spec.name}.confirm", spec.objectives)
+    sampling = Sampling(spec, TEACHER, {"full": 140, "used": 120}, {})
+    for number, accuracy in enumerate((0.5, 0.8, 0.4)):
+        parameters, shape = sampling.suggest([], number)
+        outcome = record.start(trial_config(spec, parameters, shape, 3, number), parameters, spec.space)
+        metrics = {"validation/accuracy": accuracy, "validation/macro_f1": accuracy}
+        record.measured(Measurement(trial=number, attempt=1, step=3, share=1.0, metrics=metrics))
+        record.set_state(number, TrialState.DONE, [accuracy, float(outcome.config.shape.num_parameters)])
+    scores = {"validation/accuracy": 0.9, "test/accuracy": 0.9}
+    teacher = {"name": "teacher", "label": "teacher", "num_parameters": 50_000, "num_bytes": 200_000, "metrics": scores}
+    record.keep("references", [teacher])
+    return spec
+
+
+def front_of(spec: StudySpec) -> list[int]:
+    from search.study.output import open_study
+
+    return list(open_study(spec.output).front.trials)
+
+
+def test_the_front_is_read_from_the_record(distilsearch: Run, finished: StudySpec) -> None:
+    expected = front_of(finished)
+    assert 1 in expected
+    status, out, err = distilsearch("front", finished.output, "--json")
+    assert (status, err) == (0, "")
+    told = json.dumps(json.loads(out))
+    assert all(f'"trial": {number}' in told for number in expected)
+    status, out, err = distilsearch("front", finished.output)
+    assert (status, err) == (0, "")
+    assert "80" in out
+
+
+def test_exports_are_written_again_from_the_record(distilsearch: Run, finished: StudySpec) -> None:
+    output = finished.output
+    (output / "best" / "trial-99").mkdir(parents=True)  # left by a front of yesterday
+    status, out, _ = distilsearch("export", output)
+    assert status == 0
+    names = [f"best/trial-{number}.yaml" for number in front_of(finished)]
+    assert out.splitlines() == [str(output / name) for name in ("front.csv", "report.html", *names)]
+    assert all((output / name).is_file() for name in ("front.csv", "report.html", "best/knee.yaml", *names))
+    assert not (output / "best" / "trial-99").exists()
+    status, out, _ = distilsearch("plan", output / "best" / "trial-1.yaml", "--json")
+    plan = json.loads(out)
+    assert (status, plan["shapes"]) == (0, 1)
+    assert plan["study"]["budget"]["trials"] == 1
+
+
+def test_a_study_that_measured_nothing_yet_is_1(distilsearch: Run, study_of: Callable[..., StudySpec]) -> None:
+    spec = study_of()
+    claim_output(spec)
+    status, _, err = distilsearch("front", spec.output)
+    assert status == 1
+    assert "holds no study yet" in err
+    Record(open_storage("sqlite", spec.output), spec.name, spec.objectives)
+    status, _, err = distilsearch("front", spec.output)
+    assert status == 1
+    assert "has measured nothing yet" in err
+
+
+# light imports, each in an interpreter of its own
+
+MODULES = "[m.name for p in packages for m in pkgutil.walk_packages(importlib.import_module(p).__path__, p + '.')]"
+ALL_OF = (
+    "import importlib, pkgutil; packages = {!r}; names = " + MODULES + "; [importlib.import_module(n) for n in names]"
+)
+COMMAND = """
+import sys
+from search import cli
+sys.argv = ["distilsearch", *{!r}]
+try:
+    cli.main()
+except SystemExit as end:
+    assert not end.code, end.code
+"""
+
+
+def loaded(code: str, unwanted: tuple[str, ...]) -> list[str]:
+    """Which unwanted modules stand loaded after the code ran."""
+    shown = f"import sys; print('loaded:', *[name for name in {unwanted!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", f"{code}\n{shown}"], capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()[-1].split()[1:]
+
+
+HEAVY = ("torch", "transformers", "ray", "datasets")
+
+
+@pytest.mark.parametrize(
+    ("code", "unwanted"),
+    [
+        (ALL_OF.format(["spaces"]), (*HEAVY, "optuna", "numpy", "search")),
+        (ALL_OF.format(["cluster"]), ("torch", "transformers", "optuna", "search")),
+        (ALL_OF.format(["search.results"]), (*HEAVY, "optuna", "wandb", "search.study")),
+        (ALL_OF.format(["search.record"]), (*HEAVY, "wandb", "search.study")),
+        ("import search.study.output", (*HEAVY, "wandb", "search.lanes")),
+        (ALL_OF.format(["search.trial"]), ("optuna", "wandb", "search.study", "search.lanes", "search.cli", "typer")),
+        (COMMAND.format(["--help"]), (*HEAVY, "optuna", "wandb", "search.study")),
+        (COMMAND.format(["schema"]), (*HEAVY, "optuna", "wandb", "search.study")),
+    ],
+    ids=["spaces", "cluster", "results", "record", "output", "trial", "help", "schema"],
+)
+def test_nothing_is_loaded_that_is_not_needed(code: str, unwanted: tuple[str, ...]) -> None:
+    assert loaded(code, unwanted) == []
+
+
+def test_the_check_of_loaded_modules_finds_one() -> None:
+    assert loaded(ALL_OF.format(["search.record"]), ("optuna", "torch")) == ["optuna"]
+
+
+def test_front_needs_neither_ray_nor_torch(finished: StudySpec) -> None:
+    assert loaded(COMMAND.format(["front", str(finished.output)]), HEAVY) == []

@@ -1,0 +1,314 @@
+"""A whole study on real lanes: killed in the middle, run again to its end, and everything it left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import study_toys
+import tiny
+import yaml
+
+from search.study.output import open_record, open_study, spec_of
+from search.study.run import run_study
+from spaces.errors import StudyError
+from spaces.trial import BestConfig, TrialOutcome, TrialState
+from spaces.yaml_io import load_study
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+NUM_TRIALS = 6
+DRIVER = """
+import functools, search.study.run as run
+run.LanePool = functools.partial(run.LanePool, perform="study_toys:perform")
+from search.cli import main
+main()
+"""
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A study that was killed and run again. `before` are the trials as the record held them after the killing, `log`
+    what the lanes did: (kind, trial, attempt)."""
+
+    path: Path
+    output: Path
+    before: dict[int, TrialOutcome]
+    attempts_before: dict[int, int]
+    after: dict[int, TrialOutcome]
+    attempts: dict[int, int]
+    log: list[tuple[str, str, str]]
+    log_path: Path
+    stdout: str
+    stderr: str
+
+    @property
+    def front(self) -> list[dict[str, str]]:
+        with open(self.output / "front.csv", newline="") as file:
+            return list(csv.DictReader(file))
+
+    def fact(self, name: str) -> Any:
+        return open_record(spec_of(self.output))[0].fact(name)
+
+
+def environment(folder: Path) -> dict[str, str]:
+    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent)])
+    return {**os.environ, "PYTHONPATH": paths, "TOYS_LOG": str(folder / "log.txt"), "COLUMNS": "160"}
+
+
+def states(output: Path) -> Counter[str]:
+    """What the record says while someone else writes it."""
+    with contextlib.suppress(Exception):  # not there yet, or half made
+        study = optuna.load_study(study_name="tiny", storage=f"sqlite:///{output / 'study.db'}")
+        return Counter(trial.user_attrs["state"] for trial in study.trials)
+    return Counter()
+
+
+def record_of(output: Path) -> tuple[dict[int, TrialOutcome], dict[int, int]]:
+    record, _ = open_record(spec_of(output))
+    return {outcome.number: outcome for outcome in record.outcomes()}, record.attempts()
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    folder = tmp_path_factory.mktemp("study")
+    first = [
+        {"family": "bert", "depth": 1},
+        {"temperature": study_toys.FAILS_AT},
+        {"family": "bert", "depth": 3, "vocabulary": "full"},
+    ]
+    path = tiny.write_study(folder, budget={"trials": NUM_TRIALS}, search={"first": first})
+    output, command = folder / "run", [sys.executable, "-c", DRIVER, "run", str(path)]
+    errors = folder / "killed.txt"
+    with open(errors, "w") as file:
+        driver = subprocess.Popen(command, env=environment(folder), stdout=file, stderr=file, start_new_session=True)
+    try:
+        begun = time.monotonic()
+        while True:
+            seen = states(output)
+            if seen["done"] >= 2 and seen["running"]:
+                break
+            assert driver.poll() is None, errors.read_text()
+            assert time.monotonic() - begun < 200, (seen, errors.read_text())
+            time.sleep(0.1)
+        os.kill(driver.pid, signal.SIGKILL)
+        driver.wait()
+        before, attempts_before = record_of(output)
+        done = subprocess.run(command, env=environment(folder), capture_output=True, text=True, timeout=240)
+    finally:
+        with contextlib.suppress(ProcessLookupError):  # what the killed driver may have left
+            os.killpg(driver.pid, signal.SIGKILL)
+    assert done.returncode == 0, done.stderr
+    after, attempts = record_of(output)
+    log_path = folder / "log.txt"
+    log = [tuple(line.split()) for line in log_path.read_text().splitlines()]
+    return Ran(
+        path,
+        output,
+        before,
+        attempts_before,
+        after,
+        attempts,
+        log,
+        log_path,
+        done.stdout,
+        done.stderr,  # type: ignore[arg-type]
+    )
+
+
+# killed, and run again
+
+
+def test_no_finished_trial_is_lost_or_run_twice(ran: Ran) -> None:
+    finished = {n: outcome for n, outcome in ran.before.items() if outcome.state is not TrialState.RUNNING}
+    cut_off = ran.before.keys() - finished.keys()
+    assert len(finished) >= 2
+    assert cut_off
+    for number, outcome in finished.items():
+        assert ran.after[number] == outcome
+        assert ran.attempts[number] == ran.attempts_before[number] == 1
+    runs = Counter(int(trial) for kind, trial, _ in ran.log if kind == "trial")
+    assert {number: runs[number] for number in finished} == dict.fromkeys(finished, 1)
+    for number in cut_off:
+        assert ran.after[number].config == ran.before[number].config
+        assert ran.attempts[number] >= 2
+    assert "continuing: " in ran.stderr
+
+
+def test_the_study_ends_with_every_trial_accounted_for(ran: Ran) -> None:
+    assert list(ran.after) == list(range(NUM_TRIALS))
+    states = [ran.after[number].state for number in range(NUM_TRIALS)]
+    assert states == [TrialState.DONE, TrialState.FAILED, *[TrialState.DONE] * (NUM_TRIALS - 2)]
+    assert len({outcome.config.seed for outcome in ran.after.values()}) == NUM_TRIALS
+    parameters = [outcome.parameters for outcome in ran.after.values()]
+    assert all(parameters.count(one) == 1 for one in parameters)
+    assert (ran.after[0].config.shape.family, ran.after[0].config.shape.depth) == ("bert", 1)
+    for outcome in ran.after.values():
+        if outcome.state is TrialState.DONE:
+            assert [measurement.share for measurement in outcome.measurements] == [1.0]
+            assert 0 <= outcome.last.metrics["validation/accuracy"] <= 1
+
+
+def test_a_failing_trial_fails_alone_and_by_name(ran: Ran) -> None:
+    assert ran.after[1].error == "this one is to fail"
+    assert "trial 1 failed: this one is to fail" in ran.stderr + (ran.path.parent / "killed.txt").read_text()
+    assert not any(row["trial"] == "1" for row in ran.front)
+
+
+def test_the_teacher_reads_the_data_once(ran: Ran) -> None:
+    assert ran.fact("teacher_passes") == 1
+    assert sum(kind == "fine_tune" for kind, *_ in ran.log) == 1
+    assert "the teacher's outputs are in the cache" in ran.stderr
+
+
+# what it left
+
+
+def test_the_folder_holds_what_the_design_says(ran: Ran) -> None:
+    output = ran.output
+    trials = [row["trial"] for row in ran.front]
+    assert trials
+    for name in ("study.yaml", "study.db", "front.csv", "report.html", "best/knee.yaml", "teacher/config.json"):
+        assert (output / name).is_file(), name
+    study = yaml.safe_load((output / "study.yaml").read_text())
+    assert len(study["fingerprint"]) == 16
+    assert {"python", "torch", "ray", "optuna", "distilsearch"} <= study["versions"].keys()
+    named = {"knee.yaml"} | {f"trial-{trial}" for trial in trials} | {f"trial-{trial}.yaml" for trial in trials}
+    assert {path.name for path in (output / "best").iterdir()} == named
+    knee = (output / "best" / "knee.yaml").read_text()
+    assert [(output / "best" / f"trial-{trial}.yaml").read_text() for trial in trials].count(knee) == 1
+    assert {path.name for path in (output / "trials").iterdir()} <= set(trials)  # checkpoints of the front alone
+    assert "<html" in (output / "report.html").read_text()
+
+
+def test_the_front_is_one(ran: Ran) -> None:
+    rows = [(int(row["parameters"]), float(row["validation/accuracy"])) for row in ran.front]
+    assert rows == sorted(rows)
+    assert all(one[1] < other[1] for one, other in zip(rows, rows[1:], strict=False))  # larger only where better
+    done = [outcome for outcome in ran.after.values() if outcome.state is TrialState.DONE]
+    for outcome in done:  # nothing finished is better than the front
+        values = outcome.values()
+        assert any(size <= values["parameters"] and score >= values["accuracy"] for size, score in rows)
+    assert max(score for _, score in rows) == max(outcome.values()["accuracy"] for outcome in done)
+
+
+def test_each_best_config_says_what_the_record_says(ran: Ran) -> None:
+    for row in ran.front:
+        best = BestConfig.model_validate(
+            yaml.safe_load((ran.output / "best" / f"trial-{row['trial']}.yaml").read_text())
+        )
+        outcome = ran.after[best.trial]
+        assert best.schema_version == 1
+        assert best.config == outcome.config
+        assert best.metrics["validation/accuracy"] == outcome.last.metrics["validation/accuracy"]
+        assert best.metrics["test/accuracy"]["seeds"] == 2
+        assert best.sizes["parameters"] == outcome.config.shape.num_parameters == int(row["parameters"])
+        model = ran.output / "best" / f"trial-{best.trial}" / "model.safetensors"
+        assert best.sizes["bytes"] == model.stat().st_size
+        assert best.reproduce == f"distilsearch run best/trial-{best.trial}.yaml"
+        assert set(best.metrics["references"]) >= {"teacher", "ngrams", "majority"}
+        assert best.provenance["versions"]["torch"]
+
+
+SCORE = """
+import json, sys, torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+data, *folders = sys.argv[1:]
+rows = [line.rstrip("\\n").split("\\t") for line in open(data)][1:]
+scores = {}
+for folder in folders:
+    model, tokenizer = AutoModelForSequenceClassification.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    batch = tokenizer([text for text, _ in rows], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        predicted = model.eval()(**batch).logits.argmax(-1).tolist()
+    right = sum(model.config.id2label[i] == label for i, (_, label) in zip(predicted, rows))
+    scores[folder] = [right / len(rows), model.config.model_type, len(tokenizer)]
+print(json.dumps(scores))
+"""
+
+
+def test_the_models_load_anywhere_and_score_what_is_said(ran: Ran) -> None:
+    folders = [ran.output / "best" / f"trial-{row['trial']}" for row in ran.front]
+    command = [sys.executable, "-c", SCORE, str(ran.path.parent / "data" / "test.tsv"), *map(str, folders)]
+    away = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd="/", env=away)
+    scores = json.loads(done.stdout.splitlines()[-1])
+    assert len(scores) == len(folders) >= 1
+    for folder, (accuracy, model_type, num_pieces) in scores.items():
+        best = yaml.safe_load(Path(f"{folder}.yaml").read_text())
+        assert accuracy == pytest.approx(best["metrics"]["delivered"]["test/accuracy"])
+        assert model_type in ("bert", "albert")
+        assert num_pieces == best["config"]["shape"]["vocabulary_size"]
+
+
+# and then
+
+
+def test_the_same_command_again_trains_nothing(ran: Ran, capsys: pytest.CaptureFixture[str]) -> None:
+    from search import cli
+
+    before = ran.log_path.read_text()
+    for arguments, words in (
+        (["run", str(ran.path)], "This study is done"),
+        (["front", str(ran.output), "--json"], ""),
+    ):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["distilsearch", *arguments])
+            with pytest.raises(SystemExit) as end:
+                cli.main()
+        captured = capsys.readouterr()
+        assert (end.value.code or 0) == 0
+        assert words in captured.err
+    told = json.dumps(json.loads(captured.out))
+    assert all(f'"trial": {row["trial"]}' in told for row in ran.front)
+    assert ran.log_path.read_text() == before
+
+
+def test_what_is_exported_again_is_the_same(ran: Ran) -> None:
+    from search.study.output import export_study
+
+    kept = {path: path.read_bytes() for path in (ran.output / "best").glob("*.yaml")}
+    kept[ran.output / "front.csv"] = (ran.output / "front.csv").read_bytes()
+    result = export_study(ran.output)
+    assert [str(row.trial) for row in result.rows] == [row["trial"] for row in ran.front]
+    assert {path: path.read_bytes() for path in kept} == kept
+    assert open_study(ran.output).front == result.front
+
+
+def test_a_best_config_trains_the_same_student_again(ran: Ran, tmp_path: Path) -> None:
+    """Through Ray in this process, with the teacher and its outputs from the cache."""
+    number = ran.front[-1]["trial"]
+    spec = load_study(ran.output / "best" / f"trial-{number}.yaml").model_copy(update={"output": tmp_path / "again"})
+    result = run_study(spec)
+    (outcome,) = result.outcomes
+    original = ran.after[int(number)]
+    assert outcome.config == original.config
+    assert outcome.last is not None
+    assert original.last is not None
+    assert outcome.last.metrics == original.last.metrics
+    assert outcome.last.cost["mean_loss"] == original.last.cost["mean_loss"]
+    record, _ = open_record(spec)
+    assert record.fact("teacher_passes") == 0
+    weights = [
+        (folder / "best" / f"trial-{trial}" / "model.safetensors").read_bytes()
+        for folder, trial in ((ran.output, number), (tmp_path / "again", 0))
+    ]
+    assert weights[0] == weights[1]
+
+
+def test_a_folder_without_a_study_has_no_front(tmp_path: Path, ran: Ran) -> None:
+    (tmp_path / "study.yaml").write_text((ran.output / "study.yaml").read_text())
+    with pytest.raises(StudyError, match="holds no study yet"):
+        open_study(tmp_path)
