@@ -323,4 +323,4 @@ def _why_no_front(spec: StudySpec, outcomes: Sequence[TrialOutcome]) -> str:
         )
     if failed:
         return f"all {len(failed)} trials failed; the last: {failed[-1].error}"
-    return "the budget ended before a trial did; raise budget.minutes or make training shorter"
+    return "budget.minutes were spent before a trial ended. What was prepared is kept: run again, or raise them"
