@@ -26,7 +26,6 @@ from safetensors.numpy import load_file
 
 from search.study.output import open_record, open_study, spec_of
 from search.study.prepare import read_inputs
-from search.study.run import known_limits
 from search.study.sampling import Sampling
 from search.study.searcher import trial_config
 from search.trial import work
@@ -35,7 +34,7 @@ from spaces.errors import StudyError
 from spaces.trial import BestConfig, TrialOutcome, TrialState, WorkItem, WorkKind
 from spaces.yaml_io import load_study
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
 NUM_TRIALS = 5
 DRIVER = """
@@ -303,7 +302,8 @@ def test_a_best_config_trains_the_same_student_again(ran: Ran, tmp_path: Path) -
     assert original.last is not None
     spec = load_study(ran.output / "best" / f"trial-{row['trial']}.yaml")
     inputs = read_inputs(spec, lambda text: None)
-    parameters, shape = Sampling(spec, inputs.teacher, inputs.vocabularies, known_limits(spec)).suggest([], 0)
+    assert spec.bounds == {}
+    parameters, shape = Sampling(spec, inputs.teacher, inputs.vocabularies, {}).suggest([], 0)
     config = trial_config(spec, parameters, shape, inputs.teacher.depth, 0)
     assert config == original.config
     (kept,) = (spec.cache / "outputs").iterdir()
