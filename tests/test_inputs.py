@@ -385,6 +385,18 @@ def test_a_folder_without_a_tokenizer(study_of: Callable[..., StudySpec], copied
     )
 
 
+def test_a_tokenizer_of_another_model(study_of: Callable[..., StudySpec], copied: Callable[..., Path]) -> None:
+    from transformers import AutoTokenizer
+
+    folder = copied()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["snare"])
+    tokenizer.save_pretrained(folder)
+    rows = len(tiny.vocabulary())
+    message = faults_of(read_inputs, study_of(teacher=str(folder)), quiet)
+    assert f"its tokenizer has a piece {rows}, its embeddings only {rows} rows" in message
+
+
 def byte_level_teacher(folder: Path) -> Path:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaForSequenceClassification

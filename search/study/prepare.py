@@ -108,6 +108,11 @@ def _tokenise(
     if names and not any((source.folder / name).is_file() for name in names):
         # transformers 5 makes a tokenizer of special tokens alone, to which every text is unknown
         raise InputError.of("teacher", f"{source.folder} holds no tokenizer: none of {', '.join(names)}", "model")
+    highest, rows = max(tokenizer.get_vocab().values()), source.config["vocab_size"]
+    if highest >= rows:
+        raise InputError.of(
+            "teacher", f"its tokenizer has a piece {highest}, its embeddings only {rows} rows; they do not belong together", "model"
+        )  # fmt: skip
     positions = source.shape(2).max_positions
     max_length = min(spec.data.max_length, positions)
     say(f"tokenising {sum(map(len, texts.splits.values())):,} texts")
