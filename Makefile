@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: setup demo test lint fast clean
+.PHONY: setup demo test test-all lint fast clean
 
 setup: $(STAMP)  ## the environment: a venv, pip, versions pinned by constraints.txt
 
@@ -25,8 +25,11 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: lint  ## everything: lint, types, import rules, tests
-	$(BIN)/python -m pytest
+test: lint  ## lint, types, import rules, and all tests but the slow ones; two processes, a file stays in one
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu"
+
+test-all: lint  ## the slow ones too: lanes killed, hung, of several workers
+	$(BIN)/python -m pytest -m "not gpu"
 
 fast: setup  ## the tests that need no Ray
 	$(BIN)/python -m pytest -m "not ray and not slow"

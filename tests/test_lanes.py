@@ -427,6 +427,7 @@ def test_a_killed_worker_hands_its_item_on_and_its_lane_comes_back(
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_hanging_item_is_killed(pool: LanePool) -> None:
     until_idle(pool)
     pool.submit(item("hang", do="hang"))
@@ -435,6 +436,7 @@ def test_a_hanging_item_is_killed(pool: LanePool) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_two_deaths_fail_an_item_and_the_lanes_come_back(pool: LanePool) -> None:
     until_idle(pool)
     pool.submit(item("twice", do="die", attempts=9))
@@ -445,6 +447,7 @@ def test_two_deaths_fail_an_item_and_the_lanes_come_back(pool: LanePool) -> None
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_lane_of_two_workers_reduces_restarts_and_recycles(cluster: dict[str, Any], tmp_path: Path) -> None:
     resources = ResourcesSpec(cpus_per_worker=0.5, workers_per_lane=2, recycle_after=2)
     with LanePool(resources, 1, {}, tmp_path, silence_seconds=20, perform=TOY) as pool:
@@ -462,6 +465,7 @@ def test_a_lane_of_two_workers_reduces_restarts_and_recycles(cluster: dict[str, 
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_lane_that_never_gets_anywhere_ends_the_study(cluster: dict[str, Any], tmp_path: Path) -> None:
     with LanePool(ResourcesSpec(cpus_per_worker=0.5), 1, {}, tmp_path, perform="no_such_module:perform") as pool:
         pool.submit(item("never"))

@@ -34,7 +34,7 @@ from spaces.errors import StudyError
 from spaces.trial import BestConfig, TrialOutcome, TrialState, WorkItem, WorkKind
 from spaces.yaml_io import load_study
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 NUM_TRIALS = 5
 DRIVER = """
