@@ -24,6 +24,11 @@ LAYER_POLICIES: dict[str, Callable[[int, int], list[int]]] = {
     "last": lambda depth, teacher_depth: list(range(teacher_depth - depth, teacher_depth)),
     # the first layers and the last one: early layers matter most, the last one feeds the head
     "first-and-last": lambda depth, teacher_depth: [*range(depth - 1), teacher_depth - 1] if depth > 1 else [0],
+    # the teacher's first layer left out: shallow students of pairs learnt only so (benchmarks/README.md)
+    "skip-first": lambda depth, teacher_depth: [1 + i * (teacher_depth - 1) // depth for i in range(depth)],
+    "skip-first-with-last": lambda depth, teacher_depth: (
+        [1 + round(i * (teacher_depth - 2) / (depth - 1)) for i in range(depth)] if depth > 1 else [teacher_depth - 1]
+    ),
 }
 
 
@@ -185,7 +190,12 @@ def copied_layers(layers: Value, depth: int, teacher_depth: int) -> tuple[int, .
     if depth > teacher_depth:
         raise InvalidStudent(f"depth {depth} is more than the teacher's {teacher_depth} layers")
     if layers in LAYER_POLICIES:
-        return tuple(LAYER_POLICIES[str(layers)](depth, teacher_depth))
+        chosen = tuple(LAYER_POLICIES[str(layers)](depth, teacher_depth))
+        if len(set(chosen)) < depth or chosen[-1] >= teacher_depth:
+            raise InvalidStudent(
+                f"layers {layers!r}: a teacher of {teacher_depth} layers has too few for depth {depth}"
+            )
+        return chosen
     chosen = tuple(int(part) for part in str(layers).split(","))
     if len(chosen) != depth:
         raise InvalidStudent(f"layers {list(chosen)} are {len(chosen)}, but depth is {depth}")

@@ -129,6 +129,20 @@ class SamplingSpec(Frozen):
     halving: Literal["none"] = "none"
     first: tuple[dict[str, Value], ...] = ()
 
+    @field_validator("first", mode="before")
+    @classmethod
+    def _layers_as_text(cls, value: Any) -> Any:
+        """An explicit list of layers is one value, as in a space: "0,2,5"."""
+        if not isinstance(value, list | tuple):
+            return value
+
+        def plain(entry: Any) -> Any:
+            if isinstance(entry, dict) and isinstance(entry.get("layers"), list):
+                return {**entry, "layers": ",".join(map(str, entry["layers"]))}
+            return entry
+
+        return tuple(plain(entry) for entry in value)
+
     @field_validator("first")
     @classmethod
     def _known(cls, value: tuple[dict[str, Value], ...]) -> tuple[dict[str, Value], ...]:
