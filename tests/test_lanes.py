@@ -312,12 +312,12 @@ def pool(cluster: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> I
     context = {"array": ray.put(np.ones(1000))}
     resources = ResourcesSpec(cpus_per_worker=0.5)
     storage = tmp_path_factory.mktemp("lanes")
-    with LanePool(resources, 2, context, storage, silence_seconds=4, perform=TOY) as pool:
+    with LanePool(resources, 2, context, storage, silence_seconds=60, perform=TOY) as pool:
         yield pool
     assert list(storage.iterdir()) == []
 
 
-def until_idle(pool: LanePool, seconds: float = 90) -> dict[str, Any]:
+def until_idle(pool: LanePool, seconds: float = 900) -> dict[str, Any]:
     """The status once every lane is there and has nothing to do."""
     deadline = time.monotonic() + seconds
     while True:

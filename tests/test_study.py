@@ -34,7 +34,7 @@ from spaces.errors import StudyError
 from spaces.trial import BestConfig, TrialOutcome, TrialState, WorkItem, WorkKind
 from spaces.yaml_io import load_study
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(3600)]
 
 NUM_TRIALS = 5
 DRIVER = """
@@ -109,12 +109,12 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
             if seen["done"] >= 2 and seen["running"]:
                 break
             assert driver.poll() is None, errors.read_text()
-            assert time.monotonic() - begun < 200, (seen, errors.read_text())
+            assert time.monotonic() - begun < 1500, (seen, errors.read_text())
             time.sleep(0.1)
         os.kill(driver.pid, signal.SIGKILL)
         driver.wait()
         before, attempts_before = record_of(output)
-        done = subprocess.run(command, env=environment(folder), capture_output=True, text=True, timeout=240)
+        done = subprocess.run(command, env=environment(folder), capture_output=True, text=True, timeout=1500)
     finally:
         with contextlib.suppress(ProcessLookupError):  # what the killed driver may have left
             os.killpg(driver.pid, signal.SIGKILL)

@@ -158,13 +158,13 @@ def test_a_failing_backend_is_one_warning(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 def test_a_hanging_backend_holds_nobody_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    a_backend(monkeypatch, init=lambda **_: time.sleep(5))
+    a_backend(monkeypatch, init=lambda **_: time.sleep(120))
     monkeypatch.setattr(tracking, "CLOSE_SECONDS", 0.2)
     began = time.monotonic()
     with pytest.warns(RuntimeWarning, match=r"no end within 0\.2 s") as caught:
         drive(WandbTracker(offline_spec(), tmp_path, "abc"), tmp_path)
     assert len(caught) == 1
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 60  # it never waits for the 120 s
 
 
 def test_absence_is_an_object(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
