@@ -371,6 +371,11 @@ def test_tpe_takes_over_once_enough_is_measured(monkeypatch: pytest.MonkeyPatch)
     assert Spy.seen == []
 
 
+def test_what_is_put_first_and_makes_no_student_is_told() -> None:
+    with pytest.raises(InputError, match=r"first\[1\].*no student"):
+        a_sampling(a_spec(search={"first": [{"depth": 1}, {"family": "albert", "depth": 1, "num_hidden_groups": 2}]}))
+
+
 def test_what_the_user_puts_first_is_tried_first() -> None:
     first = [{"family": "bert", "depth": 1}, {"depth": 3, "temperature": 2.5, "family": "albert"}]
     sampling = a_sampling(a_spec(search={"first": first}))

@@ -19,7 +19,7 @@ from optuna.trial import TrialState as OptunaState
 from search.record.record import distribution
 from spaces.errors import InputError
 from spaces.parameters import Choice, FloatRange, IntRange, Parameter, Value
-from spaces.space import InvalidStudent
+from spaces.space import PARAMETERS, InvalidStudent
 from spaces.student import StudentShape, TeacherShape
 from spaces.study import SIZE, StudySpec
 from spaces.trial import TrialOutcome, TrialState, derived_seed
@@ -45,6 +45,14 @@ class Sampling:
         ]
         if not self._valid:
             raise InputError.of("space", self._why_empty())
+        for index, given in enumerate(spec.search.first):
+            fixed = {name: value for name, value in given.items() if PARAMETERS[name].shapes}.items()
+            if not any(fixed <= values.items() for values, _ in self._valid):
+                raise InputError.of(
+                    "search",
+                    "makes no student of this teacher within the bounds; mend it or remove it",
+                    f"first[{index}]",
+                )
 
     @property
     def shapes(self) -> list[StudentShape]:
