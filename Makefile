@@ -25,8 +25,9 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: lint  ## lint, types, import rules, and all tests but the slow ones; two processes, a file stays in one
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu"
+test: lint  ## lint, types, import rules, and all tests but the slow ones; Ray's by themselves
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not ray and not slow and not gpu"
+	$(BIN)/python -m pytest -m "ray and not slow and not gpu"
 
 test-all: lint  ## the slow ones too: lanes killed, hung, of several workers
 	$(BIN)/python -m pytest -m "not gpu"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from spaces import yaml_io
@@ -183,8 +183,13 @@ def test_layer_policies_by_hand() -> None:
         "first": (0, 1, 2, 3, 4, 5),
         "last": (6, 7, 8, 9, 10, 11),
         "first-and-last": (0, 1, 2, 3, 4, 11),
+        "skip-first": (1, 2, 4, 6, 8, 10),  # 1 + 0, 1.83, 3.67, 5.5, 7.33, 9.17
+        "skip-first-with-last": (1, 3, 5, 7, 9, 11),
     }
     assert copied_layers("even-with-last", 3, 6) == (0, 2, 5)  # 0, 2.5 (to even), 5
+    assert copied_layers("skip-first", 2, 6) == (1, 3)
+    with pytest.raises(InvalidStudent, match="too few for depth 6"):
+        copied_layers("skip-first", 6, 6)
     assert copied_layers("0,2,5", 3, 6) == (0, 2, 5)
     with pytest.raises(InvalidStudent, match="more than the teacher's 6"):
         copied_layers("even", 7, 6)
@@ -196,8 +201,11 @@ def test_layer_policies_by_hand() -> None:
 
 @given(st.sampled_from(sorted(LAYER_POLICIES)), st.integers(1, 24), st.data())
 def test_every_policy_copies_distinct_layers_in_order(policy: str, teacher_depth: int, data: st.DataObject) -> None:
-    depth = data.draw(st.integers(1, teacher_depth))
+    if skips := policy.startswith("skip-first"):
+        assume(teacher_depth > 1)
+    depth = data.draw(st.integers(1, teacher_depth - skips))
     layers = copied_layers(policy, depth, teacher_depth)
+    assert not skips or layers[0] >= 1
     assert len(layers) == depth
     assert list(layers) == sorted(set(layers))
     assert 0 <= layers[0] <= layers[-1] < teacher_depth

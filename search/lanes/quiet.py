@@ -9,6 +9,8 @@ from typing import Any
 
 import ray
 
+from spaces.errors import StudyError
+
 # Read by the driver, or by the processes that Ray starts for us; each is left alone where the user has set it.
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -27,6 +29,7 @@ ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one more process per lane; lanes survive preemption anyway
     "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "2",  # 30 s are waited for a hung rank otherwise
 }
+START_TRIES = 4
 LOGGERS = ("ray", "ray.tune", "ray.train", "ray.data")
 
 
@@ -62,15 +65,30 @@ def start_ray(*, num_cpus: int | None = None, num_gpus: int | None = None) -> di
         # When this process is killed, Ray's agents try that long to tell a head that is gone before they end, 60 s
         # otherwise.
         os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "10")
-        ray.init(
-            address="local",
-            num_cpus=num_cpus,
-            num_gpus=num_gpus,
-            include_dashboard=False,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-        )
+        _start_here(num_cpus, num_gpus)
     # Ray prints, whatever the log level, that a worker died. The lanes see to that themselves, and the message would
     # tear the display. To go when Ray lets one choose.
     ray._private.worker.print_to_stdstream = lambda *_, **__: None
     return dict(ray.cluster_resources())
+
+
+def _start_here(num_cpus: int | None, num_gpus: int | None) -> None:
+    """Ray gives its first node 30 s to start, which a machine that is busy with other things can miss: try again."""
+    for left in reversed(range(START_TRIES)):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=num_cpus,
+                num_gpus=num_gpus,
+                include_dashboard=False,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+            )
+            return
+        except Exception as error:
+            ray.shutdown()
+            if not left:
+                first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                raise StudyError(
+                    f"Ray did not start in {START_TRIES} tries: {first} Is the machine overloaded, or out of memory?"
+                ) from error
