@@ -15,8 +15,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from spaces.errors import Fault, InputError, near_miss
-from spaces.space import SearchSpace, parse_space
-from spaces.study import DataSpec, StudySpec
+from spaces.space import parse_space
+from spaces.study import StudySpec
 from spaces.trial import BestConfig
 
 MAX_STUDY_BYTES = 1_000_000
@@ -276,16 +276,3 @@ _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", EXPONENT, EXPONENT_STAR
 
 def to_yaml(data: Any) -> str:
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
-
-
-__all__ = [
-    "DataSpec",
-    "SearchSpace",
-    "load_study",
-    "parse_study",
-    "parse_yaml",
-    "preset_names",
-    "preset_text",
-    "to_yaml",
-    "write_whole",
-]

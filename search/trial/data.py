@@ -6,7 +6,7 @@ Legend: N rows, B batch, T tokens of the longest row of a batch, C classes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -89,7 +89,6 @@ class TransferSet:
     label_names: list[str]
     max_length: int
     fingerprint: str = ""
-    counts: dict[str, int] = field(default_factory=dict)
 
     def with_teacher_logits(self, logits: dict[str, np.ndarray]) -> TransferSet:
         splits = {name: replace(split, teacher_logits=logits[name]) for name, split in self.splits.items()}
