@@ -237,8 +237,6 @@ class StudySpec(Frozen):
                 raise ValueError(f"{name}: {direction} makes no sense; write {name}: {right}")
         if len(value) < 2:
             raise ValueError(f"a front needs two objectives or more of {', '.join(METRICS)}")
-        if not set(value) & set(QUALITY):
-            raise ValueError(f"at least one objective must be measured: {' or '.join(QUALITY)}")
         return value
 
     @field_validator("bounds")
@@ -260,8 +258,8 @@ class StudySpec(Frozen):
 
     @property
     def quality(self) -> str:
-        """The first measured objective: what `best` and the report speak of."""
-        return next(name for name in self.objectives if name in QUALITY)
+        """The first measured objective, else accuracy: what `best` and the report speak of."""
+        return next((name for name in self.objectives if name in QUALITY), QUALITY[0])
 
     def resolved(self) -> dict[str, Any]:
         """Plain data that YAML or JSON can hold and `load_study` reads again."""

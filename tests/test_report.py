@@ -102,6 +102,16 @@ def test_one_file_nothing_from_outside_nothing_injected(tmp_path: Path) -> None:
     assert "sqlite" not in text  # storage may hold a password; it is not shown at all
 
 
+def test_sizes_alone_may_be_the_objectives(tmp_path: Path) -> None:
+    _, outcomes, confirmations, delivered = a_study()
+    spec = a_spec(objectives={"parameters": "minimize", "bytes": "minimize"})
+    front = ParetoFront.of(outcomes, spec, REFERENCES)
+    assert front.trials == (0,)  # one layer: nothing is smaller
+    rows = student_rows(spec, front, outcomes, confirmations, delivered, REFERENCES)
+    write_report(tmp_path / "report.html", spec, front, rows, REFERENCES, outcomes)
+    assert "Trial 0" in (tmp_path / "report.html").read_text()
+
+
 def test_an_empty_study_still_reports(tmp_path: Path) -> None:
     spec = a_spec()
     write_report(tmp_path / "report.html", spec, ParetoFront.of([], spec, REFERENCES), [], REFERENCES, [])

@@ -270,7 +270,6 @@ def test_every_fault_of_a_file_is_told_at_once(tmp_path: Path) -> None:
     ("changes", "where", "words"),
     [
         ({"data": {}}, "data", "write train: FILE"),
-        ({"objectives": {"parameters": "minimize", "bytes": "minimize"}}, "objectives", "must be measured"),
         ({"objectives": {"accuracy": "maximize"}}, "objectives", "two objectives or more"),
         ({"objectives": {"speed": "maximize"}}, "objectives", "'speed' is not an objective"),
         ({"bounds": {"latency": {"max": 3}}}, "bounds", "'latency' cannot be bounded"),

@@ -13,7 +13,7 @@ from search.lanes.pool import LanePool
 from search.record.record import Record
 from search.results.front import ParetoFront
 from search.study.budget import Budget
-from spaces.study import QUALITY, StudySpec
+from spaces.study import StudySpec
 from spaces.trial import TrialConfig, TrialOutcome, TrialState, WorkItem, WorkKind, derived_seed
 
 Told = Callable[[TrialOutcome], None]
@@ -24,15 +24,11 @@ def wanted(
 ) -> list[tuple[TrialConfig, dict[str, str]]]:
     """What confirming this front takes, the most telling first: (config, labels)."""
     by_number = {outcome.number: outcome for outcome in outcomes}
-    best = max(
-        front.points,
-        key=lambda point: max(point.values[name] for name in QUALITY if name in point.values),
-        default=None,
-    )
+    best = max(front.trials, key=lambda trial: by_number[trial].values()[spec.quality], default=None)
     plain, again = [], []
     for trial in front.trials:
         config = by_number[trial].config
-        chosen = {"all": True, "best": best is not None and trial == best.trial, "none": False}
+        chosen = {"all": True, "best": trial == best, "none": False}
         if chosen[spec.confirm.without_distillation]:
             # The same initialisation, data order and steps; only the teacher's part of the loss is gone.
             taught_by_labels = config.model_copy(update={"soft_share": 0.0})

@@ -1,0 +1,216 @@
+"""What is tried next, and what may still be spent: sampling and budget."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from optuna.samplers import TPESampler
+from small_search import TEACHER, VOCABULARIES, Clock, a_sampling, a_spec, done, history, reopened
+
+from search.study import sampling as sampling_module
+from search.study.budget import Budget
+from search.study.sampling import Sampling
+from spaces.errors import InputError
+from spaces.trial import TrialOutcome, TrialState
+
+pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+
+
+SMALL = {"parameters": (0.0, 24_000.0)}
+
+
+@pytest.fixture(scope="module")
+def bounded() -> Sampling:
+    sampling = a_sampling(a_spec(search={"startup_trials": 2}), **SMALL)
+    every = len(a_sampling(a_spec()).shapes)
+    assert 0 < len(sampling.shapes) < every  # the bound leaves out some
+    return sampling
+
+
+@given(number=st.integers(0, 500))
+def test_suggestions_are_valid_and_within_the_bounds(bounded: Sampling, number: int) -> None:
+    spec = a_spec()
+    values, shape = bounded.suggest([], number)
+    assert spec.space.fault_of(values) == ""
+    assert spec.space.shape(values, TEACHER, VOCABULARIES) == shape
+    assert shape.num_parameters <= 24_000
+    assert ("num_hidden_groups" in values) == (values["family"] == "albert")
+    assert 1e-3 <= values["learning_rate"] <= 5e-3
+    assert bounded.suggest([], number) == (values, shape)
+
+
+def test_suggestions_depend_on_seed_and_number() -> None:
+    def values(seed: int, number: int) -> dict[str, Any]:
+        return a_sampling(a_spec(seed=seed)).suggest([], number)[0]
+
+    found = [values(seed, number) for seed in (0, 1) for number in range(4)]
+    assert all(found.count(one) == 1 for one in found)
+
+
+def test_with_history_suggestions_stay_valid_and_new(bounded: Sampling) -> None:
+    spec = a_spec(search={"startup_trials": 2})
+    outcomes = history(spec, bounded, 8)
+    parameters = [outcome.parameters for outcome in outcomes]
+    assert all(parameters.count(one) == 1 for one in parameters)
+    assert all(outcome.config.shape.num_parameters <= 24_000 for outcome in outcomes)
+    assert {outcome.parameters["family"] for outcome in outcomes} == {"bert", "albert"}
+
+
+def test_an_interrupted_study_suggests_what_an_uninterrupted_one_would(tmp_path: Path) -> None:
+    spec = a_spec(search={"startup_trials": 3})
+    outcomes = history(spec, a_sampling(spec), 6)
+    record = reopened(tmp_path)
+    for outcome in outcomes:
+        record.start(outcome.config, outcome.parameters, spec.space)
+        record.measured(outcome.measurements[0])
+        record.set_state(outcome.number, TrialState.DONE, [outcome.values()[name] for name in spec.objectives])
+    again = a_sampling(spec).suggest(reopened(tmp_path).outcomes(), 6)
+    assert again == a_sampling(spec).suggest(outcomes, 6)
+    assert again != a_sampling(spec).suggest(outcomes[:3], 6)  # what was measured counts
+
+
+class Spy(TPESampler):
+    seen: list[list[Any]] = []
+
+    def infer_relative_search_space(self, study: Any, trial: Any) -> Any:
+        Spy.seen.append(
+            [(dict(t.params), t.values, t.system_attrs.get("constraints")) for t in study.get_trials()[:-1]]
+        )
+        return super().infer_relative_search_space(study, trial)
+
+
+def test_tpe_takes_over_once_enough_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling_module, "TPESampler", Spy)
+    monkeypatch.setattr(Spy, "seen", [])
+    spec = a_spec(search={"startup_trials": 3})
+    sampling = a_sampling(spec, accuracy=(0.7, float("inf")), **SMALL)
+    outcomes = history(spec, sampling, 3)
+    assert Spy.seen == []  # numbers 0, 1 and 2 were drawn at random
+    running = outcomes[0].model_copy(update={"number": 3, "state": TrialState.RUNNING, "measurements": ()})
+    sampling.suggest([*outcomes, running], 4)
+    assert Spy.seen
+    (first, *_) = Spy.seen
+    assert [values for _, values, _ in first] == [
+        [outcome.values()["accuracy"], outcome.values()["parameters"]] for outcome in outcomes
+    ]  # the running one is not among them
+    for (params, (accuracy, parameters), constraints), outcome in zip(first, outcomes, strict=True):
+        assert params.items() <= outcome.parameters.items()
+        assert constraints == pytest.approx([0.7 - accuracy, -parameters, parameters - 24_000])
+    assert any(constraints[0] > 0 for _, _, constraints in first)  # one is below the bound, and told as such
+
+    random = a_spec(search={"sampler": "random", "startup_trials": 1})
+    Spy.seen.clear()
+    a_sampling(random).suggest(outcomes, 3)
+    assert Spy.seen == []
+
+
+def test_what_is_put_first_and_makes_no_student_is_told() -> None:
+    with pytest.raises(InputError, match=r"first\[1\].*no student"):
+        a_sampling(a_spec(search={"first": [{"depth": 1}, {"family": "albert", "depth": 1, "num_hidden_groups": 2}]}))
+
+
+def test_what_the_user_puts_first_is_tried_first() -> None:
+    first = [{"family": "bert", "depth": 1}, {"depth": 3, "temperature": 2.5, "family": "albert"}]
+    sampling = a_sampling(a_spec(search={"first": first}))
+    for number, given_values in enumerate(first):
+        values, shape = sampling.suggest([], number)
+        assert given_values.items() <= values.items()
+        assert (shape.family, shape.depth) == (given_values["family"], given_values["depth"])
+    assert sampling.suggest([], 2) == a_sampling(a_spec()).suggest([], 2)
+
+
+def test_where_the_sampler_keeps_missing_a_valid_shape_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling_module, "TRIES", 1)
+    largest = max(shape.num_parameters for shape in a_sampling(a_spec()).shapes)
+    sampling = a_sampling(a_spec(), parameters=(largest, largest))
+    (only,) = sampling.shapes  # one of 52: a single draw misses it nearly always
+    suggested = [sampling.suggest([], number) for number in range(6)]
+    assert [shape for _, shape in suggested] == [only] * 6
+    assert len({values["learning_rate"] for values, _ in suggested}) == 6  # the rest is still drawn
+
+
+@pytest.mark.parametrize(
+    ("changes", "limits", "words"),
+    [
+        ({"space": {"depth": {"int": [5, 6]}}}, {}, "depth 5 is more than the teacher's 4 layers"),
+        ({"space": {"embedding_size": 64}}, {}, "embedding_size 64 is above the width 32"),
+        ({"space": {"layers": [[0, 9]], "depth": 2}}, {}, "the teacher's last layer is 3"),
+        ({}, {"parameters": (0.0, 10.0)}, "no student is within the bounds: the space reaches from"),
+    ],
+)
+def test_an_empty_space_is_refused_with_its_reason(changes: dict[str, Any], limits: Any, words: str) -> None:
+    with pytest.raises(InputError) as caught:
+        a_sampling(a_spec(**changes), **limits)
+    assert words in str(caught.value)
+
+
+# the budget
+
+
+def a_budget(clock: Clock, front: int = 2, deadline: float | None = 1100.0, **changes: Any) -> Budget:
+    return Budget(
+        a_spec(**changes),
+        num_lanes=2,
+        tokens_per_text=10.0,
+        deadline=deadline,
+        front_size=lambda: front,
+        scoring_share=0.5,
+        clock=clock,
+    )
+
+
+def timed(*seconds: float) -> list[TrialOutcome]:
+    spec = a_spec()
+    parameters, shape = a_sampling(spec).suggest([], 0)
+    return [done(spec, parameters, shape, number, seconds=value) for number, value in enumerate(seconds)]
+
+
+def test_the_number_of_trials_is_a_bound() -> None:
+    budget = a_budget(Clock(), deadline=None, budget={"trials": 3})
+    assert budget.allows(timed(4, 8))
+    assert not budget.allows(timed(4, 8, 12))
+    assert budget.seconds_left() is None
+    assert budget.has_time_for(timed(4)[0].config.shape, timed(4, 8))
+
+
+def test_time_is_kept_back_for_what_comes_after() -> None:
+    clock = Clock(1059.0)
+    budget, outcomes = a_budget(clock), timed(12, 4, 8)
+    # 12 s; for 2 points 2 more seeds and one without distillation each: 6 trainings of 8 s on 2 lanes; and scoring
+    # both points at half a training each
+    assert budget.kept_back(outcomes) == 12 + 6 * 8 / 2 + 2 * 4 / 2
+    assert budget.allows(outcomes)
+    clock.now = 1060.0
+    assert not budget.allows(outcomes)
+    assert budget.seconds_left() == 40.0
+    no_front_yet = a_budget(clock, front=0)  # five points are assumed
+    assert no_front_yet.kept_back(outcomes) == 12 + 15 * 8 / 2 + 5 * 4 / 2
+    only_best = a_budget(clock, confirm={"seeds": 1, "without_distillation": "best"})
+    assert only_best.kept_back(outcomes) == 12 + 12 + 2 * 4 / 2  # one training, and it may be the longest
+    nothing = a_budget(clock, confirm={"seeds": 1, "without_distillation": "none"})
+    assert nothing.kept_back(outcomes) == 12 + 2 * 4 / 2
+    assert budget.kept_back([]) == 12
+
+
+def test_a_trial_that_would_not_end_in_time_is_not_begun() -> None:
+    clock = Clock(1000.0)
+    budget, outcomes = a_budget(clock), timed(12, 4, 8)
+    shape = outcomes[0].config.shape
+    assert budget.seconds_for(shape, outcomes) == pytest.approx(8.0)
+    assert budget.seconds_for(shape, []) is None
+    deeper = shape.model_copy(update={"depth": 4, "num_hidden_groups": 4 if shape.family == "bert" else 1})
+    ratio = deeper.flops(10) / shape.flops(10)
+    assert budget.seconds_for(deeper, outcomes) == pytest.approx(8.0 * ratio)
+    clock.now = 1100.0 - 40.0 - 8.5
+    assert budget.has_time_for(shape, outcomes)
+    running = [
+        outcomes[0].model_copy(update={"number": number, "state": TrialState.RUNNING, "measurements": ()})
+        for number in (3, 4)
+    ]
+    assert not budget.has_time_for(shape, [*outcomes, *running])  # both lanes are busy for some seconds yet
+    clock.now += 1.0
+    assert not budget.has_time_for(shape, outcomes)
