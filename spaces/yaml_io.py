@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from spaces.errors import Fault, InputError, near_miss
 from spaces.space import parse_space
-from spaces.study import StudySpec
+from spaces.study import Columns, StudySpec
 from spaces.trial import BestConfig
 
 MAX_STUDY_BYTES = 1_000_000
@@ -104,7 +104,9 @@ def with_data(spec: StudySpec, folder: Path) -> StudySpec:
             found[name] = files_here[0].resolve()
     if "train" not in found:
         raise InputError.of("--data", f"{folder} holds no train file (train.tsv, .csv, .jsonl or .parquet)")
-    changes = {"builtin": None, "train": None, "validation": None, "test": None, **found}
+    changes: dict[str, Any] = {"builtin": None, "train": None, "validation": None, "test": None, **found}
+    if not isinstance(spec.data.train, Path):
+        changes["columns"] = Columns()  # those named were the hub's; here the usual names are looked for
     return spec.model_copy(update={"data": spec.data.model_copy(update=changes)})
 
 

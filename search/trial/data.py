@@ -29,6 +29,12 @@ class Tokens:
     def lengths(self) -> np.ndarray:
         return np.diff(self.offsets)
 
+    def taken(self, rows: np.ndarray) -> Tokens:
+        """These rows alone, in this order; at least one."""
+        offsets = np.concatenate([[0], np.cumsum(self.lengths[rows])])
+        ids = np.concatenate([self.ids[self.offsets[row] : self.offsets[row + 1]] for row in rows])
+        return Tokens(ids, offsets, self.second[rows])
+
     def remapped(self, new_ids: np.ndarray) -> Tokens:
         """The same rows in another vocabulary; `new_ids[old]` is the new id."""
         return replace(self, ids=new_ids[self.ids].astype(np.int32))

@@ -73,12 +73,6 @@ def fine_tune(
 
 def teach(folder: str, split: Split, rows: np.ndarray, pad_id: int, context: WorkerContext) -> np.ndarray:
     """(len(rows), C) the teacher's logits: in eval mode, without gradients, in the order of `rows`."""
-    from search.trial.data import Tokens
     from search.trial.evaluate import predict
 
-    tokens = split.tokens["full"]
-    lengths = tokens.lengths[rows]
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    ids = np.concatenate([tokens.ids[tokens.offsets[row] : tokens.offsets[row + 1]] for row in rows])
-    part = Tokens(ids, offsets, tokens.second[rows])
-    return predict(load_teacher(folder), part, pad_id, context)
+    return predict(load_teacher(folder), split.tokens["full"].taken(rows), pad_id, context)

@@ -1,0 +1,62 @@
+"""Every shipped study, run small: its own space, recipes and settings on a tiny teacher and a few rows, in this process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+
+from search.study.prepare import read_inputs
+from search.study.sampling import Sampling
+from search.study.searcher import trial_config
+from search.trial import work
+from search.trial.context import WorkerContext
+from search.trial.teacher import teach
+from spaces.trial import WorkItem, WorkKind
+from spaces.yaml_io import parse_study, parse_yaml, preset_names, preset_text, with_data
+
+STUDIES = preset_names("studies")
+TRIALS_BEYOND_THE_FIRST = 3
+
+
+def test_there_are_presets_to_run() -> None:
+    assert {"docstrings", "sst2"} <= set(STUDIES)
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_preset_runs_small(name: str, tmp_path: Path) -> None:
+    raw = parse_yaml(preset_text("studies", name), name)
+    raw["teacher"] = {**raw["teacher"], "model": str(tiny.write_teacher(tmp_path / "teacher", depth=6, hidden=192))}
+    raw["teacher"].pop("sha256", None)
+    raw["cache"] = str(tmp_path / "cache")
+    if "builtin" in raw["data"]:
+        raw["data"]["num_pairs"] = 200
+    spec = parse_study(raw, name, tmp_path, files_must_exist=False)
+    if "builtin" not in raw["data"]:
+        tiny.write_data(tmp_path / "data", sizes=(120, 30, 30))
+        spec = with_data(spec, tmp_path / "data")
+    inputs = read_inputs(spec, lambda text: None)
+    assert inputs.fine_tunes
+
+    folder, alone = tmp_path / "fine_tuned", WorkerContext(data={"transfer": inputs.transfer})
+    settings = {**spec.teacher.fine_tune.model_dump(), "epochs": 1}
+    payload = {"base": str(inputs.source.folder), "settings": settings, "seed": 0}
+    work.perform(WorkItem(key="fine_tune", kind=WorkKind.FINE_TUNE, folder=str(folder), payload=payload), alone)
+    logits = {
+        name: teach(str(folder), split, np.arange(len(split.labels)), 0, alone)
+        for name, split in inputs.transfer.splits.items()
+    }
+    students = WorkerContext(data={"transfer": inputs.transfer.with_teacher_logits(logits)})
+    sampling = Sampling(spec, inputs.teacher, inputs.vocabularies, {})
+    for number in range(len(spec.search.first) + TRIALS_BEYOND_THE_FIRST):
+        parameters, shape = sampling.suggest([], number)
+        config = trial_config(spec, parameters, shape, inputs.teacher.depth, number).model_copy(update={"steps": 2})
+        item = WorkItem(
+            key="trial", kind=WorkKind.TRAIN, trial=number, config=config, payload={"teacher": str(folder)}
+        )  # fmt: skip
+        measurement, _ = work.perform(item, students)
+        assert measurement is not None
+        assert measurement.step == 2
+        assert 0 <= measurement.metrics["validation/accuracy"] <= 1
