@@ -6,16 +6,23 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PlainSerializer, StringConstraints, WithJsonSchema, field_validator, model_validator
+from pydantic import (
+    Field,
+    PlainSerializer,
+    StringConstraints,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
 from spaces.errors import near_miss
 from spaces.parameters import Value
 from spaces.space import PARAMETERS, SearchSpace
 from spaces.student import Frozen
+from spaces.task import TASKS, Task
 
-QUALITY = ("accuracy", "macro_f1")  # measured, maximised
-SIZE = ("parameters", "bytes")  # known by arithmetic, minimised
-METRICS = (*QUALITY, *SIZE)
+SIZE = ("parameters", "bytes")  # known by arithmetic, minimised; what is measured is the task's
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
@@ -39,16 +46,38 @@ class Columns(Frozen):
     label: str | None = None
 
 
+class AugmentationSpec(Frozen):
+    """Texts made up from the training text and labelled by the teacher: `copies` of each, of a kind drawn for each.
+
+    `replace`: words become near ones of the teacher's embedding space, `replace_share` of them, each one of the nearest
+    `neighbours`; `span`: a run of the words, replaced likewise; `join`: two texts in a row (not for pairs).
+    """
+
+    copies: Annotated[int, Field(ge=1, le=100)] = 4
+    kinds: Annotated[tuple[Literal["replace", "span", "join"], ...], Field(min_length=1)] = ("replace", "span", "join")
+    replace_share: Annotated[float, Field(gt=0, le=1)] = 0.3
+    neighbours: Annotated[int, Field(ge=1, le=1000)] = 15
+
+
 class DataSpec(Frozen):
     """Where the texts come from: files or hub splits, or the embedded default (`builtin: docstrings`)."""
 
     train: Path | HubSource | None = None
     validation: Path | HubSource | None = None
     test: Path | HubSource | None = None
+    unlabelled: Path | HubSource | None = None  # more text, which the teacher labels
+    augmentation: AugmentationSpec | Literal["none"] = "none"
     builtin: Literal["docstrings"] | None = None
     num_pairs: Annotated[int, Field(ge=50, le=100_000)] = 8000
     columns: Columns = Columns()
+    drop_shared: bool = False  # texts of train that stand in validation or test too; they are counted either way
     labels: dict[str, str] = {}  # what the label column holds -> the teacher's name for it
+    label_separator: Annotated[str, StringConstraints(min_length=1, max_length=10)] = (
+        ","  # between the labels of one text
+    )
+    class_weights: Literal["none", "balanced"] | dict[str, Annotated[float, Field(gt=0)]] = (
+        "none"  # in the loss to labels
+    )
     max_length: Annotated[int, Field(ge=4, le=100_000)] = 128
 
     @model_validator(mode="after")
@@ -108,7 +137,8 @@ class Bound(Frozen):
 
 
 class TrainingSpec(Frozen):
-    """What one full trial costs: passes over the training split, or optimizer steps."""
+    """What one full trial costs: passes over the labelled training split, or optimizer steps. Text without labels adds
+    to what is drawn from, not to the steps."""
 
     epochs: Annotated[float, Field(gt=0, le=10_000)] = 3
     steps: Annotated[int, Field(ge=1, le=10**9)] | None = None
@@ -206,11 +236,11 @@ class StudySpec(Frozen):
     model_config = {"frozen": True, "extra": "forbid", "arbitrary_types_allowed": True}
 
     name: Name
-    task: Literal["text-classification"] = "text-classification"
+    task: Literal["text-classification", "multi-label-classification", "text-regression"] = "text-classification"
     data: DataSpec
     teacher: TeacherSpec
     space: Space
-    objectives: dict[str, Literal["maximize", "minimize"]] = {"accuracy": "maximize", "parameters": "minimize"}
+    objectives: dict[str, Literal["maximize", "minimize"]] = {}  # none: the task's first metric, and parameters
     bounds: dict[str, Bound] = {}
     training: TrainingSpec = TrainingSpec()
     budget: BudgetSpec = BudgetSpec()
@@ -224,32 +254,42 @@ class StudySpec(Frozen):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     trial_seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = ()  # of the first trials; the rest are derived
 
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults(cls, raw: Any) -> Any:
+        if isinstance(raw, dict) and not raw.get("objectives"):
+            task = TASKS.get(raw.get("task", "text-classification"), TASKS["text-classification"])
+            raw = {**raw, "objectives": {task.metrics[0]: "maximize", "parameters": "minimize"}}
+        return raw
+
     @field_validator("objectives")
     @classmethod
-    def _objectives(cls, value: dict[str, str]) -> dict[str, str]:
+    def _objectives(cls, value: dict[str, str], info: ValidationInfo) -> dict[str, str]:
+        allowed = _metrics(info)
         for name, direction in value.items():
-            if name not in METRICS:
+            if name not in allowed:
                 raise ValueError(
-                    f"{name!r} is not an objective{near_miss(name, METRICS)}; there are {', '.join(METRICS)}"
+                    f"{name!r} is not an objective{near_miss(name, allowed)}; there are {', '.join(allowed)}"
                 )
-            right = "maximize" if name in QUALITY else "minimize"
+            right = "minimize" if name in SIZE else "maximize"
             if direction != right:
                 raise ValueError(f"{name}: {direction} makes no sense; write {name}: {right}")
         if len(value) < 2:
-            raise ValueError(f"a front needs two objectives or more of {', '.join(METRICS)}")
+            raise ValueError(f"a front needs two objectives or more of {', '.join(allowed)}")
         return value
 
     @field_validator("bounds")
     @classmethod
-    def _bounds(cls, value: dict[str, Bound]) -> dict[str, Bound]:
+    def _bounds(cls, value: dict[str, Bound], info: ValidationInfo) -> dict[str, Bound]:
+        allowed = _metrics(info)
         for name in value:
-            if name not in METRICS:
+            if name not in allowed:
                 raise ValueError(
-                    f"{name!r} cannot be bounded{near_miss(name, METRICS)}; there are {', '.join(METRICS)}"
+                    f"{name!r} cannot be bounded{near_miss(name, allowed)}; there are {', '.join(allowed)}"
                 )
             for side in ("min", "max"):
                 limit = getattr(value[name], side)
-                if name in QUALITY and isinstance(limit, float | int) and not 0 <= limit <= 1:
+                if name not in SIZE and isinstance(limit, float | int) and not 0 <= limit <= 1:
                     raise ValueError(
                         f"{name}.{side} = {limit:g} can never matter: {name} lies between 0 and 1. Write {limit:g}% for a "
                         "share of the teacher's value"
@@ -257,10 +297,19 @@ class StudySpec(Frozen):
         return value
 
     @property
+    def about(self) -> Task:
+        return TASKS[self.task]
+
+    @property
     def quality(self) -> str:
-        """The first measured objective, else accuracy: what `best` and the report speak of."""
-        return next((name for name in self.objectives if name in QUALITY), QUALITY[0])
+        """The first measured objective, else the task's first metric: what `best` and the report speak of."""
+        return next((name for name in self.objectives if name not in SIZE), self.about.metrics[0])
 
     def resolved(self) -> dict[str, Any]:
         """Plain data that YAML or JSON can hold and `load_study` reads again."""
         return self.model_dump(mode="json", exclude_none=True)
+
+
+def _metrics(info: ValidationInfo) -> tuple[str, ...]:
+    """What may be an objective or a bound."""
+    return (*TASKS[info.data.get("task", "text-classification")].metrics, *SIZE)

@@ -20,6 +20,7 @@ from search.study.teachers import TeacherSource, find_teacher, match_labels
 from search.study.texts import StudyTexts, read_texts
 from spaces.errors import InputError
 from spaces.study import StudySpec, TeacherSpec
+from spaces.task import TASKS
 from spaces.yaml_io import parse_study, with_data
 
 # texts
@@ -65,7 +66,9 @@ def test_tsv_is_text_and_nothing_but_text(reading: Callable[..., StudyTexts]) ->
         assert split.pairs is None
         assert split.labels == ["NA", "yes"] * 5
     assert texts.label_names == ["NA", "yes"]
-    assert texts.notes == []
+    assert texts.notes == [
+        "10 texts of train stand in validation or test too; write data.drop_shared: true to drop them"
+    ]
 
 
 def test_csv_may_quote(reading: Callable[..., StudyTexts]) -> None:
@@ -137,7 +140,8 @@ GOOD = "text\tlabel\na\t0\nb\t1\n"
         ("bad.tsv", "text\tlabel\na\t0\nb\t1\textra\n", "cannot be read"),
         ("bad.tsv", b"text\tlabel\ncaf\xe9\t0\n", "cannot be read"),
         ("bad.csv", "", "bad.csv"),
-        ("bad.txt", GOOD, "the ending is not known; write one of .tsv, .csv, .jsonl, .json, .parquet"),
+        ("bad.doc", GOOD, "the ending is not known; write one of .tsv, .csv, .jsonl, .json, .parquet, .txt"),
+        ("bad.txt", GOOD, "no column looks like the label; it has text"),
         ("bad.parquet", b"PAR1 this is no parquet PAR1", "cannot be read"),
         ("bad.jsonl", '{"text": "a", "label": 0}\n{"text": ', "cannot be read"),
         ("bad.parquet", parquet(text=["a", "b"], label=[0.0, 0.5]), "row 2 (after the header) has label 0.5"),
@@ -305,11 +309,20 @@ def source_with(*labels: str) -> TeacherSource:
 
 
 def test_labels_are_matched_to_the_teachers_order() -> None:
-    assert match_labels(source_with("neg", "pos"), ["neg", "pos"]) == ["neg", "pos"]
-    assert match_labels(source_with("POSITIVE", "NEGATIVE"), ["negative", "Positive"]) == ["Positive", "negative"]
-    assert match_labels(source_with("a", "b", "c"), ["c", "a"]) == ["a", "b", "c"]  # a class the data lacks
-    assert match_labels(source_with("LABEL_0", "LABEL_1"), ["0", "1"]) == ["0", "1"]
-    assert match_labels(source_with("LABEL_0", "LABEL_1"), ["LABEL_1", "LABEL_0"]) == ["LABEL_0", "LABEL_1"]
+    assert match_labels(source_with("neg", "pos"), ["neg", "pos"], TASKS["text-classification"]) == ["neg", "pos"]
+    assert match_labels(
+        source_with("POSITIVE", "NEGATIVE"), ["negative", "Positive"], TASKS["text-classification"]
+    ) == ["Positive", "negative"]
+    assert match_labels(source_with("a", "b", "c"), ["c", "a"], TASKS["text-classification"]) == [
+        "a",
+        "b",
+        "c",
+    ]  # a class the data lacks
+    assert match_labels(source_with("LABEL_0", "LABEL_1"), ["0", "1"], TASKS["text-classification"]) == ["0", "1"]
+    assert match_labels(source_with("LABEL_0", "LABEL_1"), ["LABEL_1", "LABEL_0"], TASKS["text-classification"]) == [
+        "LABEL_0",
+        "LABEL_1",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -317,7 +330,7 @@ def test_labels_are_matched_to_the_teachers_order() -> None:
     [(("neg", "pos"), ["0", "1"]), (("LABEL_0", "LABEL_1"), ["0", "2"]), (("neg", "pos"), ["neg", "neutral"])],
 )
 def test_labels_that_do_not_match_are_told(teacher_labels: tuple[str, ...], data_labels: list[str]) -> None:
-    message = faults_of(match_labels, source_with(*teacher_labels), data_labels)
+    message = faults_of(match_labels, source_with(*teacher_labels), data_labels, TASKS["text-classification"])
     assert "is not one of the teacher's" in message
     assert "write data.labels" in message
 

@@ -34,9 +34,10 @@ from search.trial.data import (
     training_rows,
 )
 from search.trial.deliver.huggingface import deliver
-from search.trial.evaluate import classification_metrics, predict
+from search.trial.evaluate import predict
 from search.trial.loop import Schedule, fit, parameter_groups
 from search.trial.losses import distillation_loss, hard_loss, soft_loss
+from search.trial.metrics import of_class
 from search.trial.teacher import fine_tune, load_teacher, teach
 from search.trial.work import perform
 from spaces.errors import TrialError
@@ -233,7 +234,7 @@ def test_fine_tuning_gives_the_teacher_a_head(base_teacher: Path, transfer: Tran
     assert [path.name for path in tmp_path.iterdir()] == ["made"]
     split = transfer.splits["validation"]
     logits = teach(str(tmp_path / "made"), split, np.arange(len(split.labels)), 0, WorkerContext())
-    assert classification_metrics(logits, split.labels)["accuracy"] == metrics["validation/accuracy"]
+    assert of_class(logits, split.labels)["accuracy"] == metrics["validation/accuracy"]
 
 
 # the schedule
@@ -333,7 +334,7 @@ def test_a_seed_says_everything_whatever_ran_before(run_item: Any, transfer: Tra
     assert (measurement.step, measurement.share, measurement.trial) == (24, 1.0, 3)  # 3 epochs of 120 rows by 16
     assert measurement.cost["optimizer_steps"] == 24
     assert measurement.cost["tokens"] == 3 * len(transfer.splits["train"].tokens["used"].ids)
-    assert measurement.metrics.keys() == {"validation/accuracy", "validation/macro_f1"}
+    assert measurement.metrics.keys() == {f"validation/{name}" for name in ("accuracy", "macro_f1", "matthews")}
 
 
 @pytest.mark.parametrize("rank", [32, 8])
@@ -422,7 +423,7 @@ def test_two_workers_follow_the_curve_of_one(tmp_path: Path) -> None:
 
 def test_metrics_by_hand() -> None:
     logits = np.eye(3, dtype=np.float32)[[0, 1, 1, 1]]
-    scored = classification_metrics(logits, np.array([0, 0, 1, 2]))
+    scored = of_class(logits, np.array([0, 0, 1, 2]))
     assert scored["accuracy"] == 0.5
     # F1: 2 * 1 * 0.5 / 1.5 = 2/3 of class 0; precision 1/3 and recall 1 = 1/2 of class 1; 0 of class 2
     assert scored["macro_f1"] == pytest.approx((2 / 3 + 1 / 2 + 0) / 3)
@@ -521,7 +522,7 @@ def test_floors_of_the_tiny_task(teacher: Path, transfer: TransferSet) -> None:
     split = transfer.splits["validation"]
     assert cut is not None
     logits = predict(load_teacher(str(teacher)), split.tokens["full"], 0, WorkerContext(), exact=True)
-    agreed = classification_metrics(logits, split.labels)["accuracy"]
+    agreed = of_class(logits, split.labels)["accuracy"]
     assert abs(cut["validation/accuracy"] - agreed) <= 0.1  # only words that training never used can differ
 
 

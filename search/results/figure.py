@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from search.results.front import ParetoFront, Reference, reference_named
 from search.results.table import StudentRow, millions, percent
 from spaces.study import SIZE, StudySpec
+from spaces.task import METRIC_WORDS
 from spaces.trial import TrialOutcome, TrialState
 
 if TYPE_CHECKING:
@@ -203,4 +204,4 @@ def _draw_bounds(figure: go.Figure, spec: StudySpec, references: Sequence[Refere
 
 
 def metric_in_words(name: str) -> str:
-    return {"macro_f1": "macro F1"}.get(name, name)
+    return METRIC_WORDS.get(name, name)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pydantic import Field
 
 from spaces.student import Frozen
-from spaces.study import QUALITY, SIZE, StudySpec
+from spaces.study import SIZE, StudySpec
 from spaces.trial import TrialOutcome, TrialState
 
 Row = Sequence[float]
@@ -170,7 +170,7 @@ class ParetoFront(Frozen):
         axes = sorted(spec.objectives, key=lambda name: (name not in SIZE, list(spec.objectives).index(name)))
         front = sorted((candidates[place] for place in places), key=lambda point: [point.values[name] for name in axes])
 
-        floor = {name: majority.value(name) if majority else 0.0 for name in spec.objectives if name in QUALITY}
+        floor = {name: majority.value(name) if majority else 0.0 for name in spec.objectives if name not in SIZE}
         reference = {
             name: (0.0 if math.isnan(floor[name]) else floor[name]) if name in floor else teacher.value(name)
             for name in spec.objectives

@@ -8,7 +8,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,13 @@ from safetensors.numpy import load_file, save
 
 from search.lanes.pool import LanePool
 from search.results.front import Reference
+from search.study.augment import made_up_texts, near_words
 from search.study.teachers import TeacherSource, find_teacher, fingerprint, match_labels
-from search.study.texts import SPLITS, StudyTexts, read_texts
-from search.trial.data import Split, Tokens, TransferSet, Vocabulary
-from search.trial.evaluate import classification_metrics
+from search.study.texts import UNLABELLED, LabelledTexts, StudyTexts, read_texts
+from search.trial.data import NO_LABEL, Split, Tokens, TransferSet, Vocabulary
+from search.trial.metrics import METRICS
 from search.trial.vocabulary import cut_vocabulary, full_vocabulary, is_word_piece, load_tokenizer
-from spaces.errors import Fault, InputError, StudyError
+from spaces.errors import Fault, InputError, StudyError, near_miss
 from spaces.parameters import Choice
 from spaces.space import SearchSpace
 from spaces.student import TeacherShape
@@ -84,7 +85,8 @@ def read_inputs(spec: StudySpec, say: Say) -> Inputs:
     if faults or texts is None or source is None:
         raise InputError("", faults)
     fine_tunes = source.labels is None
-    label_names = texts.label_names if fine_tunes else match_labels(source, texts.label_names)
+    label_names = texts.label_names if fine_tunes else match_labels(source, texts.label_names, spec.about)
+    _check_metrics(spec, len(label_names))
     spec, transfer, notes = _tokenise(spec, texts, source, label_names, say)
     return Inputs(spec, texts, source, transfer, source.shape(len(label_names)), fine_tunes, [*texts.notes, *notes])
 
@@ -113,6 +115,7 @@ def _tokenise(
         raise InputError.of(
             "teacher", f"its tokenizer has a piece {highest}, its embeddings only {rows} rows; they do not belong together", "model"
         )  # fmt: skip
+    texts = _with_made_up_texts(spec, texts, tokenizer, source, say)
     positions = source.shape(2).max_positions
     max_length = min(spec.data.max_length, positions)
     say(f"tokenising {sum(map(len, texts.splits.values())):,} texts")
@@ -128,18 +131,85 @@ def _tokenise(
     vocabularies: dict[str, Vocabulary] = {"full": full_vocabulary(tokenizer, counts)}
     for name in wanted:
         vocabularies[name] = cut_vocabulary(tokenizer, name, counts, int(name) if name.isdigit() else None)
-    index = {name: number for number, name in enumerate(label_names)}
     splits = {}
     for name, split in texts.splits.items():
         tokens = {"full": full[name]}
         for cut in vocabularies.values():
             if cut.name != "full":
                 tokens[cut.name] = Tokens.encode(load_tokenizer(cut), split.texts, split.pairs, max_length)
-        labels = np.array([index[label] for label in split.labels], np.int32)
-        splits[name] = Split(tokens, labels, texts=None if name == "train" else (split.texts, split.pairs))
-    key = json.dumps([texts.fingerprint, source.fingerprint, max_length, label_names, FORMAT])
+        labels = label_array(split.labels, label_names, spec.about.target)
+        if name == UNLABELLED:
+            labels = np.full((len(split), *labels.shape[1:]), NO_LABEL[spec.about.target], labels.dtype)
+        splits[name] = Split(
+            tokens, labels, texts=(split.texts, split.pairs) if name in ("validation", "test") else None
+        )
+    weights = class_weights(spec, splits["train"].labels, label_names)
+    key = json.dumps([texts.fingerprint, source.fingerprint, max_length, label_names, spec.task, FORMAT])
     fingerprint = hashlib.sha256(key.encode()).hexdigest()[:16]
-    return spec, TransferSet(splits, vocabularies, label_names, max_length, fingerprint), notes
+    transfer = TransferSet(
+        splits, vocabularies, label_names, max_length, fingerprint, spec.about.target, spec.about.problem_type, weights
+    )
+    return spec, transfer, notes
+
+
+def _with_made_up_texts(
+    spec: StudySpec, texts: StudyTexts, tokenizer: Any, source: TeacherSource, say: Say
+) -> StudyTexts:
+    """The texts with those that augmentation makes up beside the unlabelled ones of the study."""
+    if spec.data.augmentation == "none":
+        return texts
+    train = texts.splits["train"]
+    say(f"making up texts, {spec.data.augmentation.copies} for each of {len(train):,}")
+    near = near_words(
+        [*train.texts, *(train.pairs or [])], tokenizer, source.word_embeddings(), spec.data.augmentation.neighbours
+    )
+    made = made_up_texts(texts.splits, near, spec.data.augmentation, spec.seed)
+    given = texts.splits.get(UNLABELLED)
+    if given is not None:
+        pairs = None if given.pairs is None else given.pairs + (made.pairs or [])
+        made = LabelledTexts(given.texts + made.texts, pairs, [])
+    return replace(texts, splits={**texts.splits, UNLABELLED: made})
+
+
+def _check_metrics(spec: StudySpec, num_labels: int) -> None:
+    if spec.about.target == "class" and num_labels != 2:
+        for key, named in (("objectives", spec.objectives), ("bounds", spec.bounds)):
+            if "f1" in named:
+                raise InputError.of("", f"f1 is for two classes, and there are {num_labels}; write macro_f1", key)
+
+
+def label_array(labels: list[Any], label_names: list[str], target: str) -> np.ndarray:
+    """(N,) int32 class numbers, (N, C) float32 of 0 and 1, or (N,) float32 numbers."""
+    index = {name: number for number, name in enumerate(label_names)}
+    if target == "class":
+        return np.array([index[label] for label in labels], np.int32)
+    if target == "number":
+        return np.array(labels, np.float32)
+    table = np.zeros((len(labels), len(label_names)), np.float32)
+    for row, names in enumerate(labels):
+        table[row, [index[name] for name in names]] = 1
+    return table
+
+
+def class_weights(spec: StudySpec, labels: np.ndarray, label_names: list[str]) -> np.ndarray | None:
+    """(C,) float32, 1 on average over the training rows: as the study says, or inverse to how often a class occurs."""
+    asked, target = spec.data.class_weights, spec.about.target
+    if asked == "none":
+        return None
+    if target == "number":
+        raise InputError.of("", "class_weights is for classes; a number has none", "data.class_weights")
+    counts = np.bincount(labels, minlength=len(label_names)) if target == "class" else labels.sum(0)
+    if isinstance(asked, dict):
+        unknown = sorted(set(asked) - set(label_names))
+        if unknown:
+            raise InputError.of(
+                "", f"{unknown[0]!r} is no class{near_miss(unknown[0], label_names)}; there are {', '.join(label_names)}",
+                "data.class_weights",
+            )  # fmt: skip
+        weights = np.array([asked.get(name, 1.0) for name in label_names])
+    else:
+        weights = 1 / np.maximum(counts, 1)
+    return (weights * counts.sum() / (weights * counts).sum()).astype(np.float32)
 
 
 def _vocabularies_wanted(spec: StudySpec, word_piece: bool, notes: list[str]) -> tuple[StudySpec, list[str]]:
@@ -160,11 +230,16 @@ def _vocabularies_wanted(spec: StudySpec, word_piece: bool, notes: list[str]) ->
     return spec, []
 
 
-def prepare(inputs: Inputs, pool: LanePool, threads: int, say: Say) -> Prepared:
-    """On the lanes: the teacher's head if it has none, and its outputs. Raises StudyError where that fails."""
+def prepare(
+    inputs: Inputs, pool: LanePool, threads: int, say: Say, meanwhile: Callable[[ray.ObjectRef], None]
+) -> Prepared:
+    """On the lanes: the teacher's head if it has none, and its outputs. Raises StudyError where that fails.
+
+    `meanwhile` is given the transfer set when it is there, for work that needs no teacher: one lane alone fine-tunes."""
     spec, output = inputs.spec, inputs.spec.output
     transfer = inputs.transfer
     reference = ray.put(transfer)
+    meanwhile(reference)
     folder = output / "teacher"
     made_from = _teacher_key(inputs)
     if not (folder / "made_from.txt").is_file() or (folder / "made_from.txt").read_text() != made_from:
@@ -185,7 +260,9 @@ def prepare(inputs: Inputs, pool: LanePool, threads: int, say: Say) -> Prepared:
 def _teacher_key(inputs: Inputs) -> str:
     parts: list[Any] = [inputs.source.fingerprint]
     if inputs.fine_tunes:
-        parts += [inputs.transfer.fingerprint, inputs.spec.teacher.fine_tune.model_dump(), inputs.spec.seed, FORMAT]
+        spec = inputs.spec
+        parts += [inputs.transfer.fingerprint, spec.teacher.fine_tune.model_dump(), spec.data.class_weights]
+        parts += [spec.seed, FORMAT]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
@@ -235,7 +312,7 @@ def _teacher_outputs(
             return logits, 0.0
     say(f"the teacher reads {sum(sizes.values()):,} texts, once")
     parts: list[tuple[str, str, np.ndarray]] = []
-    for name in SPLITS:
+    for name in sizes:
         lengths = inputs.transfer.splits[name].tokens["full"].lengths
         order = np.argsort(-lengths, kind="stable")
         pieces = max(pool.num_lanes, -(-sizes[name] // MAX_TEACH_ROWS))
@@ -265,7 +342,7 @@ def _references(inputs: Inputs, transfer: TransferSet, logits: dict[str, np.ndar
 
     metrics: dict[str, float] = {}
     for name in ("validation", "test"):
-        scored = classification_metrics(logits[name], transfer.splits[name].labels)
+        scored = METRICS[transfer.target](logits[name], transfer.splits[name].labels)
         metrics |= {f"{name}/{metric}": value for metric, value in scored.items()}
     size = inputs.teacher.num_parameters
     folder_bytes = sum(path.stat().st_size for path in (inputs.spec.output / "teacher").glob("*.safetensors"))
@@ -277,7 +354,7 @@ def _references(inputs: Inputs, transfer: TransferSet, logits: dict[str, np.ndar
             num_bytes=folder_bytes,
             metrics=metrics,
         ),
-        Reference(name="majority", label="always the most frequent class", metrics=majority(transfer)),
+        Reference(name="majority", label=inputs.spec.about.constant, metrics=majority(transfer)),
     ]
 
 

@@ -19,6 +19,7 @@ from search.results.front import ParetoFront, Reference
 from search.study.budget import Budget
 from search.study.confirm import confirm, wanted
 from search.study.delivery import deliver_models
+from search.study.floors import Floors
 from search.study.output import (
     StudyResult,
     claim_output,
@@ -34,10 +35,8 @@ from search.study.sampling import Sampling
 from search.study.searcher import StudySearcher
 from search.study.tracking import Tracker, make_tracker
 from spaces.errors import InputError, StudyError
-from spaces.parameters import Value
-from spaces.student import StudentShape
 from spaces.study import StudySpec
-from spaces.trial import TrialOutcome, TrialState, WorkItem, WorkKind
+from spaces.trial import TrialOutcome, TrialState
 
 SILENCE_SECONDS = 300.0  # a lane that says nothing for so long is killed
 
@@ -72,13 +71,14 @@ def run_study(spec: StudySpec, display: Display | None = None) -> StudyResult:
         show.watch(pool.status, lambda: "preparing")
         # Of each worker, while the other lanes are idle.
         threads = max(1, int(num_lanes * spec.resources.cpus_per_worker))
-        prepared = prepare(inputs, pool, threads, show.say)
+        floors = Floors(inputs, record, pool)
+        prepared = prepare(inputs, pool, threads, show.say, meanwhile=floors.ask_early)
         record.keep("teacher_passes", (record.fact("teacher_passes") or 0) + prepared.teacher_passes)
         payload = {"teacher": str(prepared.teacher_folder), "refs": {"transfer": prepared.transfer}}
-        floors = _ask_for_floors(inputs, record, pool, payload)
+        floors.ask(payload)
 
         searcher, budget = _search(spec, inputs, record, pool, prepared, payload, show, tracker, begun)
-        references = _collect_floors(inputs, record, pool, prepared.references, floors)
+        references = floors.collect(prepared.references)
         outcomes = searcher.ordered
         front = ParetoFront.of(outcomes, spec, references)
         if not front.points:
@@ -183,63 +183,6 @@ def _summary(spec: StudySpec, outcomes: Sequence[TrialOutcome], budget: Budget, 
         left = left if by_clock is None else min(left + budget.kept_back(outcomes), by_clock)
         line += f"; about {max(0, left) / 60:.0f} min left"
     return line
-
-
-# -- floors
-
-
-def _ask_for_floors(inputs: Inputs, record: Record, pool: LanePool, payload: dict[str, Any]) -> list[WorkItem]:
-    """Queues the floors that the record does not hold yet; they run before the first trials."""
-    known = record.fact("floors") or {}
-    items = []
-    if "ngrams" not in known:
-        items.append(WorkItem(key="floor:ngrams", kind=WorkKind.FLOOR, payload={**payload, "floor": "n_grams"}))
-    if "used" in inputs.vocabularies and "teacher_cut" not in known:
-        shape = cut_teacher_shape(inputs)
-        extra = {"floor": "cut_teacher", "shape": shape.model_dump(), "vocabulary": "used"}
-        items.append(WorkItem(key="floor:teacher_cut", kind=WorkKind.FLOOR, payload={**payload, **extra}))
-    for item in items:
-        pool.submit(item)
-    return items
-
-
-def cut_teacher_shape(inputs: Inputs) -> StudentShape:
-    values: dict[str, Value] = {
-        "family": "bert",
-        "depth": inputs.teacher.depth,
-        "layers": "first",
-        "vocabulary": "used",
-        "embedding_size": "full",
-    }
-    return inputs.spec.space.shape(values, inputs.teacher, inputs.vocabularies)
-
-
-def _collect_floors(
-    inputs: Inputs, record: Record, pool: LanePool, references: list[Reference], items: list[WorkItem]
-) -> list[Reference]:
-    """All references: teacher and majority, and the floors, from the record or from the lanes."""
-    known = record.fact("floors") or {}
-    for item in items:
-        result = pool.wait(item.key)
-        pool.acknowledge(item.key)
-        if result.error:
-            raise StudyError(f"{item.key} could not be measured: {result.error}")
-        name = item.key.removeprefix("floor:")
-        if name == "ngrams":
-            known[name] = Reference(
-                name=name, label="bag of n-grams", num_parameters=result.output["num_parameters"],
-                num_bytes=4 * result.output["num_parameters"], metrics=result.output["metrics"],
-            ).model_dump()  # fmt: skip
-        elif result.output["metrics"] is not None:
-            shape = cut_teacher_shape(inputs)
-            known[name] = Reference(
-                name=name, label="teacher, vocabulary cut", num_parameters=shape.num_parameters,
-                num_bytes=shape.num_bytes, metrics=result.output["metrics"],
-            ).model_dump()  # fmt: skip
-    record.keep("floors", known)
-    everything = [references[0], *(Reference.model_validate(entry) for entry in known.values()), *references[1:]]
-    record.keep("references", [reference.model_dump() for reference in everything])
-    return everything
 
 
 # -- the record and the output folder

@@ -9,9 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from safetensors import safe_open
+
 from spaces.errors import InputError
 from spaces.student import TeacherShape
 from spaces.study import TeacherSpec
+from spaces.task import Task
 
 WANTED = ("*.json", "*.safetensors", "*.txt", "*.model")
 
@@ -24,6 +28,15 @@ class TeacherSource:
     config: dict[str, Any]
     labels: tuple[str, ...] | None
     fingerprint: str
+
+    def word_embeddings(self) -> np.ndarray:
+        """(V, H) float32, as the weights hold them; of rank E where the teacher factorises them."""
+        for path in sorted(self.folder.glob("*.safetensors")):
+            with safe_open(path, "numpy") as file:
+                for name in file.keys():  # noqa: SIM118
+                    if name.endswith("word_embeddings.weight"):
+                        return file.get_tensor(name).astype(np.float32)
+        raise InputError.of("teacher", f"{self.folder} holds no word embeddings, from which texts are made up", "model")
 
     def shape(self, num_labels: int) -> TeacherShape:
         """Sizes as arithmetic needs them; architectures name them differently."""
@@ -89,12 +102,22 @@ def _check_encoder(config: dict[str, Any], folder: Path) -> None:
             raise InputError.of("teacher", f"its config.json says no {names[0]}", "model")
 
 
-def match_labels(source: TeacherSource, data_labels: list[str]) -> list[str]:
+def match_labels(source: TeacherSource, data_labels: list[str], task: Task) -> list[str]:
     """The label names in the teacher's order, as the data writes them. Raises InputError on a mismatch.
 
     Names are matched without regard to case. Numbers match a head whose names are generic (LABEL_0) by index.
     """
     assert source.labels is not None
+    made_for = source.config.get("problem_type") or task.problem_type
+    if made_for != task.problem_type:
+        raise InputError.of("teacher", f"its head is made for {made_for.replace('_', ' ')}, not for this task", "model")
+    if task.target == "number":
+        if len(source.labels) != 1:
+            raise InputError.of(
+                "teacher", f"its head has {len(source.labels)} outputs, a regression has one; name a teacher with one, or "
+                "without a task head to fine-tune it", "model",
+            )  # fmt: skip
+        return data_labels
     generic = all(name.upper().startswith("LABEL_") for name in source.labels)
     if generic and all(label.isdigit() and int(label) < len(source.labels) for label in data_labels):
         return [str(index) for index in range(len(source.labels))]
@@ -164,8 +187,6 @@ def _weights(folder: Path) -> list[Path]:
 
 def _num_parameters(folder: Path) -> int:
     import math
-
-    from safetensors import safe_open
 
     total = 0
     for path in folder.glob("*.safetensors"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -16,12 +17,13 @@ from spaces.errors import Fault, InputError, near_miss
 from spaces.study import DataSpec, HubSource, StudySpec
 from spaces.trial import derived_seed
 
-FORMATS = {".tsv": "csv", ".csv": "csv", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}
+FORMATS = {".tsv": "csv", ".csv": "csv", ".jsonl": "json", ".json": "json", ".parquet": "parquet", ".txt": "text"}
 SPLITS = ("train", "validation", "test")
+UNLABELLED = "unlabelled"
 USUAL = {
-    "text": ("text", "sentence", "sentence1", "premise", "question1", "question", "content", "review"),
-    "text_pair": ("text_pair", "sentence2", "hypothesis", "question2"),
-    "label": ("label", "labels", "class", "category", "target"),
+    "text": ("text", "text_a", "sentence", "sentence1", "premise", "question1", "question", "content", "review"),
+    "text_pair": ("text_pair", "text_b", "sentence2", "hypothesis", "question2"),
+    "label": ("label", "labels", "class", "category", "target", "score"),
 }
 CUT_SHARE, CUT_MOST = 0.1, 5000  # what is cut off train where a split is missing
 Rows = Sequence[dict[str, Any]]
@@ -29,20 +31,25 @@ Rows = Sequence[dict[str, Any]]
 
 @dataclass(frozen=True)
 class LabelledTexts:
-    """One split: texts, their second halves where there are any, and label names."""
+    """One split: texts, their second halves where there are any, and labels: a name, several names, or a number."""
 
     texts: list[str]
     pairs: list[str] | None
-    labels: list[str]
+    labels: list[Any]
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    @property
+    def keys(self) -> list[tuple[str, str]]:
+        """What makes a row the same text as another."""
+        return list(zip(self.texts, self.pairs or [""] * len(self), strict=True))
 
     def pick(self, rows: np.ndarray) -> LabelledTexts:
         return LabelledTexts(
             [self.texts[i] for i in rows],
             None if self.pairs is None else [self.pairs[i] for i in rows],
-            [self.labels[i] for i in rows],
+            [self.labels[i] for i in rows] if self.labels else [],
         )
 
 
@@ -59,7 +66,7 @@ class StudyTexts:
         digest = hashlib.sha256()
         for name, split in sorted(self.splits.items()):
             digest.update(name.encode())
-            for column in (split.texts, split.pairs or [], split.labels):
+            for column in (split.texts, split.pairs or [], map(str, split.labels)):
                 digest.update("\x1f".join(column).encode("utf-8", "replace") + b"\x1e")
         return digest.hexdigest()[:16]
 
@@ -72,7 +79,7 @@ def read_texts(spec: StudySpec, source: str = "data") -> StudyTexts:
         from examples.docstrings import docstring_pairs
 
         for name, drawn in docstring_pairs(spec.data.num_pairs, seed=0).items():
-            splits[name] = _labelled(name, list(drawn), list(drawn[0]), spec.data, faults)
+            splits[name] = _labelled(name, list(drawn), list(drawn[0]), spec, faults)
     else:
         for name in SPLITS:
             where = getattr(spec.data, name)
@@ -80,21 +87,35 @@ def read_texts(spec: StudySpec, source: str = "data") -> StudyTexts:
                 continue
             try:
                 rows, columns = _load(name, where, spec.cache / "datasets")
-                splits[name] = _labelled(name, rows, columns, spec.data, faults)
+                splits[name] = _labelled(name, rows, columns, spec, faults)
             except InputError as error:
                 faults += error.faults
     if faults:
         raise InputError(source, faults)
-    texts = StudyTexts(splits, _label_names(splits))
+    more = LabelledTexts([], None, [])
+    if spec.data.unlabelled is not None:
+        try:
+            rows, columns = _load(UNLABELLED, spec.data.unlabelled, spec.cache / "datasets")
+            more = _labelled(UNLABELLED, rows, columns, spec, faults)
+        except InputError as error:
+            faults += error.faults
+        if not faults and (more.pairs is None) != (splits["train"].pairs is None):
+            faults.append(Fault("data.unlabelled", "has one text a row where train has two, or the other way round"))
+        if faults:
+            raise InputError(source, faults)
+    target = spec.about.target
+    texts = StudyTexts(splits, _label_names(splits, target))
     texts = _cut_missing(texts, spec.seed)
     for name, split in texts.splits.items():
         if len(split) == 0:
             faults.append(Fault(f"data.{name}", "holds no rows"))
-    if len(texts.label_names) < 2 and not faults:
-        faults.append(Fault("data.train", f"has one class only ({texts.label_names}); there is nothing to learn"))
-    known = set(texts.splits["train"].labels)
+    seen = {label for split in texts.splits.values() for label in split.labels}
+    if len(seen) < 2 and not faults:
+        what = "class" if target == "class" else "label"
+        faults.append(Fault("data.train", f"has one {what} only ({sorted(seen)}); there is nothing to learn"))
+    known = _names(texts.splits["train"].labels, target)
     for name in ("validation", "test"):
-        unknown = sorted(set(texts.splits[name].labels) - known)
+        unknown = sorted(_names(texts.splits[name].labels, target) - known)
         if unknown:
             hint = " (a test split without labels? leave it out and one is cut from train)" if unknown == ["-1"] else ""
             faults.append(
@@ -102,11 +123,39 @@ def read_texts(spec: StudySpec, source: str = "data") -> StudyTexts:
             )
     if faults:
         raise InputError(source, faults)
-    return texts
+    if len(more):
+        texts = replace(texts, splits={**texts.splits, UNLABELLED: more})
+    return _shared(texts, spec.data.drop_shared)
 
 
-def _label_names(splits: dict[str, LabelledTexts]) -> list[str]:
-    names = set(splits["train"].labels) if "train" in splits else set()
+def _shared(texts: StudyTexts, drop: bool) -> StudyTexts:
+    """Tells of texts that train shares with validation or test, and drops them from train where asked to."""
+    held_out = {key for name in ("validation", "test") for key in texts.splits[name].keys}
+    splits, notes = dict(texts.splits), list(texts.notes)
+    for name in ("train", UNLABELLED):
+        if name not in splits:
+            continue
+        kept = [row for row, key in enumerate(splits[name].keys) if key not in held_out]
+        count = len(splits[name]) - len(kept)
+        if not count:
+            continue
+        done = "were dropped" if drop else "write data.drop_shared: true to drop them"
+        notes.append(f"{count:,} texts of {name} stand in validation or test too; {done}")
+        if drop:
+            splits[name] = splits[name].pick(np.array(kept, np.int64))
+    return replace(texts, splits=splits, notes=notes)
+
+
+def _names(labels: list[Any], target: str) -> set[str]:
+    if target == "number":
+        return set()
+    return set(labels) if target == "class" else {name for names in labels for name in names}
+
+
+def _label_names(splits: dict[str, LabelledTexts], target: str) -> list[str]:
+    if target == "number":
+        return ["score"]
+    names = _names(splits["train"].labels, target) if "train" in splits else set()
     whole = all(name.lstrip("-").isdigit() for name in names)
     return sorted(names, key=(lambda name: (int(name), name)) if whole else None)
 
@@ -124,6 +173,10 @@ def _load(name: str, where: Path | HubSource, cache: Path) -> tuple[Rows, list[s
                 where.hub, where.config, split=where.split, revision=where.revision, cache_dir=str(cache)
             )
             for column, feature in data.features.items():
+                several = getattr(feature, "feature", None)  # a list of classes
+                if isinstance(several, datasets.ClassLabel):
+                    rows = data.to_list()
+                    return [{**row, column: several.int2str(row[column])} for row in rows], list(data.column_names)
                 if isinstance(feature, datasets.ClassLabel):
                     names = feature.names
                     data = data.cast_column(column, datasets.Value("int64"))
@@ -166,7 +219,7 @@ def _header(path: Path) -> list[str]:
 
 def _column(role: str, columns: list[str], data: DataSpec, name: str, faults: list[Fault], needed: bool) -> str | None:
     chosen = getattr(data.columns, role)
-    if chosen is not None:
+    if chosen is not None and columns != ["text"]:  # a file of lines names no columns
         if chosen in columns:
             return chosen
         faults.append(
@@ -187,26 +240,29 @@ def _column(role: str, columns: list[str], data: DataSpec, name: str, faults: li
     return found
 
 
-def _labelled(name: str, rows: Rows, columns: list[str], data: DataSpec, faults: list[Fault]) -> LabelledTexts:
+def _labelled(name: str, rows: Rows, columns: list[str], spec: StudySpec, faults: list[Fault]) -> LabelledTexts:
+    data, read = spec.data, LABEL_READERS[spec.about.target]
     text = _column("text", columns, data, name, faults, needed=True)
     pair = _column("text_pair", columns, data, name, faults, needed=False)
-    label = _column("label", columns, data, name, faults, needed=True)
+    labelled = name != UNLABELLED
+    label = _column("label", columns, data, name, faults, needed=True) if labelled else None
     empty = LabelledTexts([], None, [])
-    if text is None or label is None:
+    if text is None or (labelled and label is None):
         return empty
     texts, pairs, labels, bad = [], [], [], []
     for number, row in enumerate(rows):
-        value, second, named = row.get(text), row.get(pair) if pair else "", row.get(label)
+        value, second = row.get(text), row.get(pair) if pair else ""
+        if not labelled and not str(value or "").strip():
+            continue  # a file of lines may hold empty ones
         if value is None or not str(value).strip() or (pair and (second is None or not str(second).strip())):
             bad.append((number, "an empty text"))
-        elif named is None or not str(named).strip():
-            bad.append((number, "no label"))
-        elif isinstance(named, float) and not named.is_integer():
-            bad.append((number, f"label {named!r}, which names no class"))
+        elif label is not None:
+            try:
+                labels.append(read(row.get(label), data))
+            except ValueError as error:
+                bad.append((number, str(error)))
         texts.append(str(value))
         pairs.append(str(second))
-        plain = str(int(named)) if isinstance(named, float) and named.is_integer() else str(named).strip()
-        labels.append(data.labels.get(plain, plain))
     if bad:
         first, what = bad[0]
         more = f", and {len(bad) - 1} more like it" if len(bad) > 1 else ""
@@ -215,6 +271,38 @@ def _labelled(name: str, rows: Rows, columns: list[str], data: DataSpec, faults:
         )
         return empty
     return LabelledTexts(texts, pairs if pair else None, labels)
+
+
+def _class_of(cell: Any, data: DataSpec) -> str:
+    if cell is None or not str(cell).strip():
+        raise ValueError("no label")
+    if isinstance(cell, float):
+        if not cell.is_integer():
+            raise ValueError(f"label {cell!r}, which names no class")
+        cell = int(cell)
+    plain = str(cell).strip()
+    return data.labels.get(plain, plain)
+
+
+def _classes_of(cell: Any, data: DataSpec) -> tuple[str, ...]:
+    """A list, or names with a separator between; none is allowed."""
+    cells = (
+        cell if isinstance(cell, list | tuple) else str(cell if cell is not None else "").split(data.label_separator)
+    )
+    return tuple(sorted({_class_of(part, data) for part in cells if str(part).strip()}))
+
+
+def _number_of(cell: Any, data: DataSpec) -> float:
+    try:
+        number = float(cell)
+    except (TypeError, ValueError):
+        raise ValueError(f"label {cell!r}, which is no number") from None
+    if not math.isfinite(number):
+        raise ValueError(f"label {cell!r}, which is no number")
+    return number
+
+
+LABEL_READERS = {"class": _class_of, "classes": _classes_of, "number": _number_of}
 
 
 def _cut_missing(texts: StudyTexts, seed: int) -> StudyTexts:

@@ -35,6 +35,13 @@ class Tokens:
         ids = np.concatenate([self.ids[self.offsets[row] : self.offsets[row + 1]] for row in rows])
         return Tokens(ids, offsets, self.second[rows])
 
+    @classmethod
+    def joined(cls, first: Tokens, second: Tokens) -> Tokens:
+        """The rows of both."""
+        offsets = np.concatenate([first.offsets, first.offsets[-1] + second.offsets[1:]])
+        ids = np.concatenate([first.ids, second.ids])
+        return cls(ids, offsets, np.concatenate([first.second, second.second]))
+
     def remapped(self, new_ids: np.ndarray) -> Tokens:
         """The same rows in another vocabulary; `new_ids[old]` is the new id."""
         return replace(self, ids=new_ids[self.ids].astype(np.int32))
@@ -68,12 +75,16 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Split:
-    """One split: its pieces under each vocabulary, its labels (N,), and the teacher's logits (N, C) once they are there."""
+    """One split: its pieces under each vocabulary, its labels (class numbers or numbers (N,), or 0 and 1 (N, C)), and the
+    teacher's outputs (N, C) once they are there."""
 
     tokens: dict[str, Tokens]
     labels: np.ndarray
     teacher_logits: np.ndarray | None = None
     texts: tuple[list[str], list[str] | None] | None = None  # kept for the splits that delivery scores from text
+
+
+NO_LABEL = {"class": -100, "classes": np.nan, "number": np.nan}  # by target: the label of a text that has none
 
 
 @dataclass(frozen=True)
@@ -95,6 +106,22 @@ class TransferSet:
     label_names: list[str]
     max_length: int
     fingerprint: str = ""
+    target: str = "class"
+    problem_type: str = "single_label_classification"
+    class_weights: np.ndarray | None = None  # (C,) of the loss to the labels
+
+    def training(self, vocabulary: str, taught: bool) -> tuple[Tokens, np.ndarray, np.ndarray | None, int]:
+        """What a student trains on, and how many of the rows have labels (the first ones): (tokens, labels, teacher's
+        outputs, num_labelled). Text without labels is of use only to who is `taught` by the teacher."""
+        train, more = self.splits["train"], self.splits.get("unlabelled")
+        tokens, labels, outputs = train.tokens[vocabulary], train.labels, train.teacher_logits
+        if taught and more is not None:
+            assert outputs is not None
+            assert more.teacher_logits is not None
+            tokens = Tokens.joined(tokens, more.tokens[vocabulary])
+            labels = np.concatenate([labels, more.labels])
+            outputs = np.concatenate([outputs, more.teacher_logits])
+        return tokens, labels, outputs, len(train.labels)
 
     def with_teacher_logits(self, logits: dict[str, np.ndarray]) -> TransferSet:
         splits = {name: replace(split, teacher_logits=logits[name]) for name, split in self.splits.items()}

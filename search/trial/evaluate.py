@@ -11,6 +11,7 @@ from search.trial.context import WorkerContext
 from search.trial.data import Tokens, TransferSet, evaluation_rows, padded
 from search.trial.device import autocast, device
 from search.trial.forward import classifier
+from search.trial.metrics import METRICS
 
 
 @torch.inference_mode()
@@ -32,17 +33,6 @@ def predict(model: Any, tokens: Tokens, pad_id: int, context: WorkerContext, exa
     return out
 
 
-def classification_metrics(logits_NC: np.ndarray, labels_N: np.ndarray) -> dict[str, float]:
-    """Accuracy and macro F1 (over the classes that occur in labels or predictions, as scikit-learn counts)."""
-    from sklearn.metrics import accuracy_score, f1_score
-
-    predicted = logits_NC.argmax(-1)
-    return {
-        "accuracy": float(accuracy_score(labels_N, predicted)),
-        "macro_f1": float(f1_score(labels_N, predicted, average="macro", zero_division=0)),
-    }
-
-
 def score(
     model: Any,
     transfer: TransferSet,
@@ -57,5 +47,6 @@ def score(
         split = transfer.splits[name]
         pad_id = transfer.vocabularies[vocabulary].pad_id
         logits = predict(model, split.tokens[vocabulary], pad_id, context, exact)
-        metrics |= {f"{name}/{metric}": value for metric, value in classification_metrics(logits, split.labels).items()}
+        scored = METRICS[transfer.target](logits, split.labels)
+        metrics |= {f"{name}/{metric}": value for metric, value in scored.items()}
     return metrics

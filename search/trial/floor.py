@@ -9,54 +9,81 @@ import numpy as np
 
 from search.trial.context import WorkerContext
 from search.trial.data import Tokens, TransferSet
-from search.trial.evaluate import classification_metrics, score
+from search.trial.evaluate import score
 from search.trial.initialise import can_copy, initialise
+from search.trial.metrics import METRICS
 from search.trial.students import build_student
 from search.trial.teacher import load_teacher
 from spaces.student import StudentShape
 
 
 def majority(transfer: TransferSet) -> dict[str, float]:
-    """Always the training split's most frequent class."""
-    counts = np.bincount(transfer.splits["train"].labels, minlength=len(transfer.label_names))
+    """What the training labels say without a look at the text: the most frequent class, the labels that more than half of
+    the texts have, or the mean."""
+    labels = transfer.splits["train"].labels
+    if transfer.target == "class":
+        constant_C = np.bincount(labels, minlength=len(transfer.label_names)).astype(np.float32)
+    else:
+        constant_C = np.atleast_1d(labels.mean(0) - (0.5 if transfer.target == "classes" else 0.0))
     metrics: dict[str, float] = {}
     for name in ("validation", "test"):
-        labels = transfer.splits[name].labels
-        logits = np.tile(counts.astype(np.float32), (len(labels), 1))
-        metrics |= {f"{name}/{metric}": value for metric, value in classification_metrics(logits, labels).items()}
+        split = transfer.splits[name]
+        scored = METRICS[transfer.target](np.tile(constant_C, (len(split.labels), 1)), split.labels)
+        metrics |= {f"{name}/{metric}": value for metric, value in scored.items()}
     return metrics
 
 
 def n_grams(transfer: TransferSet, context: WorkerContext) -> tuple[dict[str, float], int]:
-    """Logistic regression over the pieces and pairs of pieces that stand in two texts or more, tf-idf weighted, with
-    the regularisation chosen on validation; and its number of weights. A pair's two sides count apart, and so do the
-    pieces that both share: without them matching pairs would look harder for a bag of words than they are."""
+    """A linear model over the pieces and pairs of pieces that stand in two texts or more, tf-idf weighted, with the
+    regularisation chosen on validation; and its number of weights. A pair's two sides count apart, and so do the pieces
+    that both share: without them matching pairs would look harder for a bag of words than they are."""
     from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
 
     vectorizer = TfidfVectorizer(analyzer=lambda grams: grams, min_df=2, sublinear_tf=True)
-    train = transfer.splits["train"]
+    train, num_labels = transfer.splits["train"], len(transfer.label_names)
     features = vectorizer.fit_transform(_grams(train.tokens["full"]))
-    if len(set(train.labels.tolist())) < 2:
+    if len(np.unique(train.labels)) < 2:
         return majority(transfer), 0
     others = {
         name: vectorizer.transform(_grams(transfer.splits[name].tokens["full"])) for name in ("validation", "test")
     }
-    best: tuple[float, Any] | None = None
+    best: tuple[float, dict[str, float], int] | None = None
     for strength in (1.0, 4.0, 16.0):
         context.heartbeat(0, 0)  # a minute each on large data
-        model = LogisticRegression(C=strength, max_iter=300, tol=1e-3).fit(features, train.labels)
-        reached = float(model.score(others["validation"], transfer.splits["validation"].labels))
+        model = _linear(transfer.target, strength).fit(features, train.labels)
+        metrics: dict[str, float] = {}
+        for name, matrix in others.items():
+            outputs = _outputs(model, matrix, num_labels, transfer.target)
+            scored = METRICS[transfer.target](outputs, transfer.splits[name].labels)
+            metrics |= {f"{name}/{metric}": value for metric, value in scored.items()}
+        reached = metrics[f"validation/{next(iter(scored))}"]
         if best is None or reached > best[0]:
-            best = (reached, model)
+            parts = getattr(model, "estimators_", [model])
+            fitted = [part for part in parts if hasattr(part, "coef_")]  # a label that no text has needs no weights
+            best = (reached, metrics, sum(int(part.coef_.size + np.size(part.intercept_)) for part in fitted))
     assert best is not None
-    metrics: dict[str, float] = {}
-    for name, matrix in others.items():
-        logits = np.full((matrix.shape[0], len(transfer.label_names)), -np.inf, np.float32)
-        logits[:, best[1].classes_] = best[1].predict_log_proba(matrix)
-        scored = classification_metrics(logits, transfer.splits[name].labels)
-        metrics |= {f"{name}/{metric}": value for metric, value in scored.items()}
-    return metrics, int(best[1].coef_.size + best[1].intercept_.size)
+    return best[1:]
+
+
+def _linear(target: str, strength: float) -> Any:
+    from sklearn.linear_model import LogisticRegression, Ridge
+    from sklearn.multiclass import OneVsRestClassifier
+
+    if target == "number":
+        return Ridge(alpha=1 / strength)
+    model = LogisticRegression(C=strength, max_iter=300, tol=1e-3)
+    return model if target == "class" else OneVsRestClassifier(model)
+
+
+def _outputs(model: Any, matrix: Any, num_labels: int, target: str) -> np.ndarray:
+    """(N, C) as METRICS expects them."""
+    if target == "number":
+        return model.predict(matrix)[:, None]
+    if target == "classes":
+        return model.decision_function(matrix).reshape(-1, num_labels)
+    outputs = np.full((matrix.shape[0], num_labels), -np.inf, np.float32)
+    outputs[:, model.classes_] = model.predict_log_proba(matrix)
+    return outputs
 
 
 def _grams(tokens: Tokens) -> list[list[str]]:
@@ -83,6 +110,7 @@ def cut_teacher(
     student = build_student(
         shape,
         label_names=transfer.label_names,
+        problem_type=transfer.problem_type,
         pad_id=entry.pad_id,
         teacher_config=teacher.config,
         dropout=0.0,

@@ -77,6 +77,9 @@ def fit(
     pad_id: int,
     seed: int,
     context: WorkerContext,
+    target: str = "class",
+    num_labelled: int | None = None,
+    class_weights: np.ndarray | None = None,
     start_share: float = 0.0,
     end_share: float = 1.0,
     progress: dict[str, Any] | None = None,
@@ -84,12 +87,14 @@ def fit(
     """Trains `model` in place from `start_share` to `end_share` of the schedule's steps.
 
     With several workers each takes its part of every batch, and losses divide by the whole batch's count, so that N
-    workers follow the curve of one. Raises TrialError when the loss is no longer finite.
+    workers follow the curve of one. The first `num_labelled` rows (None: all) have labels and say how long an epoch is.
+    Raises TrialError when the loss is no longer finite.
     """
     where, world = device(), context.world_size
     model.to(where)
     optimizer = torch.optim.AdamW(parameter_groups(model, schedule.weight_decay), lr=schedule.learning_rate, fused=True)
-    total = schedule.total_steps(len(tokens))
+    num_labelled = len(tokens) if num_labelled is None else num_labelled
+    total = schedule.total_steps(num_labelled)
     step, last_step = round(start_share * total), round(end_share * total)
     if progress is not None:
         optimizer.load_state_dict(progress["optimizer"])
@@ -99,7 +104,8 @@ def fit(
     runner: torch.nn.Module = classifier(model).train()
     if world > 1:
         runner = torch.nn.parallel.DistributedDataParallel(runner)
-    labels_N = torch.from_numpy(labels.astype(np.int64))
+    labels_N = torch.from_numpy(labels.astype(np.int64) if target == "class" else labels.astype(np.float32))
+    weights_C = None if class_weights is None else torch.tensor(class_weights, device=where)
     teacher_NC = None if teacher_logits is None else torch.from_numpy(teacher_logits)
     per_epoch, lengths = num_batches(len(tokens), schedule.batch_size), tokens.lengths
     rows_of_epoch: list[np.ndarray] = []
@@ -127,6 +133,9 @@ def fit(
             temperature=schedule.temperature,
             soft_share=schedule.soft_share,
             num_valid=len(rows),
+            num_labelled=int((rows < num_labelled).sum()),
+            target=target,
+            weights_C=weights_C,
         )
         if len(mine) == 0:
             loss = loss * 0  # a rank without rows still takes part in the all-reduce

@@ -11,8 +11,8 @@ from spaces.student import StudentShape
 
 
 def build_student(
-    shape: StudentShape, *, label_names: list[str], pad_id: int = 0, dropout: float = 0.1, teacher_config: Any = None,
-    empty: bool = False,
+    shape: StudentShape, *, label_names: list[str], problem_type: str | None = None, pad_id: int = 0, dropout: float = 0.1,
+    teacher_config: Any = None, empty: bool = False,
 ) -> Any:  # fmt: skip
     """A `BertForSequenceClassification` or `AlbertForSequenceClassification` with random weights; `empty`: with NaN for
     weights, for whoever overwrites them all (drawing 10 million random numbers takes longer than copying them).
@@ -34,6 +34,7 @@ def build_student(
         "hidden_act": getattr(teacher_config, "hidden_act", None) or getattr(teacher_config, "activation", "gelu"),
         "layer_norm_eps": getattr(teacher_config, "layer_norm_eps", 1e-12),
         "pad_token_id": pad_id,
+        "problem_type": problem_type,
         "id2label": dict(enumerate(label_names)),
         "label2id": {name: index for index, name in enumerate(label_names)},
     }

@@ -40,6 +40,7 @@ def fine_tune(
     model = AutoModelForSequenceClassification.from_pretrained(
         base,
         num_labels=len(names),
+        problem_type=transfer.problem_type,
         id2label=dict(enumerate(names)),
         label2id={name: i for i, name in enumerate(names)},
         **dropouts,
@@ -59,6 +60,8 @@ def fine_tune(
         pad_id=vocabulary.pad_id,
         seed=seed,
         context=context,
+        target=transfer.target,
+        class_weights=transfer.class_weights,
     )
     if context.rank:
         return {}

@@ -39,13 +39,15 @@ def train(item: WorkItem, context: WorkerContext) -> Outcome:
     """A trial, from one rung to the next."""
     config, transfer = item.config, _transfer(context)
     assert config is not None
-    vocabulary, split = transfer.vocabularies[config.vocabulary], transfer.splits["train"]
+    vocabulary = transfer.vocabularies[config.vocabulary]
+    tokens, labels, outputs, num_labelled = transfer.training(config.vocabulary, taught=config.soft_share > 0)
     source = teacher.load_teacher(item.payload["teacher"])
     torch.manual_seed(derived_seed(config.seed, "initialise"))
     copies = config.initialise == "teacher" and can_copy(source.config.model_type, source.state_dict())
     student = build_student(
         config.shape,
         label_names=transfer.label_names,
+        problem_type=transfer.problem_type,
         pad_id=vocabulary.pad_id,
         dropout=config.dropout,
         teacher_config=source.config,
@@ -60,9 +62,9 @@ def train(item: WorkItem, context: WorkerContext) -> Outcome:
         initialise(student, config.shape, source.state_dict(), source.config.model_type, config.layers, vocabulary)
     fitted = fit(
         student,
-        split.tokens[config.vocabulary],
-        split.labels,
-        split.teacher_logits,
+        tokens,
+        labels,
+        outputs,
         Schedule(
             learning_rate=config.learning_rate,
             batch_size=config.batch_size,
@@ -76,6 +78,9 @@ def train(item: WorkItem, context: WorkerContext) -> Outcome:
         pad_id=vocabulary.pad_id,
         seed=config.seed,
         context=context,
+        target=transfer.target,
+        num_labelled=num_labelled,
+        class_weights=transfer.class_weights,
         start_share=item.start_share,
         end_share=item.end_share,
         progress=progress,

@@ -8,7 +8,8 @@ from typing import Any
 from search.trial.checkpoint import folder_whole, load_weights
 from search.trial.context import WorkerContext
 from search.trial.data import Tokens, TransferSet
-from search.trial.evaluate import classification_metrics, predict
+from search.trial.evaluate import predict
+from search.trial.metrics import METRICS
 from search.trial.students import build_student
 from search.trial.teacher import load_teacher
 from search.trial.vocabulary import write_tokenizer
@@ -27,6 +28,7 @@ def deliver(
     student = build_student(
         config.shape,
         label_names=transfer.label_names,
+        problem_type=transfer.problem_type,
         pad_id=vocabulary.pad_id,
         dropout=config.dropout,
         teacher_config=load_teacher(teacher).config,
@@ -51,6 +53,6 @@ def deliver(
         assert split.texts is not None
         tokens = Tokens.encode(tokenizer, *split.texts, max_length=transfer.max_length)
         logits = predict(model, tokens, int(tokenizer.pad_token_id), context, exact=True)
-        scored = classification_metrics(logits, split.labels)
+        scored = METRICS[transfer.target](logits, split.labels)
         metrics |= {f"{name}/{metric}": value for metric, value in scored.items()}
     return {"metrics": metrics, "num_parameters": counted, "num_bytes": num_bytes}

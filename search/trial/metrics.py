@@ -1,0 +1,57 @@
+"""The metrics of each kind of target, from outputs and labels, as scikit-learn and SciPy compute them.
+
+Legend: N rows, C classes (1 for numbers).
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+
+
+def of_class(outputs_NC: np.ndarray, labels_N: np.ndarray) -> dict[str, float]:
+    """Accuracy; macro F1 (over the classes that occur in labels or predictions); Matthews correlation; with two classes,
+    F1 of the second."""
+    from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
+    predicted = outputs_NC.argmax(-1)
+    metrics = {
+        "accuracy": float(accuracy_score(labels_N, predicted)),
+        "macro_f1": float(f1_score(labels_N, predicted, average="macro", zero_division=0)),
+        "matthews": float(matthews_corrcoef(labels_N, predicted)),
+    }
+    if outputs_NC.shape[1] == 2:
+        metrics["f1"] = float(f1_score(labels_N, predicted, pos_label=1, zero_division=0))
+    return metrics
+
+
+def of_classes(outputs_NC: np.ndarray, labels_NC: np.ndarray) -> dict[str, float]:
+    """A class is predicted where its output is above 0 (probability above a half). Micro and macro F1 over the classes, and
+    accuracy of the whole set."""
+    from sklearn.metrics import f1_score
+
+    predicted, labels = outputs_NC > 0, labels_NC > 0.5
+    return {
+        "micro_f1": float(f1_score(labels, predicted, average="micro", zero_division=0)),
+        "macro_f1": float(f1_score(labels, predicted, average="macro", zero_division=0)),
+        "accuracy": float((predicted == labels).all(-1).mean()),
+    }
+
+
+def of_number(outputs_N1: np.ndarray, labels_N: np.ndarray) -> dict[str, float]:
+    """Spearman and Pearson correlation; 0 where either side is constant."""
+    from scipy.stats import pearsonr, spearmanr
+
+    outputs = outputs_N1[:, 0].astype(np.float64)
+    if len(outputs) < 2 or np.ptp(outputs) == 0 or np.ptp(labels_N) == 0:
+        return {"spearman": 0.0, "pearson": 0.0}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return {
+            "spearman": float(spearmanr(outputs, labels_N).statistic),
+            "pearson": float(pearsonr(outputs, labels_N.astype(np.float64)).statistic),
+        }
+
+
+METRICS = {"class": of_class, "classes": of_classes, "number": of_number}
