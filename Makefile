@@ -8,10 +8,17 @@ STAMP := $(VENV)/.ready
 
 setup: $(STAMP)  ## the environment: a venv, pip, versions pinned by constraints.txt
 
+# Byte code is written once, at the first import, whatever the environment says: every lane is a process of its own, and
+# compiling torch and transformers again in each costs more than a small study.
+unexport PYTHONDONTWRITEBYTECODE
+IMPORTED := search.study.run, search.trial.work, search.results.report, ray.train.torch, ray.tune, wandb, datasets, \
+	sklearn.linear_model, transformers.models.bert.modeling_bert, transformers.models.albert.modeling_albert
+
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile torch==2.13.0
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/python -c "import $(IMPORTED)"
 	touch $@
 
 demo: setup  ## a real study on the embedded default, into runs/demo

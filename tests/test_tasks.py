@@ -191,6 +191,33 @@ def test_several_labels_of_a_text_file(study_of: Callable[..., StudySpec], base_
     assert set(map(tuple, transfer.splits["train"].labels.tolist())) == {(0.0, 0.0), (1.0, 1.0)}
 
 
+def test_named_classes_keep_their_order(study_of: Callable[..., StudySpec], base_teacher: Path, tmp_path: Path) -> None:
+    """As data sets of the hub hold them: numbers, with names beside; F1 is of the second."""
+    import datasets
+
+    names = datasets.ClassLabel(names=["not the same", "equal"])
+    rows = tiny.texts(60, 0)
+    table = {"text": [row["text"] for row in rows], "label": [int(row["label"] == "food") for row in rows]}
+    for column, feature, task, shown in (
+        (table["label"], names, "text-classification", "equal"),
+        (
+            [[0, 1][: 2 * label] for label in table["label"]],
+            datasets.List(names),
+            "multi-label-classification",
+            [1.0, 1.0],
+        ),
+    ):
+        features = datasets.Features({"text": datasets.Value("string"), "label": feature})
+        data = datasets.Dataset.from_dict({**table, "label": column}, features=features)
+        data.to_parquet(str(tmp_path / f"{task}.parquet"))
+        spec = study_of(task=task, data={"train": str(tmp_path / f"{task}.parquet")}, teacher=str(base_teacher))
+        transfer = read_inputs(spec, lambda text: None).transfer
+        assert transfer.label_names == ["not the same", "equal"]
+        labels = np.concatenate([split.labels for split in transfer.splits.values()])
+        assert len(labels) == 60
+        assert (labels if labels.ndim == 1 else labels[:, 1]).sum() == sum(table["label"])
+
+
 def test_label_arrays() -> None:
     assert label_array(["b", "a"], ["a", "b"], "class").tolist() == [1, 0]
     assert label_array([(), ("b", "a")], ["a", "b"], "classes").tolist() == [[0, 0], [1, 1]]

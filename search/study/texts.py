@@ -1,23 +1,19 @@
-"""Reads the labelled texts of a study through `datasets`, checks them, and cuts the splits that are missing."""
+"""The texts of a study: read, checked, their labels in order; splits that are missing are cut."""
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import math
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from search.study.tables import Table, read_table
 from spaces.errors import Fault, InputError, near_miss
-from spaces.study import DataSpec, HubSource, StudySpec
+from spaces.study import DataSpec, StudySpec
 from spaces.trial import derived_seed
 
-FORMATS = {".tsv": "csv", ".csv": "csv", ".jsonl": "json", ".json": "json", ".parquet": "parquet", ".txt": "text"}
 SPLITS = ("train", "validation", "test")
 UNLABELLED = "unlabelled"
 USUAL = {
@@ -26,7 +22,6 @@ USUAL = {
     "label": ("label", "labels", "class", "category", "target", "score"),
 }
 CUT_SHARE, CUT_MOST = 0.1, 5000  # what is cut off train where a split is missing
-Rows = Sequence[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -75,19 +70,21 @@ def read_texts(spec: StudySpec, source: str = "data") -> StudyTexts:
     """Every split of the study. Raises InputError with all faults found."""
     faults: list[Fault] = []
     splits: dict[str, LabelledTexts] = {}
+    named: list[str] = []  # the classes in the order that the data set gives them
     if spec.data.builtin:
         from examples.docstrings import docstring_pairs
 
         for name, drawn in docstring_pairs(spec.data.num_pairs, seed=0).items():
-            splits[name] = _labelled(name, list(drawn), list(drawn[0]), spec, faults)
+            splits[name] = _labelled(name, Table(list(drawn), list(drawn[0])), spec, faults)
     else:
         for name in SPLITS:
             where = getattr(spec.data, name)
             if where is None:
                 continue
             try:
-                rows, columns = _load(name, where, spec.cache / "datasets")
-                splits[name] = _labelled(name, rows, columns, spec, faults)
+                table = read_table(name, where, spec.cache / "datasets")
+                splits[name] = _labelled(name, table, spec, faults)
+                named += [cls for cls in table.class_names if cls not in named]
             except InputError as error:
                 faults += error.faults
     if faults:
@@ -95,8 +92,8 @@ def read_texts(spec: StudySpec, source: str = "data") -> StudyTexts:
     more = LabelledTexts([], None, [])
     if spec.data.unlabelled is not None:
         try:
-            rows, columns = _load(UNLABELLED, spec.data.unlabelled, spec.cache / "datasets")
-            more = _labelled(UNLABELLED, rows, columns, spec, faults)
+            table = read_table(UNLABELLED, spec.data.unlabelled, spec.cache / "datasets")
+            more = _labelled(UNLABELLED, table, spec, faults)
         except InputError as error:
             faults += error.faults
         if not faults and (more.pairs is None) != (splits["train"].pairs is None):
@@ -104,7 +101,7 @@ def read_texts(spec: StudySpec, source: str = "data") -> StudyTexts:
         if faults:
             raise InputError(source, faults)
     target = spec.about.target
-    texts = StudyTexts(splits, _label_names(splits, target))
+    texts = StudyTexts(splits, _label_names(splits, target, [spec.data.labels.get(name, name) for name in named]))
     texts = _cut_missing(texts, spec.seed)
     for name, split in texts.splits.items():
         if len(split) == 0:
@@ -152,69 +149,15 @@ def _names(labels: list[Any], target: str) -> set[str]:
     return set(labels) if target == "class" else {name for names in labels for name in names}
 
 
-def _label_names(splits: dict[str, LabelledTexts], target: str) -> list[str]:
+def _label_names(splits: dict[str, LabelledTexts], target: str, order: list[str]) -> list[str]:
+    """In the order of the data set where it gives one, else by number or by alphabet."""
     if target == "number":
         return ["score"]
     names = _names(splits["train"].labels, target) if "train" in splits else set()
+    if names and names <= set(order):
+        return [name for name in order if name in names]
     whole = all(name.lstrip("-").isdigit() for name in names)
     return sorted(names, key=(lambda name: (int(name), name)) if whole else None)
-
-
-def _load(name: str, where: Path | HubSource, cache: Path) -> tuple[Rows, list[str]]:
-    """The rows of a file or hub split, and its columns. Raises InputError."""
-    import datasets
-
-    datasets.disable_progress_bars()
-    datasets.logging.set_verbosity_error()
-    path = f"data.{name}"
-    try:
-        if isinstance(where, HubSource):
-            data = datasets.load_dataset(
-                where.hub, where.config, split=where.split, revision=where.revision, cache_dir=str(cache)
-            )
-            for column, feature in data.features.items():
-                several = getattr(feature, "feature", None)  # a list of classes
-                if isinstance(several, datasets.ClassLabel):
-                    rows = data.to_list()
-                    return [{**row, column: several.int2str(row[column])} for row in rows], list(data.column_names)
-                if isinstance(feature, datasets.ClassLabel):
-                    names = feature.names
-                    data = data.cast_column(column, datasets.Value("int64"))
-                    rows = [{**row, column: names[row[column]] if row[column] >= 0 else "-1"} for row in data]
-                    return rows, list(data.column_names)
-            return data.to_list(), list(data.column_names)
-        kind = FORMATS.get(where.suffix.lower())
-        if kind is None:
-            raise InputError.of("", f"{where.name}: the ending is not known; write one of {', '.join(FORMATS)}", path)
-        options: dict[str, Any] = {}
-        if kind == "csv":
-            header = _header(where)
-            repeated = [column for column, count in Counter(header).items() if count > 1]
-            if repeated:
-                raise InputError.of("", f"{where}: column {repeated[0]!r} stands there twice", path)
-            text = datasets.Features({column: datasets.Value("string") for column in header})
-            options = {"features": text, "na_filter": False, "keep_default_na": False}
-            if where.suffix.lower() == ".tsv":
-                options |= {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
-        data = datasets.load_dataset(kind, data_files=str(where), split="train", cache_dir=str(cache), **options)
-        return data.to_list(), list(data.column_names)
-    except InputError:
-        raise
-    except Exception as error:
-        shown = where.hub if isinstance(where, HubSource) else where
-        if "corresponds to no data" in str(error):
-            raise InputError.of("", f"{shown} holds no rows", path) from None
-        cause = error.__cause__ or error
-        lines = str(cause).strip().splitlines() or [type(cause).__name__]
-        hint = "; is the hub reachable, and the name right?" if isinstance(where, HubSource) else ""
-        raise InputError.of("", f"{shown} cannot be read: {lines[0][:300]}{hint}", path) from None
-
-
-def _header(path: Path) -> list[str]:
-    with open(path, encoding="utf-8", newline="") as file:
-        if path.suffix.lower() == ".tsv":
-            return file.readline().rstrip("\r\n").split("\t")
-        return next(csv.reader(file), [])
 
 
 def _column(role: str, columns: list[str], data: DataSpec, name: str, faults: list[Fault], needed: bool) -> str | None:
@@ -240,8 +183,8 @@ def _column(role: str, columns: list[str], data: DataSpec, name: str, faults: li
     return found
 
 
-def _labelled(name: str, rows: Rows, columns: list[str], spec: StudySpec, faults: list[Fault]) -> LabelledTexts:
-    data, read = spec.data, LABEL_READERS[spec.about.target]
+def _labelled(name: str, table: Table, spec: StudySpec, faults: list[Fault]) -> LabelledTexts:
+    columns, data, read = table.columns, spec.data, LABEL_READERS[spec.about.target]
     text = _column("text", columns, data, name, faults, needed=True)
     pair = _column("text_pair", columns, data, name, faults, needed=False)
     labelled = name != UNLABELLED
@@ -250,7 +193,7 @@ def _labelled(name: str, rows: Rows, columns: list[str], spec: StudySpec, faults
     if text is None or (labelled and label is None):
         return empty
     texts, pairs, labels, bad = [], [], [], []
-    for number, row in enumerate(rows):
+    for number, row in enumerate(table.rows):
         value, second = row.get(text), row.get(pair) if pair else ""
         if not labelled and not str(value or "").strip():
             continue  # a file of lines may hold empty ones
