@@ -146,7 +146,7 @@ class SearchSpace:
                 num_hidden_groups=int(get["num_hidden_groups"]) if family == "albert" else depth,
                 vocabulary_size=vocabularies[str(get["vocabulary"])],
                 max_positions=teacher.max_positions,
-                type_vocabulary_size=teacher.type_vocabulary_size,
+                type_vocabulary_size=0 if family == "distilbert" else teacher.type_vocabulary_size,
                 num_labels=teacher.num_labels,
             )
         except ValueError as error:

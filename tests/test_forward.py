@@ -14,6 +14,7 @@ SHAPES = {
     "bert, factorised": {"family": "bert", "embedding_size": 8, "num_hidden_groups": 3},
     "albert, two groups": {"family": "albert", "embedding_size": 16, "num_hidden_groups": 2},
     "albert, one group": {"family": "albert", "embedding_size": 32, "num_hidden_groups": 1},
+    "distilbert": {"family": "distilbert", "embedding_size": 32, "num_hidden_groups": 3, "type_vocabulary_size": 0},
     "one layer": {"family": "bert", "embedding_size": 32, "num_hidden_groups": 1, "depth": 1},
 }
 

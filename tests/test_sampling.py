@@ -77,9 +77,7 @@ class Spy(TPESampler):
     seen: list[list[Any]] = []
 
     def infer_relative_search_space(self, study: Any, trial: Any) -> Any:
-        Spy.seen.append(
-            [(dict(t.params), t.values, t.system_attrs.get("constraints")) for t in study.get_trials()[:-1]]
-        )
+        Spy.seen.append([(dict(t.params), t.values, t.constraints) for t in study.get_trials()[:-1]])
         return super().infer_relative_search_space(study, trial)
 
 
@@ -99,8 +97,12 @@ def test_tpe_takes_over_once_enough_is_measured(monkeypatch: pytest.MonkeyPatch)
     ]  # the running one is not among them
     for (params, (accuracy, parameters), constraints), outcome in zip(first, outcomes, strict=True):
         assert params.items() <= outcome.parameters.items()
-        assert constraints == pytest.approx([0.7 - accuracy, -parameters, parameters - 24_000])
-    assert any(constraints[0] > 0 for _, _, constraints in first)  # one is below the bound, and told as such
+        assert constraints == pytest.approx(
+            {"accuracy.min": 0.7 - accuracy, "parameters.min": -parameters, "parameters.max": parameters - 24_000}
+        )
+    assert any(
+        constraints["accuracy.min"] > 0 for _, _, constraints in first
+    )  # one is below the bound, and told as such
 
     random = a_spec(search={"sampler": "random", "startup_trials": 1})
     Spy.seen.clear()

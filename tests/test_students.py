@@ -71,11 +71,11 @@ def shapes(draw: st.DrawFn) -> StudentShape:
         hidden_size=hidden,
         num_heads=heads,
         intermediate_size=draw(st.integers(1, 20)),
-        embedding_size=hidden if draw(st.booleans()) else draw(st.integers(1, hidden)),
+        embedding_size=hidden if family == "distilbert" or draw(st.booleans()) else draw(st.integers(1, hidden)),
         num_hidden_groups=draw(st.integers(1, depth)) if family == "albert" else depth,
         vocabulary_size=draw(st.integers(1, 50)),
         max_positions=draw(st.integers(1, 12)),
-        type_vocabulary_size=draw(st.integers(1, 3)),
+        type_vocabulary_size=0 if family == "distilbert" else draw(st.integers(1, 3)),
         num_labels=draw(st.integers(1, 12)),
     )
 
@@ -101,6 +101,19 @@ def test_known_models_by_their_published_counts() -> None:
         **base, family="albert", num_hidden_groups=1, embedding_size=128, vocabulary_size=30_000, num_labels=2
     )
     assert albert.num_parameters - (768 * 2 + 2) == 11_683_584  # ALBERT-base
+    for size, millions in ((64, 9.68), (128, 11.68), (256, 15.69), (768, 31.71)):
+        encoder = albert.model_copy(update={"embedding_size": size}).num_parameters - (768 * 2 + 2)
+        assert round(encoder / 1e6, 2) == pytest.approx(millions, abs=0.011)
+    distilbert = a_shape(
+        **{**base, "depth": 6}, family="distilbert", num_hidden_groups=6, embedding_size=768, vocabulary_size=30_522,
+        num_labels=2, type_vocabulary_size=0,
+    )  # fmt: skip
+    assert (
+        distilbert.num_parameters - (768 * 768 + 768) - (768 * 2 + 2) == 66_362_880
+    )  # DistilBERT-base, without a head
+    tiny_bert = {"depth": 2, "hidden_size": 128, "num_heads": 2, "intermediate_size": 512, "max_positions": 512}
+    smallest = a_shape(**tiny_bert, num_hidden_groups=2, embedding_size=128, vocabulary_size=30_522, num_labels=2)
+    assert smallest.num_parameters - (128 * 2 + 2) == 4_385_920  # BERT-tiny
 
 
 def test_a_tiny_student_counted_by_hand() -> None:
@@ -135,6 +148,11 @@ def test_operations_by_hand() -> None:
         ({"embedding_size": 33}, "embedding_size 33 is above the width 32"),
         ({"num_hidden_groups": 2}, "num_hidden_groups must be its depth 3, not 2"),
         ({"family": "albert", "num_hidden_groups": 4}, "4 groups are more than 3 layers"),
+        ({"family": "distilbert"}, "has no token types: type_vocabulary_size must be 0, not 2"),
+        (
+            {"family": "distilbert", "type_vocabulary_size": 0, "embedding_size": 8},
+            "embedding_size must be its width 32",
+        ),
         ({"depth": 0}, "depth = 0 is not allowed"),
     ],
 )
@@ -154,19 +172,20 @@ def test_the_short_forward_pass_is_the_stock_one(shape: StudentShape, data: st.D
     lengths = torch.randint(1, shape.max_positions + 1, (4, 1), generator=generator)
     column = torch.arange(int(lengths.max()))
     ids = torch.randint(0, shape.vocabulary_size, (4, len(column)), generator=generator)
-    types = torch.randint(0, shape.type_vocabulary_size, ids.shape, generator=generator)
+    types = torch.randint(0, max(1, shape.type_vocabulary_size), ids.shape, generator=generator)
     mask = (column < lengths).long()
     short = classifier(model).eval()
     assert isinstance(short, FirstTokenClassifier)
     assert len(list(short.parameters())) == len(list(model.parameters()))  # none is registered twice
     with torch.no_grad():
-        stock = model(input_ids=ids, attention_mask=mask, token_type_ids=types).logits
+        stock = Classifier(model)(ids, mask, types)
         assert torch.allclose(short(ids, mask, types), stock, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_the_short_forward_pass_drops_and_learns_as_the_stock_one_does(family: str) -> None:
-    shape = a_shape(family=family, embedding_size=32 if family == "bert" else 8)
+    changes = {"albert": {"embedding_size": 8}, "distilbert": {"type_vocabulary_size": 0}}.get(family, {})
+    shape = a_shape(family=family, **changes)
     model = build_student(shape, label_names=LABELS, dropout=0.0).train()
     ids = torch.randint(0, 40, (4, 9), generator=torch.Generator().manual_seed(0))
     everything, types = torch.ones_like(ids), torch.zeros_like(ids)
@@ -245,6 +264,19 @@ def test_the_used_vocabulary_loses_nothing_on_training_text(model: Any, tokenize
     assert torch.equal(
         logits_of(student, cut, train_texts, vocabulary.pad_id), logits_of(model, tokenizer, train_texts)
     )
+
+
+@torch.no_grad()
+def test_distilbert_starts_as_its_teacher_up_to_the_head(model: Any, tokenizer: Any, train_texts: list[str]) -> None:
+    """Token type 0 goes into the positions, so that single texts reach the layers unchanged."""
+    vocabulary = full_vocabulary(tokenizer, counts_of(tokenizer, train_texts))
+    shape = a_shape(family="distilbert", type_vocabulary_size=0)
+    student = student_of(model, shape, vocabulary, (0, 1, 2)).eval()
+    batch = padded(Tokens.encode(tokenizer, train_texts, None, 32), np.arange(len(train_texts)), 0)
+    words, tokens = {"input_ids": batch.ids_BT, "attention_mask": batch.mask_BT}, batch.mask_BT.bool()
+    expected = model.bert(**words).last_hidden_state[tokens]
+    assert torch.allclose(student.distilbert(**words).last_hidden_state[tokens], expected, atol=1e-5)
+    assert torch.equal(student.pre_classifier.weight, model.bert.pooler.dense.weight)
 
 
 @torch.no_grad()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import optuna
@@ -93,8 +92,6 @@ class Sampling:
                 n_startup_trials=0,
                 multivariate=True,
                 group=True,
-                constraints_func=_never,
-                warn_independent_sampling=False,
             )
         study = optuna.create_study(directions=directions, sampler=sampler)
         if not isinstance(sampler, RandomSampler):
@@ -110,15 +107,16 @@ class Sampling:
         """A finished trial as Optuna's sampler reads it, measured bounds as constraints (above 0: violated)."""
         values = outcome.values()
         searched = {name: value for name, value in outcome.parameters.items() if self._is_searched(name)}
-        constraints = []
+        constraints: dict[str, float] = {}
         for metric, (low, high) in self._limits.items():
-            constraints += [bound for bound in (low - values[metric], values[metric] - high) if math.isfinite(bound)]
+            sides = {f"{metric}.min": low - values[metric], f"{metric}.max": values[metric] - high}
+            constraints |= {side: excess for side, excess in sides.items() if math.isfinite(excess)}
         return create_trial(
             state=OptunaState.COMPLETE,
             values=[values[name] for name in self._spec.objectives],
             params=searched,
             distributions={name: distribution(self._spec.space.parameter(name)) for name in searched},
-            system_attrs={"constraints": constraints},
+            constraints=constraints,
         )
 
     def _is_searched(self, name: str) -> bool:
@@ -156,8 +154,3 @@ def _suggest(trial: Trial, name: str, parameter: Parameter) -> Value:
     if isinstance(parameter, IntRange):
         return trial.suggest_int(name, parameter.low, parameter.high, step=parameter.step, log=parameter.log)
     return trial.suggest_float(name, parameter.low, parameter.high, log=parameter.log)
-
-
-def _never(trial: Any) -> Sequence[float]:
-    """Constraints are computed from the record, where the teacher's value is known; Optuna only reads them."""
-    raise AssertionError("the in-memory study never runs a trial")

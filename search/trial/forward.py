@@ -33,7 +33,7 @@ class Classifier(nn.Module):
 
 
 class FirstTokenClassifier(Classifier):
-    """The same logits for `bert` and `albert`, computing in the last layer what the head reads and no more."""
+    """The same logits for `bert`, `albert` and `distilbert`, computing in the last layer what the head reads and no more."""
 
     def __init__(self, model: Any) -> None:
         super().__init__(model)
@@ -52,12 +52,19 @@ class FirstTokenClassifier(Classifier):
         if config.model_type == "albert":
             self._embeddings.append(model.albert.encoder.embedding_hidden_mapping_in)
         self._pooler = [model.get_submodule(layout.pooler)]
-        self._act = ACT2FN[config.hidden_act]
+        distilbert = config.model_type == "distilbert"
+        self._act = ACT2FN[config.activation if distilbert else config.hidden_act]
+        self._pooled = torch.relu if distilbert else torch.tanh
+        self._token_types = layout.token_types and config.type_vocab_size > 1
         self._num_heads = config.num_attention_heads
+        # DistilBERT names its dropouts otherwise, and has none between attention and the residual.
+        self._dropout = config.dropout if distilbert else config.hidden_dropout_prob
+        self._attention_dropout = config.attention_dropout if distilbert else config.attention_probs_dropout_prob
+        self._dropout_after_attention = 0.0 if distilbert else self._dropout
 
     def forward(self, ids_BT: torch.Tensor, mask_BT: torch.Tensor, types_BT: torch.Tensor) -> torch.Tensor:
-        hidden_BTH = self._embeddings[0](
-            input_ids=ids_BT, token_type_ids=types_BT if self.model.config.type_vocab_size > 1 else None
+        hidden_BTH = (
+            self._embeddings[0](ids_BT, token_type_ids=types_BT) if self._token_types else self._embeddings[0](ids_BT)
         )
         for module in self._embeddings[1:]:
             hidden_BTH = module(hidden_BTH)
@@ -65,37 +72,35 @@ class FirstTokenClassifier(Classifier):
         for layer in self._layers[:-1]:
             hidden_BTH = self._layer(layer, hidden_BTH, hidden_BTH, mask_BQT)
         first_BH = self._layer(self._layers[-1], hidden_BTH[:, :1], hidden_BTH, mask_BQT)[:, 0]
-        pooled_BH = torch.tanh(self._pooler[0](first_BH))
+        pooled_BH = self._pooled(self._pooler[0](first_BH))
         return self.model.classifier(self.model.dropout(pooled_BH))
 
     def _layer(
         self, parts: dict[str, nn.Module], query_BQH: torch.Tensor, hidden_BTH: torch.Tensor, mask: torch.Tensor
     ) -> torch.Tensor:
-        config = self.model.config
-
         def heads(rows: torch.Tensor) -> torch.Tensor:  # (B, A, rows, D)
             return rows.unflatten(-1, (self._num_heads, -1)).transpose(1, 2)
 
-        def dropped(rows: torch.Tensor) -> torch.Tensor:
-            return F.dropout(rows, config.hidden_dropout_prob, self.training) if config.hidden_dropout_prob else rows
+        def dropped(rows: torch.Tensor, rate: float) -> torch.Tensor:
+            return F.dropout(rows, rate, self.training) if rate else rows
 
         mixed_BAQD = F.scaled_dot_product_attention(
             heads(parts["query"](query_BQH)),
             heads(parts["key"](hidden_BTH)),
             heads(parts["value"](hidden_BTH)),
             attn_mask=mask,
-            dropout_p=config.attention_probs_dropout_prob if self.training else 0.0,
+            dropout_p=self._attention_dropout if self.training else 0.0,
         )
-        attended = dropped(parts["attention_output"](mixed_BAQD.transpose(1, 2).flatten(-2)))
-        attended = parts["attention_norm"](attended + query_BQH)
+        attended = parts["attention_output"](mixed_BAQD.transpose(1, 2).flatten(-2))
+        attended = parts["attention_norm"](dropped(attended, self._dropout_after_attention) + query_BQH)
         widened = parts["output"](self._act(parts["intermediate"](attended)))
-        return parts["output_norm"](dropped(widened) + attended)
+        return parts["output_norm"](dropped(widened, self._dropout) + attended)
 
 
 def classifier(model: Any) -> Classifier:
     """The model behind the one signature, in the quickest form that gives its logits."""
     config = model.config
-    known = config.model_type in ("bert", "albert") and not getattr(config, "is_decoder", False)
+    known = config.model_type in ("bert", "albert", "distilbert") and not getattr(config, "is_decoder", False)
     plain = (
         getattr(config, "position_embedding_type", "absolute") == "absolute"
         and getattr(config, "inner_group_num", 1) == 1

@@ -64,6 +64,8 @@ def initialise(
     end = source.first_position + shape.max_positions
     positions = state[f"{prefix}.position_embeddings.weight"][source.first_position : end]
     types = state[f"{prefix}.token_type_embeddings.weight"] if source.token_types else torch.zeros(1, words_VH.shape[1])
+    if source.token_types and not target.token_types:
+        positions = positions + types[0]  # what every piece of a single text gets added
     norm = (state[f"{prefix}.LayerNorm.weight"], state[f"{prefix}.LayerNorm.bias"])
     if target is LAYOUTS["albert"]:
         table = factorise(
@@ -76,7 +78,8 @@ def initialise(
     here = target.embeddings
     put(f"{here}.word_embeddings.weight", table["words"])
     put(f"{here}.position_embeddings.weight", table["positions"])
-    put(f"{here}.token_type_embeddings.weight", table["types"])
+    if target.token_types:
+        put(f"{here}.token_type_embeddings.weight", table["types"])
     put(f"{here}.LayerNorm.weight", table["norm"])
     put(f"{here}.LayerNorm.bias", table["norm_bias"])
     left = [name for name, parameter in parts.items() if parameter.isnan().any()]

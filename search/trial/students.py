@@ -14,12 +14,18 @@ def build_student(
     shape: StudentShape, *, label_names: list[str], problem_type: str | None = None, pad_id: int = 0, dropout: float = 0.1,
     teacher_config: Any = None, empty: bool = False,
 ) -> Any:  # fmt: skip
-    """A `BertForSequenceClassification` or `AlbertForSequenceClassification` with random weights; `empty`: with NaN for
+    """A `Bert-`, `Albert-` or `DistilBertForSequenceClassification` with random weights; `empty`: with NaN for
     weights, for whoever overwrites them all (drawing 10 million random numbers takes longer than copying them).
 
     Activation and LayerNorm's epsilon follow the teacher's, so that copied layers compute what they did.
     """
-    from transformers import AlbertConfig, AlbertForSequenceClassification, BertConfig, BertForSequenceClassification
+    from transformers import (
+        AlbertConfig,
+        AlbertForSequenceClassification,
+        BertConfig,
+        BertForSequenceClassification,
+        DistilBertForSequenceClassification,
+    )
 
     common: dict[str, Any] = {
         "vocab_size": shape.vocabulary_size,
@@ -38,7 +44,10 @@ def build_student(
         "id2label": dict(enumerate(label_names)),
         "label2id": {name: index for index, name in enumerate(label_names)},
     }
-    if FAMILIES[shape.family].model_type(shape) == "bert":
+    model_type = FAMILIES[shape.family].model_type(shape)
+    if model_type == "distilbert":
+        model_class, config = DistilBertForSequenceClassification, _distilbert_config(common)
+    elif model_type == "bert":
         model_class, config = BertForSequenceClassification, BertConfig(**common)
     else:
         model_class = AlbertForSequenceClassification
@@ -65,3 +74,21 @@ def build_student(
         else:
             raise AssertionError(f"a buffer of unknown content: {name}")
     return model
+
+
+def _distilbert_config(common: dict[str, Any]) -> Any:
+    """DistilBERT's own words for BERT's dimensions. It has one epsilon for all, its own."""
+    from transformers import DistilBertConfig
+
+    words = {
+        "hidden_size": "dim",
+        "num_hidden_layers": "n_layers",
+        "num_attention_heads": "n_heads",
+        "intermediate_size": "hidden_dim",
+        "hidden_dropout_prob": "dropout",
+        "attention_probs_dropout_prob": "attention_dropout",
+        "hidden_act": "activation",
+    }
+    plain = {words.get(name, name): value for name, value in common.items()}
+    del plain["type_vocab_size"], plain["layer_norm_eps"]
+    return DistilBertConfig(**plain, seq_classif_dropout=common["hidden_dropout_prob"])

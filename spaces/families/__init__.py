@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spaces.families import albert, bert
+from spaces.families import albert, bert, distilbert
 from spaces.families.layout import Family
 
-FAMILIES: dict[str, Family] = {"bert": bert.FAMILY, "albert": albert.FAMILY}
+FAMILIES: dict[str, Family] = {"bert": bert.FAMILY, "albert": albert.FAMILY, "distilbert": distilbert.FAMILY}
