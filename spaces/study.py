@@ -20,12 +20,13 @@ from spaces.errors import near_miss
 from spaces.parameters import Value
 from spaces.space import PARAMETERS, SearchSpace
 from spaces.student import Frozen
-from spaces.task import TASKS, Task
+from spaces.task import METRIC_WORDS, TASKS, Task
 
 SIZE = ("parameters", "bytes")  # known by arithmetic, minimised; what is measured is the task's
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
+ImportPath = Annotated[str, StringConstraints(pattern=r"^[^:]+:[A-Za-z_]\w*$")]  # module:function or file.py:function
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -240,6 +241,7 @@ class StudySpec(Frozen):
     data: DataSpec
     teacher: TeacherSpec
     space: Space
+    metrics: dict[Name, ImportPath] = {}  # your own: a function of (outputs, labels) that returns a number to maximise
     objectives: dict[str, Literal["maximize", "minimize"]] = {}  # none: the task's first metric, and parameters
     bounds: dict[str, Bound] = {}
     training: TrainingSpec = TrainingSpec()
@@ -289,7 +291,7 @@ class StudySpec(Frozen):
                 )
             for side in ("min", "max"):
                 limit = getattr(value[name], side)
-                if name not in SIZE and isinstance(limit, float | int) and not 0 <= limit <= 1:
+                if name in METRIC_WORDS and isinstance(limit, float | int) and not 0 <= limit <= 1:
                     raise ValueError(
                         f"{name}.{side} = {limit:g} can never matter: {name} lies between 0 and 1. Write {limit:g}% for a "
                         "share of the teacher's value"
@@ -312,4 +314,5 @@ class StudySpec(Frozen):
 
 def _metrics(info: ValidationInfo) -> tuple[str, ...]:
     """What may be an objective or a bound."""
-    return (*TASKS[info.data.get("task", "text-classification")].metrics, *SIZE)
+    task = TASKS[info.data.get("task", "text-classification")]
+    return (*task.metrics, *info.data.get("metrics", {}), *SIZE)

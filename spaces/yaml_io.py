@@ -161,7 +161,7 @@ def parse_study(raw: Any, source: str, folder: Path, *, files_must_exist: bool =
     return _resolve_paths(spec, folder)
 
 
-SPLIT_FILES = ("train", "validation", "test")
+SPLIT_FILES = ("train", "validation", "test", "unlabelled")
 
 
 def _path_faults(raw: Mapping[str, Any], folder: Path, files_must_exist: bool) -> list[Fault]:
@@ -195,9 +195,21 @@ def _resolve_paths(spec: StudySpec, folder: Path) -> StudySpec:
     with contextlib.suppress(RuntimeError, ValueError, OSError):  # no path at all: find_teacher says what is wrong
         if _absolute(Path(teacher.model), folder).is_dir():
             teacher = teacher.model_copy(update={"model": str(_absolute(Path(teacher.model), folder))})
+    metrics = {name: _absolute_function(path, folder) for name, path in spec.metrics.items()}
     return spec.model_copy(
-        update={"data": data, "teacher": teacher, **{name: absolute(getattr(spec, name)) for name in RELATIVE}}
+        update={
+            "data": data,
+            "teacher": teacher,
+            "metrics": metrics,
+            **{name: absolute(getattr(spec, name)) for name in RELATIVE},
+        }
     )
+
+
+def _absolute_function(path: str, folder: Path) -> str:
+    """ "file.py:function" with the file's whole path; "module:function" as it is."""
+    module, _, function = path.rpartition(":")
+    return f"{_absolute(Path(module), folder)}:{function}" if module.endswith(".py") else path
 
 
 def _unique(faults: list[Fault]) -> list[Fault]:

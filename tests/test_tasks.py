@@ -259,3 +259,45 @@ def test_class_weights_are_one_on_average(made: Callable[..., StudySpec]) -> Non
     assert own[0] / 8 + own[1] * 7 / 8 == pytest.approx(1)
     with pytest.raises(InputError, match="a number has none"):
         class_weights(made("text-regression", amount, data={"class_weights": "balanced"}), np.zeros(3), ["score"])
+
+
+# a metric of one's own
+
+OWN = """
+def cautious(outputs, labels):
+    sure = abs(outputs).max(-1) > 0
+    return (outputs.argmax(-1) == labels)[sure].mean()
+
+def word(outputs, labels):
+    return "high"
+
+def broken(outputs, labels):
+    return outputs.no_such_thing
+"""
+
+
+def test_a_metric_of_ones_own(study_of: Callable[..., StudySpec], tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(OWN)
+    spec = study_of(metrics={"cautious": "own.py:cautious"}, objectives={"cautious": "maximize", "bytes": "minimize"})
+    assert spec.quality == "cautious"
+    assert spec.metrics == {"cautious": f"{tmp_path}/own.py:cautious"}
+    transfer = read_inputs(spec, lambda text: None).transfer
+    outputs, labels = np.array([[2.0, 0.0, 0.0], [0.0, 1.0, 0.0]]), np.array([0, 2])
+    assert transfer.measure(outputs, labels) == {**METRICS["class"](outputs, labels), "cautious": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("own.py:word", "returned 'high', which is no number"),
+        ("own.py:broken", "raised AttributeError"),
+        ("own.py:nothing", "raised AttributeError"),
+        ("no_such_module:metric", "raised ModuleNotFoundError"),
+    ],
+)
+def test_a_metric_that_will_not_do(path: str, words: str, study_of: Callable[..., StudySpec], tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(OWN)
+    with pytest.raises(InputError) as caught:
+        read_inputs(study_of(metrics={"mine": path}), lambda text: None)
+    assert words in str(caught.value)
+    assert "metric mine" in str(caught.value)

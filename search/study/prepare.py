@@ -22,9 +22,8 @@ from search.study.augment import made_up_texts, near_words
 from search.study.teachers import TeacherSource, find_teacher, fingerprint, match_labels
 from search.study.texts import UNLABELLED, LabelledTexts, StudyTexts, read_texts
 from search.trial.data import NO_LABEL, Split, Tokens, TransferSet, Vocabulary
-from search.trial.metrics import METRICS
 from search.trial.vocabulary import cut_vocabulary, full_vocabulary, is_word_piece, load_tokenizer
-from spaces.errors import Fault, InputError, StudyError, near_miss
+from spaces.errors import Fault, InputError, StudyError, TrialError, near_miss
 from spaces.parameters import Choice
 from spaces.space import SearchSpace
 from spaces.student import TeacherShape
@@ -147,8 +146,10 @@ def _tokenise(
     key = json.dumps([texts.fingerprint, source.fingerprint, max_length, label_names, spec.task, FORMAT])
     fingerprint = hashlib.sha256(key.encode()).hexdigest()[:16]
     transfer = TransferSet(
-        splits, vocabularies, label_names, max_length, fingerprint, spec.about.target, spec.about.problem_type, weights
-    )
+        splits, vocabularies, label_names, max_length, fingerprint, spec.about.target, spec.about.problem_type, weights,
+        dict(spec.metrics),
+    )  # fmt: skip
+    _try_own_metrics(transfer)
     return spec, transfer, notes
 
 
@@ -176,6 +177,16 @@ def _check_metrics(spec: StudySpec, num_labels: int) -> None:
         for key, named in (("objectives", spec.objectives), ("bounds", spec.bounds)):
             if "f1" in named:
                 raise InputError.of("", f"f1 is for two classes, and there are {num_labels}; write macro_f1", key)
+
+
+def _try_own_metrics(transfer: TransferSet) -> None:
+    """Calls the study's own metrics once, with made-up outputs, so that a broken one ends the study before it begins."""
+    labels = transfer.splits["validation"].labels
+    outputs = np.random.default_rng(0).normal(size=(len(labels), len(transfer.label_names))).astype(np.float32)
+    try:
+        transfer.measure(outputs, labels)
+    except TrialError as error:
+        raise InputError.of("", str(error), "metrics") from None
 
 
 def label_array(labels: list[Any], label_names: list[str], target: str) -> np.ndarray:
@@ -342,7 +353,7 @@ def _references(inputs: Inputs, transfer: TransferSet, logits: dict[str, np.ndar
 
     metrics: dict[str, float] = {}
     for name in ("validation", "test"):
-        scored = METRICS[transfer.target](logits[name], transfer.splits[name].labels)
+        scored = transfer.measure(logits[name], transfer.splits[name].labels)
         metrics |= {f"{name}/{metric}": value for metric, value in scored.items()}
     size = inputs.teacher.num_parameters
     folder_bytes = sum(path.stat().st_size for path in (inputs.spec.output / "teacher").glob("*.safetensors"))

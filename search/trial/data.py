@@ -6,11 +6,13 @@ Legend: N rows, B batch, T tokens of the longest row of a batch, C classes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
+
+from search.trial.metrics import measure
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,10 @@ class TransferSet:
     target: str = "class"
     problem_type: str = "single_label_classification"
     class_weights: np.ndarray | None = None  # (C,) of the loss to the labels
+    own_metrics: dict[str, str] = field(default_factory=dict)  # name -> "module:function"
+
+    def measure(self, outputs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+        return measure(self.target, self.own_metrics, outputs, labels)
 
     def training(self, vocabulary: str, taught: bool) -> tuple[Tokens, np.ndarray, np.ndarray | None, int]:
         """What a student trains on, and how many of the rows have labels (the first ones): (tokens, labels, teacher's

@@ -11,7 +11,6 @@ from search.trial.context import WorkerContext
 from search.trial.data import Tokens, TransferSet, evaluation_rows, padded
 from search.trial.device import autocast, device
 from search.trial.forward import classifier
-from search.trial.metrics import METRICS
 
 
 @torch.inference_mode()
@@ -47,6 +46,6 @@ def score(
         split = transfer.splits[name]
         pad_id = transfer.vocabularies[vocabulary].pad_id
         logits = predict(model, split.tokens[vocabulary], pad_id, context, exact)
-        scored = METRICS[transfer.target](logits, split.labels)
+        scored = transfer.measure(logits, split.labels)
         metrics |= {f"{name}/{metric}": value for metric, value in scored.items()}
     return metrics

@@ -11,7 +11,6 @@ from search.trial.context import WorkerContext
 from search.trial.data import Tokens, TransferSet
 from search.trial.evaluate import score
 from search.trial.initialise import can_copy, initialise
-from search.trial.metrics import METRICS
 from search.trial.students import build_student
 from search.trial.teacher import load_teacher
 from spaces.student import StudentShape
@@ -28,7 +27,7 @@ def majority(transfer: TransferSet) -> dict[str, float]:
     metrics: dict[str, float] = {}
     for name in ("validation", "test"):
         split = transfer.splits[name]
-        scored = METRICS[transfer.target](np.tile(constant_C, (len(split.labels), 1)), split.labels)
+        scored = transfer.measure(np.tile(constant_C, (len(split.labels), 1)), split.labels)
         metrics |= {f"{name}/{metric}": value for metric, value in scored.items()}
     return metrics
 
@@ -54,7 +53,7 @@ def n_grams(transfer: TransferSet, context: WorkerContext) -> tuple[dict[str, fl
         metrics: dict[str, float] = {}
         for name, matrix in others.items():
             outputs = _outputs(model, matrix, num_labels, transfer.target)
-            scored = METRICS[transfer.target](outputs, transfer.splits[name].labels)
+            scored = transfer.measure(outputs, transfer.splits[name].labels)
             metrics |= {f"{name}/{metric}": value for metric, value in scored.items()}
         reached = metrics[f"validation/{next(iter(scored))}"]
         if best is None or reached > best[0]:

@@ -5,9 +5,14 @@ Legend: N rows, C classes (1 for numbers).
 
 from __future__ import annotations
 
+import math
 import warnings
+from collections.abc import Mapping
 
 import numpy as np
+
+from search.trial.named import function_named
+from spaces.errors import TrialError
 
 
 def of_class(outputs_NC: np.ndarray, labels_N: np.ndarray) -> dict[str, float]:
@@ -55,3 +60,25 @@ def of_number(outputs_N1: np.ndarray, labels_N: np.ndarray) -> dict[str, float]:
 
 
 METRICS = {"class": of_class, "classes": of_classes, "number": of_number}
+
+
+def measure(target: str, own: Mapping[str, str], outputs_NC: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """The task's metrics, and the study's own: name -> "module:function", a function of (outputs, labels) that returns a
+    number to maximise. Raises TrialError where one does not."""
+    return METRICS[target](outputs_NC, labels) | {
+        name: _own_metric(name, path, outputs_NC, labels) for name, path in own.items()
+    }
+
+
+def _own_metric(name: str, path: str, outputs_NC: np.ndarray, labels: np.ndarray) -> float:
+    try:
+        found = function_named(path)(outputs_NC.copy(), labels.copy())
+    except Exception as error:
+        raise TrialError(f"metric {name} ({path}) raised {type(error).__name__}: {error}") from None
+    try:
+        number = float(found)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise TrialError(f"metric {name} ({path}) returned {found!r}, which is no number")
+    return number

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import time
@@ -17,6 +16,7 @@ from ray.train import get_context
 from ray.train.collective import broadcast_from_rank_zero
 
 from search.trial.context import WorkerContext
+from search.trial.named import function_named
 from spaces.errors import TrialError
 from spaces.trial import Measurement, WorkItem, WorkResult
 
@@ -40,7 +40,7 @@ def serve(config: dict[str, Any]) -> None:
     broker: ActorHandle = config["broker"]
     lane = config["lane"]
     rank, world_size = get_context().get_world_rank(), get_context().get_world_size()
-    perform = load(config.get("perform", "search.trial.work:perform"))
+    perform: Perform = function_named(config.get("perform", "search.trial.work:perform"))
     data = resolve(config.get("context", {}))
     known: dict[str, ray.ObjectRef] = {}
 
@@ -124,12 +124,6 @@ def describe(error: Exception) -> str:
     if isinstance(error, TrialError) and message:
         return message
     return f"{type(error).__name__}: {message}" if message else type(error).__name__
-
-
-def load(path: str) -> Perform:
-    """The function that "module:function" names."""
-    module, _, function = path.partition(":")
-    return getattr(importlib.import_module(module), function)
 
 
 def resolve(values: dict[str, Any]) -> dict[str, Any]:

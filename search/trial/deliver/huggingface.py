@@ -9,7 +9,6 @@ from search.trial.checkpoint import folder_whole, load_weights
 from search.trial.context import WorkerContext
 from search.trial.data import Tokens, TransferSet
 from search.trial.evaluate import predict
-from search.trial.metrics import METRICS
 from search.trial.students import build_student
 from search.trial.teacher import load_teacher
 from search.trial.vocabulary import write_tokenizer
@@ -53,6 +52,6 @@ def deliver(
         assert split.texts is not None
         tokens = Tokens.encode(tokenizer, *split.texts, max_length=transfer.max_length)
         logits = predict(model, tokens, int(tokenizer.pad_token_id), context, exact=True)
-        scored = METRICS[transfer.target](logits, split.labels)
+        scored = transfer.measure(logits, split.labels)
         metrics |= {f"{name}/{metric}": value for metric, value in scored.items()}
     return {"metrics": metrics, "num_parameters": counted, "num_bytes": num_bytes}
