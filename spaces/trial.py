@@ -67,7 +67,7 @@ class WorkItem(Frozen):
 
 class Measurement(Frozen):
     """One evaluation. `share` is the part of the full training done; metrics are named `split/name`;
-    `cost` holds seconds and counts (train_seconds, tokens, optimizer_steps ...)."""
+    `cost` holds seconds and counts (train_seconds, tokens, optimizer_steps ...), the lane, and Unix times (`..._at`)."""
 
     trial: int
     attempt: int
@@ -90,6 +90,13 @@ class WorkResult(Frozen):
     output: dict[str, Any] = Field(default_factory=dict)
     error: str = ""
     timing: dict[str, float] = Field(default_factory=dict)
+
+    @property
+    def timed_measurement(self) -> Measurement:
+        """The measurement, with its lane and times among its costs, as the record keeps it."""
+        assert self.measurement is not None
+        cost = {**self.measurement.cost, "lane": float(self.lane), **self.timing}
+        return self.measurement.model_copy(update={"cost": cost})
 
 
 class TrialOutcome(Frozen):

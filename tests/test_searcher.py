@@ -73,6 +73,9 @@ def test_what_was_cut_off_is_suggested_first_with_a_new_attempt(tmp_path: Path) 
     searcher.finished(items[0].key, result_of(items[0]))
     # killed here; trial 0 is done, trial 1 runs, trial 2 never was
     again, record = a_searcher(tmp_path)
+    kept = record.outcomes()[0].last
+    assert kept is not None
+    assert (kept.cost["lane"], kept.cost["received_at"]) == (0, 1.0)  # the account of where the time went is kept too
     resumed, fresh = asked(again), asked(again)
     assert (resumed.key, resumed.attempt, resumed.config) == (items[1].key, 2, items[1].config)
     assert (fresh.key, fresh.attempt) == ("trial:2", 1)

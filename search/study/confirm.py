@@ -101,9 +101,9 @@ def _settle(key: str, outcome: TrialOutcome, record: Record, pool: LanePool) -> 
         record.set_state(outcome.number, TrialState.FAILED, error=result.error)
         settled = outcome.model_copy(update={"state": TrialState.FAILED, "error": result.error})
     else:
-        assert result.measurement is not None
-        record.measured(result.measurement)
-        settled = outcome.model_copy(update={"state": TrialState.DONE, "measurements": (result.measurement,)})
+        measurement = result.timed_measurement
+        record.measured(measurement)
+        settled = outcome.model_copy(update={"state": TrialState.DONE, "measurements": (measurement,)})
         values = settled.values()
         record.set_state(outcome.number, TrialState.DONE, [values[name] for name in record.objectives])
     pool.acknowledge(key)

@@ -59,6 +59,7 @@ def run_study(spec: StudySpec, display: Display | None = None) -> StudyResult:
         record, again = open_record(spec)
         stack.enter_context(Lease(record))
         _same_data(record, inputs)
+        record.keep("runs", [*(record.fact("runs") or []), time.time()])
         show.say("starting Ray")
         cluster = stack.enter_context(_ray())
         num_lanes = plan_lanes(spec.resources, cluster)
@@ -97,7 +98,6 @@ def run_study(spec: StudySpec, display: Display | None = None) -> StudyResult:
         }
         record.keep("provenance", provenance)
         rows = write_results(spec, front, outcomes, confirmations, delivered, references, provenance)
-        record.keep("timing", {**(record.fact("timing") or {}), **searcher.timing})
         record.keep("lanes", {"status": idle, "wall_seconds": time.monotonic() - begun})
         tracker.finished(spec, front, rows, references, spec.output / "best", spec.output / "report.html")
         missing = len(wanted(spec, front, outcomes)) - sum(o.state is not TrialState.RUNNING for o in confirmations)

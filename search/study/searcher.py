@@ -58,7 +58,6 @@ class StudySearcher(SegmentSearcher):
                     self._finish(outcome.number, TrialState.DONE)
                 else:
                     self._unfinished.append(outcome.number)
-        self.timing: dict[str, dict[str, float]] = {}  # lane and Unix times of each segment of this run, by key
 
     @property
     def ordered(self) -> list[TrialOutcome]:
@@ -85,12 +84,10 @@ class StudySearcher(SegmentSearcher):
     def finished(self, key: str, result: WorkResult) -> None:
         number = result.trial
         assert number is not None
-        self.timing[key] = {"lane": float(result.lane), **result.timing}
         if result.error:
             self._finish(number, TrialState.FAILED, error=result.error)
         else:
-            assert result.measurement is not None
-            self.measured(result.measurement)
+            self.measured(result.timed_measurement)
             self._finish(number, TrialState.DONE)
             self._collect()
         self._told(self.outcomes[number])

@@ -247,7 +247,7 @@ def measurement_row(outcome: TrialOutcome, measurement: Measurement) -> dict[str
         "parameters": shape.num_parameters,
         "bytes": shape.num_bytes,
         **{f"config/{name}": value for name, value in outcome.parameters.items()},
-        **{f"cost/{name}": value for name, value in measurement.cost.items()},
+        **{f"cost/{name}": value for name, value in measurement.cost.items() if not name.endswith("_at")},
     }
 
 
