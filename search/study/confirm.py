@@ -53,13 +53,16 @@ def confirm(
     budget: Budget,
     payload: dict[str, Any],
     told: Told,
+    meanwhile: Callable[[], None],
 ) -> list[TrialOutcome]:
-    """Trains what is wanted and not yet in the record, on all lanes; stops early when the minutes are spent."""
+    """Trains what is wanted and not yet in the record, on all lanes; stops early when the minutes are spent. `meanwhile` is
+    called once, when the lanes have the first of it: for work that fills what they leave free."""
     kept = {tuple(sorted(outcome.labels.items())): outcome for outcome in record.outcomes()}
     attempts = record.attempts()
     queue = deque(wanted(spec, front, outcomes))
     flying: deque[tuple[str, TrialOutcome]] = deque()
-    while queue or flying:
+    asked = False
+    while queue or flying or not asked:
         while queue and len(flying) <= pool.num_lanes:
             config, labels = queue[0]
             known = kept.get(tuple(sorted(labels.items())))
@@ -84,6 +87,9 @@ def confirm(
             )
             pool.submit(item)
             flying.append((item.key, outcome))
+        if not asked:
+            asked = True
+            meanwhile()
         if flying:
             key, outcome = flying.popleft()
             told(_settle(key, outcome, record, pool))

@@ -18,7 +18,7 @@ from search.record.record import Record
 from search.results.front import ParetoFront, Reference
 from search.study.budget import Budget
 from search.study.confirm import confirm, wanted
-from search.study.delivery import deliver_models
+from search.study.delivery import Delivery
 from search.study.floors import Floors
 from search.study.output import (
     StudyResult,
@@ -86,9 +86,9 @@ def run_study(spec: StudySpec, display: Display | None = None) -> StudyResult:
             raise StudyError(_why_no_front(spec, outcomes))
         show.watch(pool.status, lambda: f"confirming and delivering {len(front.points)} students")
         show.say(f"{len(front.points)} students on the front; confirming them")
-        confirmations = confirm(spec, front, outcomes, again, pool, budget, payload, show.told)
-        show.say("delivering")
-        delivered = deliver_models(spec, front, outcomes, record, pool, payload)
+        delivery = Delivery(spec, front, outcomes, record, pool, payload)
+        confirmations = confirm(spec, front, outcomes, again, pool, budget, payload, show.told, meanwhile=delivery.ask)
+        delivered = delivery.collect()
         idle = pool.status()
         provenance = {
             "teacher": {"model": spec.teacher.model, "fingerprint": inputs.source.fingerprint},
