@@ -58,6 +58,8 @@ def _layers(value: Value) -> bool:
     return all(part.strip().isdigit() for part in parts) and [int(p) for p in parts] == sorted({int(p) for p in parts})
 
 
+FULL = "full"  # as the teacher has it
+
 # In canonical order: a condition may name only what stands above it.
 PARAMETERS: dict[str, ParameterInfo] = {
     "family": ParameterInfo("bert", f"one of {sorted(FAMILIES)}", lambda v: v in FAMILIES, shapes=True, numeric=False),
@@ -69,6 +71,11 @@ PARAMETERS: dict[str, ParameterInfo] = {
         shapes=True,
         numeric=False,
     ),
+    "hidden_size": ParameterInfo(FULL, "full or a whole number", lambda v: v == FULL or _whole(v), shapes=True),
+    "num_heads": ParameterInfo(
+        FULL, "full (the teacher's head size is kept) or a whole number", lambda v: v == FULL or _whole(v), shapes=True
+    ),
+    "intermediate_size": ParameterInfo(FULL, "full or a whole number", lambda v: v == FULL or _whole(v), shapes=True),
     "vocabulary": ParameterInfo(
         "full",
         "full, used, or a whole number of pieces to keep (100 or more)",
@@ -133,15 +140,16 @@ class SearchSpace:
         get = {name: values.get(name, info.default) for name, info in PARAMETERS.items()}
         depth = int(get["depth"])
         copied_layers(get["layers"], depth, teacher.depth)
-        embedding_size = teacher.hidden_size if get["embedding_size"] == "full" else int(get["embedding_size"])
+        hidden_size, num_heads, intermediate_size = _width(get, teacher)
+        embedding_size = hidden_size if get["embedding_size"] == FULL else int(get["embedding_size"])
         family = str(get["family"])
         try:
             return StudentShape(
                 family=family,
                 depth=depth,
-                hidden_size=teacher.hidden_size,
-                num_heads=teacher.num_heads,
-                intermediate_size=teacher.intermediate_size,
+                hidden_size=hidden_size,
+                num_heads=num_heads,
+                intermediate_size=intermediate_size,
                 embedding_size=embedding_size,
                 num_hidden_groups=int(get["num_hidden_groups"]) if family == "albert" else depth,
                 vocabulary_size=vocabularies[str(get["vocabulary"])],
@@ -177,12 +185,41 @@ class SearchSpace:
     def vocabularies(self) -> list[str]:
         return [str(value) for value in self.parameter("vocabulary").values]  # type: ignore[union-attr]
 
+    @property
+    def narrows(self) -> bool:
+        """Whether a student may have less width than its teacher."""
+        return any(
+            value != FULL
+            for name in ("hidden_size", "intermediate_size")
+            for value in self.parameter(name).values  # type: ignore[union-attr]
+        )
+
     def to_yaml(self) -> dict[str, Any]:
         return {name: self.parameters[name].to_yaml() for name in PARAMETERS if name in self.parameters}
 
     @property
     def fingerprint(self) -> str:
         return hashlib.sha256(json.dumps(self.to_yaml(), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _width(values: Mapping[str, Value], teacher: TeacherShape) -> tuple[int, int, int]:
+    """hidden_size, num_heads and intermediate_size. Raises InvalidStudent where the teacher is narrower."""
+    hidden = teacher.hidden_size if values["hidden_size"] == FULL else int(values["hidden_size"])
+    inner = teacher.intermediate_size if values["intermediate_size"] == FULL else int(values["intermediate_size"])
+    for name, size, most in (
+        ("hidden_size", hidden, teacher.hidden_size),
+        ("intermediate_size", inner, teacher.intermediate_size),
+    ):
+        if size > most:
+            raise InvalidStudent(f"{name} {size} is above the teacher's {most}")
+    if values["num_heads"] != FULL:
+        return hidden, int(values["num_heads"]), inner
+    head_size = teacher.hidden_size // teacher.num_heads
+    if hidden % head_size:
+        raise InvalidStudent(
+            f"hidden_size {hidden} is no multiple of the teacher's head size {head_size}; write one that is, or num_heads"
+        )
+    return hidden, hidden // head_size, inner
 
 
 def copied_layers(layers: Value, depth: int, teacher_depth: int) -> tuple[int, ...]:

@@ -45,6 +45,7 @@ class TrialState(StrEnum):
 class WorkKind(StrEnum):
     FINE_TUNE = "fine_tune"  # give the teacher its task head
     TEACH = "teach"  # teacher outputs over a part of the transfer set
+    RANK = "rank"  # how much each head, neuron and dimension of the teacher matters
     FLOOR = "floor"  # what a student has to beat: n-grams, the majority, the teacher with its vocabulary cut
     TRAIN = "train"  # a trial, from one rung to the next
     DELIVER = "deliver"  # export, reload, score

@@ -22,6 +22,7 @@ from search.study.augment import made_up_texts, near_words
 from search.study.teachers import TeacherSource, find_teacher, fingerprint, match_labels
 from search.study.texts import UNLABELLED, LabelledTexts, StudyTexts, read_texts
 from search.trial.data import NO_LABEL, Split, Tokens, TransferSet, Vocabulary
+from search.trial.importance import FILE as IMPORTANCE_FILE
 from search.trial.vocabulary import cut_vocabulary, full_vocabulary, is_word_piece, load_tokenizer
 from spaces.errors import Fault, InputError, StudyError, TrialError, near_miss
 from spaces.parameters import Choice
@@ -263,7 +264,13 @@ def prepare(
                 say("fine-tuning the teacher")
                 _fine_tune(inputs, pool, reference, source, threads)
         _copy_model(source, folder, made_from)
+    ranking = _ask_for_importance(inputs, pool, reference, folder)
     logits, passes = _teacher_outputs(inputs, pool, reference, folder, say)
+    if ranking is not None:
+        result = pool.wait(ranking)
+        pool.acknowledge(ranking)
+        if result.error:
+            raise StudyError(f"the teacher's parts could not be ranked: {result.error}")
     transfer = transfer.with_teacher_logits(logits)
     return Prepared(folder, ray.put(transfer), _references(inputs, transfer, logits), passes)
 
@@ -295,6 +302,16 @@ def _fine_tune(inputs: Inputs, pool: LanePool, transfer: ray.ObjectRef, folder: 
     pool.acknowledge(item.key)
     if result.error:
         raise StudyError(f"the teacher could not be fine-tuned: {result.error}")
+
+
+def _ask_for_importance(inputs: Inputs, pool: LanePool, transfer: ray.ObjectRef, folder: Path) -> str | None:
+    """Has the teacher's heads, neurons and dimensions ranked where students may be narrower; the item's key."""
+    if not inputs.spec.space.narrows or (folder / IMPORTANCE_FILE).is_file():
+        return None
+    key = f"rank:{fingerprint(folder)}"
+    payload = {"teacher": str(folder), "refs": {"transfer": transfer}}
+    pool.submit(WorkItem(key=key, kind=WorkKind.RANK, payload=payload))
+    return key
 
 
 def _copy_model(source: Path, folder: Path, made_from: str) -> None:

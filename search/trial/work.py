@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ from search.trial.context import WorkerContext
 from search.trial.data import TransferSet
 from search.trial.deliver.huggingface import deliver
 from search.trial.evaluate import score
+from search.trial.importance import load_importance, rank
 from search.trial.initialise import can_copy, initialise
 from search.trial.loop import Schedule, fit
+from search.trial.narrow import is_narrower, narrowed
 from search.trial.students import build_student
 from spaces.errors import TrialError
 from spaces.student import StudentShape
@@ -59,7 +61,8 @@ def train(item: WorkItem, context: WorkerContext) -> Outcome:
         checkpoint.load_weights(student, earlier)
         progress = checkpoint.load_progress(earlier)
     elif copies:
-        initialise(student, config.shape, source.state_dict(), source.config.model_type, config.layers, vocabulary)
+        state = _state_for(config.shape, source, item.payload["teacher"])
+        initialise(student, config.shape, state, source.config.model_type, config.layers, vocabulary)
     fitted = fit(
         student,
         tokens,
@@ -106,6 +109,19 @@ def train(item: WorkItem, context: WorkerContext) -> Outcome:
     )
 
 
+def _state_for(shape: StudentShape, source: Any, teacher_folder: str) -> Mapping[str, torch.Tensor]:
+    """The teacher's weights, narrowed where the student is narrower."""
+    state: Mapping[str, torch.Tensor] = source.state_dict()
+    if not is_narrower(shape, source.config):
+        return state
+    importance = load_importance(teacher_folder)
+    if importance is None:
+        raise TrialError(
+            f"the teacher in {teacher_folder} was not ranked, so nothing says what a narrower student keeps"
+        )
+    return narrowed(state, source.config.model_type, source.config.num_attention_heads, shape, importance)
+
+
 def fine_tune(item: WorkItem, context: WorkerContext) -> Outcome:
     settings = FineTune.model_validate(item.payload["settings"])
     metrics = teacher.fine_tune(
@@ -121,6 +137,16 @@ def teach(item: WorkItem, context: WorkerContext) -> Outcome:
     pad_id = transfer.vocabularies["full"].pad_id
     logits = teacher.teach(item.payload["teacher"], split, item.payload["rows"], pad_id, context)
     return None, {"logits": logits, "forward_rows": len(logits)}
+
+
+def rank_teacher(item: WorkItem, context: WorkerContext) -> Outcome:
+    """What narrower students keep, left in the teacher's folder."""
+    transfer, model = _transfer(context), teacher.load_teacher(item.payload["teacher"])
+    train, pad_id = transfer.splits["train"], transfer.vocabularies["full"].pad_id
+    if can_copy(model.config.model_type, model.state_dict()):
+        found = rank(model, train.tokens["full"], train.labels, transfer.target, pad_id, context)
+        found.save(Path(item.payload["teacher"]))
+    return None, {}
 
 
 def find_floor(item: WorkItem, context: WorkerContext) -> Outcome:
@@ -148,6 +174,7 @@ def _transfer(context: WorkerContext) -> TransferSet:
 WORK: dict[WorkKind, Callable[[WorkItem, WorkerContext], Outcome]] = {
     WorkKind.FINE_TUNE: fine_tune,
     WorkKind.TEACH: teach,
+    WorkKind.RANK: rank_teacher,
     WorkKind.FLOOR: find_floor,
     WorkKind.TRAIN: train,
     WorkKind.DELIVER: deliver_student,
