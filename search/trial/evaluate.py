@@ -17,8 +17,7 @@ from search.trial.forward import classifier
 def predict(model: Any, tokens: Tokens, pad_id: int, context: WorkerContext, exact: bool = False) -> np.ndarray:
     """(N, C) float32 logits in the order of the rows; T=1, dropout off. The model's mode is restored."""
     was_training, where = model.training, device()
-    model.to(where).eval()
-    forward = classifier(model).eval()
+    forward = classifier(model.to(where)).eval()
     out = np.zeros((len(tokens), model.config.num_labels), np.float32)
     done = 0
     for rows in evaluation_rows(tokens.lengths):

@@ -1,0 +1,115 @@
+"""Breaks each thing that a correct distillation gets right, once, in a copy of the project, and sees its test fail.
+
+    python benchmarks/breaks.py            # writes docs/right.md
+
+A break that no test notices ends this with status 1. The points are those of the project's field notes, section 2.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True)
+class Break:
+    point: str
+    file: str
+    old: str
+    new: str
+    test: str  # a file and a test's name
+
+
+BREAKS = [
+    Break("1 the soft loss is multiplied by T squared", "search/trial/losses.py",
+          'reduction="sum") * temperature**2', 'reduction="sum")', "test_training.py::test_soft_loss_by_hand"),
+    Break("1 both sides have the temperature", "search/trial/losses.py",
+          "F.log_softmax(teacher_BC.float() / temperature", "F.log_softmax(teacher_BC.float()",
+          "test_training.py::test_soft_loss_by_hand"),
+    Break("2 sum over classes, mean over rows", "search/trial/losses.py",
+          "return total / _count(student_BC, num_valid)", "return total / student_BC.numel()",
+          "test_training.py::test_soft_loss_sums_over_classes_and_means_over_rows"),
+    Break("3 padding is masked", "search/trial/forward.py",
+          "attn_mask=mask,", "attn_mask=None,", "test_forward.py::test_the_short_pass_is_the_stock_pass"),
+    Break("4 ignored labels gate the loss", "search/trial/losses.py",
+          "int((labels_B != -100).sum())", "len(labels_B)", "test_training.py::test_hard_loss_by_hand"),
+    Break("4 an empty batch gives 0, not NaN", "search/trial/losses.py",
+          "    return max(1, len(rows)", "    return max(0, len(rows)",
+          "test_training.py::test_nothing_valid_is_no_loss_and_no_nan"),
+    Break("4 texts without labels teach by the soft loss alone", "search/trial/losses.py",
+          "num_valid if num_labelled is None else num_labelled", "num_valid",
+          "test_augment.py::test_rows_without_labels_count_in_the_soft_loss_alone"),
+    Break("5 the teacher is in eval mode", "search/trial/evaluate.py",
+          "classifier(model.to(where)).eval()", "classifier(model.to(where)).train()",
+          "test_training.py::test_the_teacher_reads_in_eval_mode"),
+    Break("6 layers are the ones named", "search/trial/initialise.py",
+          "index=layers[first]", "index=min(layers[first] + 1, max(layers))",
+          "test_students.py::test_any_depth_starts_from_the_layers_named"),
+    Break("7 token types reach the model", "search/trial/forward.py",
+          "token_type_ids=types_BT)", "token_type_ids=types_BT * 0)", "test_forward.py::test_the_short_pass_is_the_stock_pass"),
+    Break("7 token type 0 is kept where a student has none", "search/trial/initialise.py",
+          "positions = positions + types[0]", "pass", "test_students.py::test_distilbert_starts_as_its_teacher_up_to_the_head"),
+    Break("8 a cut vocabulary is the same pieces", "search/trial/initialise.py",
+          "[torch.from_numpy(vocabulary.kept).long()]", "[: len(vocabulary.kept)]",
+          "test_students.py::test_the_used_vocabulary_loses_nothing_on_training_text"),
+    Break("9 factorised embeddings start near the teacher's", "search/trial/initialise.py",
+          "argsort(descending=True)", "argsort()",
+          "test_students.py::test_a_factorised_start_is_near_and_nearer_the_larger_its_rank"),
+    Break("10 sizes are counted exactly", "spaces/families/bert.py",
+          '| linear("bert.pooler.dense", width, width)', "", "test_students.py::test_arithmetic_knows_the_built_model"),
+    Break("11 a number has no temperature", "search/trial/losses.py",
+          "return (student_B1.float() - teacher_B1.float()).square().sum()",
+          "return ((student_B1.float() - teacher_B1.float()) / temperature).square().sum()",
+          "test_tasks.py::test_the_loss_of_a_number_by_hand"),
+    Break("12 shares sum to 1", "search/trial/losses.py",
+          "loss = loss + (1 - soft_share) *", "loss = loss +", "test_training.py::test_the_shares_sum_to_one"),
+    Break("14 what is chosen is chosen on validation", "search/results/table.py",
+          "share_on_validation=", "share_on_validation=None and ",
+          "test_results.py::test_the_smallest_within_three_percent_is_chosen_on_validation"),
+    Break("16 losses divide by the whole batch's count", "search/trial/loop.py",
+          "num_valid=len(rows),", "num_valid=len(mine),", "test_training.py::test_two_workers_follow_the_curve_of_one"),
+    Break("17 the floor learns from the labels", "search/trial/floor.py",
+          "fit(features, train.labels)", "fit(features, train.labels[::-1])", "test_training.py::test_floors_of_the_tiny_task"),
+]  # fmt: skip
+
+
+def main() -> None:
+    lines, unseen = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "copy"
+        names = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split(
+            "\n"
+        )
+        for name in filter(None, names):
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, copy / name)
+        for entry in BREAKS:
+            path = copy / entry.file
+            whole = path.read_text()
+            assert entry.old in whole, f"{entry.file} no longer holds {entry.old!r}"
+            path.write_text(whole.replace(entry.old, entry.new))
+            command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", f"tests/{entry.test}"]
+            environment = {"PYTHONPATH": str(copy), "PATH": "/usr/bin:/bin", "HOME": folder}
+            done = subprocess.run(command, cwd=copy, capture_output=True, text=True, env=environment)
+            path.write_text(whole)
+            found = [line.strip() for line in done.stdout.splitlines() if line.startswith("E  ")]
+            seen = done.returncode == 1 and bool(found)
+            said = f"`{found[0].removeprefix('E').strip().replace('|', '/')[:110]}`" if seen else "**not noticed**"
+            print(f"{'seen  ' if seen else 'UNSEEN'} {entry.point}: {said}", flush=True)
+            lines.append(f"| {entry.point} | `{entry.test}` | {said} |")
+            unseen += [] if seen else [entry.point]
+    head = "# Right\n\nEach point that a correct distillation gets right, the test that holds it, and what that test said when\n"
+    head += "the point was broken once on purpose. Made by `python benchmarks/breaks.py`.\n\n"
+    head += "| point | test | what breaking it did |\n|---|---|---|\n"
+    (ROOT / "docs" / "right.md").write_text(head + "\n".join(lines) + "\n")
+    sys.exit(1 if unseen else 0)
+
+
+if __name__ == "__main__":
+    main()
