@@ -240,6 +240,18 @@ def test_fine_tuning_gives_the_teacher_a_head(base_teacher: Path, transfer: Tran
 # the schedule
 
 
+def test_fine_tuning_in_parts_is_one_fine_tuning(base_teacher: Path, transfer: TransferSet, tmp_path: Path) -> None:
+    settings = FineTune(epochs=2, learning_rate=3e-3, batch_size=16, dropout=0.1)
+    common = (settings, transfer, 5, WorkerContext())
+    whole = fine_tune(str(base_teacher), tmp_path / "whole", *common)
+    half, made = tmp_path / "half", tmp_path / "made"
+    assert fine_tune(str(base_teacher), half, *common, end_share=0.5) == {}
+    assert fine_tune(str(base_teacher), made, *common, start_share=0.5, continues=half) == whole
+    one, other = (load_file(folder / "model.safetensors") for folder in (tmp_path / "whole", made))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
 def test_the_schedule_by_hand() -> None:
     schedule = Schedule(learning_rate=1.0, batch_size=16, warmup_share=0.2, epochs=2)
     assert [schedule.factor(step, 10) for step in (0, 1, 2, 5, 9, 10)] == pytest.approx(

@@ -34,6 +34,7 @@ from spaces.yaml_io import write_whole
 
 Say = Callable[[str], None]
 FORMAT = 1  # of what the cache holds; a change here leaves old entries alone
+STEPS_A_PART = 300  # of fine-tuning: minutes for a base model on a few cores
 MAX_TEACH_ROWS = 20_000  # rows of one teach item: small enough to spread over lanes and to show progress
 
 
@@ -262,7 +263,7 @@ def prepare(
                 say("the fine-tuned teacher is in the cache")
             else:
                 say("fine-tuning the teacher")
-                _fine_tune(inputs, pool, reference, source, threads)
+                _fine_tune(inputs, pool, reference, source, threads, say)
         _copy_model(source, folder, made_from)
     ranking = _ask_for_importance(inputs, pool, reference, folder)
     logits, passes = _teacher_outputs(inputs, pool, reference, folder, say)
@@ -284,24 +285,39 @@ def _teacher_key(inputs: Inputs) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
-def _fine_tune(inputs: Inputs, pool: LanePool, transfer: ray.ObjectRef, folder: Path, threads: int) -> None:
-    item = WorkItem(
-        key=f"fine_tune:{folder.name}",
-        kind=WorkKind.FINE_TUNE,
-        folder=str(folder),
-        payload={
+def _fine_tune(inputs: Inputs, pool: LanePool, transfer: ray.ObjectRef, folder: Path, threads: int, say: Say) -> None:
+    """In parts, each of which leaves a checkpoint in the cache: killed, the same command goes on from the last one."""
+    settings, num_rows = inputs.spec.teacher.fine_tune, len(inputs.transfer.splits["train"].labels)
+    num_parts = max(1, round(settings.epochs * num_rows / settings.batch_size / STEPS_A_PART))
+    parts = [folder.with_name(f"{folder.name}.{part}-of-{num_parts}") for part in range(1, num_parts)] + [folder]
+    done = max((part for part in range(1, num_parts) if parts[part - 1].is_dir()), default=0)
+    if done:
+        say(f"continuing after {done} of {num_parts} parts")
+    for part in range(done, num_parts):
+        payload: dict[str, Any] = {
             "base": str(inputs.source.folder),
-            "settings": inputs.spec.teacher.fine_tune.model_dump(),
+            "settings": settings.model_dump(),
             "seed": inputs.spec.seed,
             "refs": {"transfer": transfer},
             "threads": threads,  # the other lanes have nothing to do yet
-        },
-    )
-    pool.submit(item)
-    result = pool.wait(item.key)
-    pool.acknowledge(item.key)
-    if result.error:
-        raise StudyError(f"the teacher could not be fine-tuned: {result.error}")
+        }
+        if part:
+            payload["continues"] = str(parts[part - 1])
+        item = WorkItem(
+            key=f"fine_tune:{parts[part].name}",
+            kind=WorkKind.FINE_TUNE,
+            start_share=part / num_parts,
+            end_share=(part + 1) / num_parts,
+            folder=str(parts[part]),
+            payload=payload,
+        )
+        pool.submit(item)
+        result = pool.wait(item.key)
+        pool.acknowledge(item.key)
+        if result.error:
+            raise StudyError(f"the teacher could not be fine-tuned: {result.error}")
+        if part:
+            shutil.rmtree(parts[part - 1], ignore_errors=True)
 
 
 def _ask_for_importance(inputs: Inputs, pool: LanePool, transfer: ray.ObjectRef, folder: Path) -> str | None:

@@ -23,13 +23,23 @@ def load_teacher(folder: str) -> Any:
 
 
 def fine_tune(
-    base: str, folder: Path, settings: FineTune, transfer: TransferSet, seed: int, context: WorkerContext
+    base: str,
+    folder: Path,
+    settings: FineTune,
+    transfer: TransferSet,
+    seed: int,
+    context: WorkerContext,
+    *,
+    start_share: float = 0.0,
+    end_share: float = 1.0,
+    continues: Path | None = None,
 ) -> dict[str, float]:
-    """Fine-tunes the encoder in `base` on the labels and leaves the model in `folder`, whole or not at all."""
+    """Fine-tunes the encoder in `base` on the labels, from `start_share` to `end_share` of the steps; leaves in `folder` the
+    model with its metrics, or before the end a checkpoint that the next part `continues`. Whole or not at all."""
     import torch
     from transformers import AutoModelForSequenceClassification
 
-    from search.trial.checkpoint import folder_whole
+    from search.trial import checkpoint
     from search.trial.evaluate import score
     from search.trial.loop import Schedule, fit
 
@@ -46,7 +56,11 @@ def fine_tune(
         **dropouts,
     )
     vocabulary, split = transfer.vocabularies["full"], transfer.splits["train"]
-    fit(
+    progress = None
+    if continues is not None:
+        checkpoint.load_weights(model, continues)
+        progress = checkpoint.load_progress(continues)
+    fitted = fit(
         model,
         split.tokens["full"],
         split.labels,
@@ -62,11 +76,17 @@ def fine_tune(
         context=context,
         target=transfer.target,
         class_weights=transfer.class_weights,
+        start_share=start_share,
+        end_share=end_share,
+        progress=progress,
     )
     if context.rank:
         return {}
+    if end_share < 1:
+        checkpoint.save_weights(model, folder, fitted.progress)
+        return {}
     metrics = score(model, transfer, "full", ("validation",), context)
-    with folder_whole(folder) as temporary:
+    with checkpoint.folder_whole(folder) as temporary:
         model.save_pretrained(temporary)
         for name, content in vocabulary.files.items():
             (temporary / name).write_bytes(content)

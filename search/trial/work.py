@@ -124,8 +124,17 @@ def _state_for(shape: StudentShape, source: Any, teacher_folder: str) -> Mapping
 
 def fine_tune(item: WorkItem, context: WorkerContext) -> Outcome:
     settings = FineTune.model_validate(item.payload["settings"])
+    continues = item.payload.get("continues")
     metrics = teacher.fine_tune(
-        item.payload["base"], Path(item.folder), settings, _transfer(context), item.payload["seed"], context
+        item.payload["base"],
+        Path(item.folder),
+        settings,
+        _transfer(context),
+        item.payload["seed"],
+        context,
+        start_share=item.start_share,
+        end_share=item.end_share,
+        continues=Path(continues) if continues else None,
     )
     return None, {"metrics": metrics}
 
