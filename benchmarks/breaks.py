@@ -104,7 +104,7 @@ def main() -> None:
             print(f"{'seen  ' if seen else 'UNSEEN'} {entry.point}: {said}", flush=True)
             lines.append(f"| {entry.point} | `{entry.test}` | {said} |")
             unseen += [] if seen else [entry.point]
-    head = "# Right\n\nEach point that a correct distillation gets right, the test that holds it, and what that test said when\n"
+    head = "# Right\n\nPoints that a correct distillation gets right, the test that holds it, and what that test said when\n"
     head += "the point was broken once on purpose. Made by `python benchmarks/breaks.py`.\n\n"
     head += "| point | test | what breaking it did |\n|---|---|---|\n"
     (ROOT / "docs" / "right.md").write_text(head + "\n".join(lines) + "\n")

@@ -73,12 +73,10 @@ class DataSpec(Frozen):
     columns: Columns = Columns()
     drop_shared: bool = False  # texts of train that stand in validation or test too; they are counted either way
     labels: dict[str, str] = {}  # what the label column holds -> the teacher's name for it
-    label_separator: Annotated[str, StringConstraints(min_length=1, max_length=10)] = (
-        ","  # between the labels of one text
-    )
-    class_weights: Literal["none", "balanced"] | dict[str, Annotated[float, Field(gt=0)]] = (
-        "none"  # in the loss to labels
-    )
+    # between the labels of one text
+    label_separator: Annotated[str, StringConstraints(min_length=1, max_length=10)] = ","
+    # in the loss to the labels
+    class_weights: Literal["none", "balanced"] | dict[str, Annotated[float, Field(gt=0)]] = "none"
     max_length: Annotated[int, Field(ge=4, le=100_000)] = 128
 
     @model_validator(mode="after")

@@ -207,7 +207,7 @@ def _resolve_paths(spec: StudySpec, folder: Path) -> StudySpec:
 
 
 def _absolute_function(path: str, folder: Path) -> str:
-    """ "file.py:function" with the file's whole path; "module:function" as it is."""
+    """`file.py:function` with the file's whole path; `module:function` as it is."""
     module, _, function = path.rpartition(":")
     return f"{_absolute(Path(module), folder)}:{function}" if module.endswith(".py") else path
 

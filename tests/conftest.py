@@ -94,7 +94,7 @@ def transfer(data_folder: Path, teacher: Path, tmp_path_factory: pytest.TempPath
     """The tiny task as a TransferSet under the vocabularies full and used, with the teacher's logits."""
     import numpy as np
 
-    from search.study.prepare import read_inputs
+    from search.study.inputs import read_inputs
     from search.trial.context import WorkerContext
     from search.trial.teacher import teach
     from spaces.yaml_io import parse_study

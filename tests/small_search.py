@@ -5,26 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import tiny
+
 from search.record.record import Record, open_storage
 from search.results.front import Reference
 from search.study.sampling import Sampling
 from search.study.searcher import trial_config
-from spaces.student import StudentShape, TeacherShape
+from spaces.student import StudentShape
 from spaces.study import StudySpec
 from spaces.trial import Measurement, TrialConfig, TrialOutcome, TrialState
 from spaces.yaml_io import parse_study
 
-TEACHER = TeacherShape(
-    model_type="bert",
-    depth=4,
-    hidden_size=32,
-    num_heads=4,
-    intermediate_size=64,
-    vocabulary_size=143,
-    max_positions=48,
-    type_vocabulary_size=2,
-    num_labels=3,
-    num_parameters=50_000,
+TEACHER = tiny.teacher_shape(
+    hidden_size=32, intermediate_size=64, vocabulary_size=143, max_positions=48, num_labels=3, num_parameters=50_000
 )
 VOCABULARIES = {"full": 143, "used": 90}
 SPACE = {

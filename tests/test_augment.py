@@ -12,7 +12,7 @@ import tiny
 import torch
 
 from search.study.augment import made_up_texts, near_words
-from search.study.prepare import read_inputs
+from search.study.inputs import read_inputs
 from search.study.texts import LabelledTexts, read_texts
 from search.trial import losses
 from search.trial.context import WorkerContext

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import tiny
 
-from search.study.prepare import Inputs, read_inputs
+from search.study.inputs import Inputs, read_inputs
 from search.study.teachers import TeacherSource, find_teacher, match_labels
 from search.study.texts import StudyTexts, read_texts
 from spaces.errors import InputError

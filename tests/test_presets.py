@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tiny
 
-from search.study.prepare import read_inputs
+from search.study.inputs import read_inputs
 from search.study.sampling import Sampling
 from search.study.searcher import trial_config
 from search.trial import work

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -19,24 +20,12 @@ from spaces import yaml_io
 from spaces.errors import Fault, InputError, StudyError, TrialError, near_miss
 from spaces.parameters import Choice, FloatRange, IntRange, Parameter, parse_parameter
 from spaces.space import LAYER_POLICIES, PARAMETERS, InvalidStudent, SearchSpace, copied_layers, parse_space
-from spaces.student import TeacherShape
 from spaces.study import Bound, StudySpec
 from spaces.trial import BestConfig, Measurement, TrialConfig, WorkItem, WorkKind, WorkResult, derived_seed
 from spaces.yaml_io import load_study, parse_study, parse_yaml, preset_names, preset_text, to_yaml, write_whole
 
 SAMPLES = Path(__file__).parent / "samples"
-TEACHER = TeacherShape(
-    model_type="bert",
-    depth=12,
-    hidden_size=48,
-    num_heads=4,
-    intermediate_size=96,
-    vocabulary_size=1000,
-    max_positions=64,
-    type_vocabulary_size=2,
-    num_labels=2,
-    num_parameters=1,
-)
+TEACHER = tiny.teacher_shape(depth=12)
 VOCABULARIES = {"full": 1000, "used": 400}
 
 

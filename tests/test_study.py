@@ -24,8 +24,8 @@ import tiny
 import yaml
 from safetensors.numpy import load_file
 
+from search.study.inputs import read_inputs
 from search.study.output import open_record, open_study, spec_of
-from search.study.prepare import read_inputs
 from search.study.sampling import Sampling
 from search.study.searcher import trial_config
 from search.trial import work

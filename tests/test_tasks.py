@@ -13,7 +13,7 @@ import pytest
 import tiny
 import torch
 
-from search.study.prepare import class_weights, label_array, read_inputs
+from search.study.inputs import class_weights, label_array, read_inputs
 from search.study.sampling import Sampling
 from search.study.searcher import trial_config
 from search.trial import floor, losses, work

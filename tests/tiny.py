@@ -147,3 +147,22 @@ def write_study(folder: Path, **changes: Any) -> Path:
     path = folder / "study.yaml"
     path.write_text(json.dumps(study(folder, **changes)))
     return path
+
+
+def teacher_shape(**changes: Any) -> Any:
+    """The sizes of a teacher that is never built."""
+    from spaces.student import TeacherShape
+
+    plain = {
+        "model_type": "bert",
+        "depth": 4,
+        "hidden_size": 48,
+        "num_heads": 4,
+        "intermediate_size": 96,
+        "vocabulary_size": 1000,
+        "max_positions": 64,
+        "type_vocabulary_size": 2,
+        "num_labels": 2,
+        "num_parameters": 1,
+    }
+    return TeacherShape.model_validate({**plain, **changes})

@@ -61,8 +61,8 @@ def confirm(
     attempts = record.attempts()
     queue = deque(wanted(spec, front, outcomes))
     flying: deque[tuple[str, TrialOutcome]] = deque()
-    asked = False
-    while queue or flying or not asked:
+
+    def keep_lanes_busy() -> None:
         while queue and len(flying) <= pool.num_lanes:
             config, labels = queue[0]
             known = kept.get(tuple(sorted(labels.items())))
@@ -87,12 +87,13 @@ def confirm(
             )
             pool.submit(item)
             flying.append((item.key, outcome))
-        if not asked:
-            asked = True
-            meanwhile()
-        if flying:
-            key, outcome = flying.popleft()
-            told(_settle(key, outcome, record, pool))
+
+    keep_lanes_busy()
+    meanwhile()
+    while flying:
+        key, outcome = flying.popleft()
+        told(_settle(key, outcome, record, pool))
+        keep_lanes_busy()
     return record.outcomes()
 
 

@@ -9,7 +9,7 @@ import ray
 from search.lanes.pool import LanePool
 from search.record.record import Record
 from search.results.front import Reference
-from search.study.prepare import Inputs
+from search.study.inputs import Inputs
 from spaces.errors import StudyError
 from spaces.parameters import Value
 from spaces.student import StudentShape

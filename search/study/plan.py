@@ -9,7 +9,7 @@ from typing import Any
 
 from search.lanes.pool import plan_lanes
 from search.study.budget import FRONT_GUESS, OVERHEAD_SECONDS
-from search.study.prepare import Inputs, read_inputs
+from search.study.inputs import Inputs, read_inputs
 from search.study.run import known_limits
 from search.study.sampling import Sampling
 from search.study.secrets import mask_secrets

@@ -20,6 +20,7 @@ from search.study.budget import Budget
 from search.study.confirm import confirm, wanted
 from search.study.delivery import Delivery
 from search.study.floors import Floors
+from search.study.inputs import Inputs, read_inputs
 from search.study.output import (
     StudyResult,
     claim_output,
@@ -29,7 +30,7 @@ from search.study.output import (
     versions,
     write_results,
 )
-from search.study.prepare import Inputs, Prepared, prepare, read_inputs
+from search.study.prepare import Prepared, prepare
 from search.study.progress import Display, Silent
 from search.study.sampling import Sampling
 from search.study.searcher import StudySearcher

@@ -9,7 +9,6 @@ Legend: B batch, T tokens, L layers, A heads, D head size, I feed-forward size, 
 
 from __future__ import annotations
 
-import functools
 import io
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +44,6 @@ class Importance:
         write_whole(folder / FILE, content.getvalue())
 
 
-@functools.lru_cache(maxsize=1)
 def load_importance(folder: str) -> Importance | None:
     """What was ranked for the teacher in `folder`, or None."""
     path = Path(folder) / FILE

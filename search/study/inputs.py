@@ -1,0 +1,219 @@
+"""Inputs: what is known of a study before any lane works: its texts, its teacher, and the pieces under every vocabulary."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from search.study.augment import made_up_texts, near_words
+from search.study.teachers import TeacherSource, find_teacher, match_labels
+from search.study.texts import UNLABELLED, LabelledTexts, StudyTexts, read_texts
+from search.trial.data import NO_LABEL, Split, Tokens, TransferSet, Vocabulary
+from search.trial.vocabulary import cut_vocabulary, full_vocabulary, is_word_piece, load_tokenizer
+from spaces.errors import Fault, InputError, TrialError, near_miss
+from spaces.parameters import Choice
+from spaces.space import SearchSpace
+from spaces.student import TeacherShape
+from spaces.study import StudySpec
+
+Say = Callable[[str], None]
+FORMAT = 1  # of what the cache holds; a change here leaves old entries alone
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What is known before any lane works: enough to refuse bad input and to plan."""
+
+    spec: StudySpec
+    texts: StudyTexts
+    source: TeacherSource
+    transfer: TransferSet
+    teacher: TeacherShape
+    fine_tunes: bool
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def vocabularies(self) -> dict[str, int]:
+        return {name: len(entry.kept) for name, entry in self.transfer.vocabularies.items()}
+
+    @property
+    def num_train_tokens(self) -> int:
+        return len(self.transfer.splits["train"].tokens["full"].ids)
+
+
+def read_inputs(spec: StudySpec, say: Say) -> Inputs:
+    """Reads data and teacher, and tokenises. Raises InputError; no lane is needed."""
+    faults: list[Fault] = []
+    texts: StudyTexts | None = None
+    source: TeacherSource | None = None
+    try:  # one after the other, but both report their faults
+        texts = read_texts(spec)
+    except InputError as error:
+        faults += error.faults
+    try:
+        source = find_teacher(spec.teacher)
+    except InputError as error:
+        faults += [Fault(f"teacher.{fault.where}", fault.problem) for fault in error.faults]
+    if faults or texts is None or source is None:
+        raise InputError("", faults)
+    fine_tunes = source.labels is None
+    label_names = texts.label_names if fine_tunes else match_labels(source, texts.label_names, spec.about)
+    _check_metrics(spec, len(label_names))
+    spec, transfer, notes = _tokenise(spec, texts, source, label_names, say)
+    return Inputs(spec, texts, source, transfer, source.shape(len(label_names)), fine_tunes, [*texts.notes, *notes])
+
+
+def _tokenise(
+    spec: StudySpec, texts: StudyTexts, source: TeacherSource, label_names: list[str], say: Say
+) -> tuple[StudySpec, TransferSet, list[str]]:
+    from transformers import AutoTokenizer
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    notes: list[str] = []
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source.folder)
+    except Exception as error:
+        raise InputError.of(
+            "teacher", f"{source.folder} holds no tokenizer that loads: {str(error).splitlines()[0]}", "model"
+        ) from None
+    names = getattr(tokenizer, "vocab_files_names", {}).values()
+    if names and not any((source.folder / name).is_file() for name in names):
+        # transformers 5 makes a tokenizer of special tokens alone, to which every text is unknown
+        raise InputError.of("teacher", f"{source.folder} holds no tokenizer: none of {', '.join(names)}", "model")
+    highest, rows = max(tokenizer.get_vocab().values()), source.config["vocab_size"]
+    if highest >= rows:
+        raise InputError.of(
+            "teacher", f"its tokenizer has a piece {highest}, its embeddings only {rows} rows; they do not belong together", "model"
+        )  # fmt: skip
+    texts = _with_made_up_texts(spec, texts, tokenizer, source, say)
+    positions = source.shape(2).max_positions
+    max_length = min(spec.data.max_length, positions)
+    say(f"tokenising {sum(map(len, texts.splits.values())):,} texts")
+    full = {
+        name: Tokens.encode(tokenizer, split.texts, split.pairs, max_length) for name, split in texts.splits.items()
+    }
+    cut_off = sum(int((tokens.lengths == max_length).sum()) for tokens in full.values())
+    if cut_off:
+        notes.append(f"{cut_off:,} texts reach max_length ({max_length} pieces) and may have been cut there")
+    counts = np.bincount(full["train"].ids, minlength=max(len(tokenizer), source.config["vocab_size"]))
+    word_piece = is_word_piece(tokenizer)
+    spec, wanted = _vocabularies_wanted(spec, word_piece, notes)
+    vocabularies: dict[str, Vocabulary] = {"full": full_vocabulary(tokenizer, counts)}
+    for name in wanted:
+        vocabularies[name] = cut_vocabulary(tokenizer, name, counts, int(name) if name.isdigit() else None)
+    splits = {}
+    for name, split in texts.splits.items():
+        tokens = {"full": full[name]}
+        for cut in vocabularies.values():
+            if cut.name != "full":
+                tokens[cut.name] = Tokens.encode(load_tokenizer(cut), split.texts, split.pairs, max_length)
+        labels = label_array(split.labels, label_names, spec.about.target)
+        if name == UNLABELLED:
+            labels = np.full((len(split), *labels.shape[1:]), NO_LABEL[spec.about.target], labels.dtype)
+        splits[name] = Split(
+            tokens, labels, texts=(split.texts, split.pairs) if name in ("validation", "test") else None
+        )
+    weights = class_weights(spec, splits["train"].labels, label_names)
+    key = json.dumps([texts.fingerprint, source.fingerprint, max_length, label_names, spec.task, FORMAT])
+    fingerprint = hashlib.sha256(key.encode()).hexdigest()[:16]
+    transfer = TransferSet(
+        splits, vocabularies, label_names, max_length, fingerprint, spec.about.target, spec.about.problem_type, weights,
+        dict(spec.metrics),
+    )  # fmt: skip
+    _try_own_metrics(transfer)
+    return spec, transfer, notes
+
+
+def _with_made_up_texts(
+    spec: StudySpec, texts: StudyTexts, tokenizer: Any, source: TeacherSource, say: Say
+) -> StudyTexts:
+    """The texts with those that augmentation makes up beside the unlabelled ones of the study."""
+    if spec.data.augmentation == "none":
+        return texts
+    train = texts.splits["train"]
+    say(f"making up texts, {spec.data.augmentation.copies} for each of {len(train):,}")
+    near = near_words(
+        [*train.texts, *(train.pairs or [])], tokenizer, source.word_embeddings(), spec.data.augmentation.neighbours
+    )
+    made = made_up_texts(texts.splits, near, spec.data.augmentation, spec.seed)
+    given = texts.splits.get(UNLABELLED)
+    if given is not None:
+        pairs = None if given.pairs is None else given.pairs + (made.pairs or [])
+        made = LabelledTexts(given.texts + made.texts, pairs, [])
+    return replace(texts, splits={**texts.splits, UNLABELLED: made})
+
+
+def _check_metrics(spec: StudySpec, num_labels: int) -> None:
+    if spec.about.target == "class" and num_labels != 2:
+        for key, named in (("objectives", spec.objectives), ("bounds", spec.bounds)):
+            if "f1" in named:
+                raise InputError.of("", f"f1 is for two classes, and there are {num_labels}; write macro_f1", key)
+
+
+def _try_own_metrics(transfer: TransferSet) -> None:
+    """Calls the study's own metrics once, with made-up outputs, so that a broken one ends the study before it begins."""
+    labels = transfer.splits["validation"].labels
+    outputs = np.random.default_rng(0).normal(size=(len(labels), len(transfer.label_names))).astype(np.float32)
+    try:
+        transfer.measure(outputs, labels)
+    except TrialError as error:
+        raise InputError.of("", str(error), "metrics") from None
+
+
+def label_array(labels: list[Any], label_names: list[str], target: str) -> np.ndarray:
+    """(N,) int32 class numbers, (N, C) float32 of 0 and 1, or (N,) float32 numbers."""
+    index = {name: number for number, name in enumerate(label_names)}
+    if target == "class":
+        return np.array([index[label] for label in labels], np.int32)
+    if target == "number":
+        return np.array(labels, np.float32)
+    table = np.zeros((len(labels), len(label_names)), np.float32)
+    for row, names in enumerate(labels):
+        table[row, [index[name] for name in names]] = 1
+    return table
+
+
+def class_weights(spec: StudySpec, labels: np.ndarray, label_names: list[str]) -> np.ndarray | None:
+    """(C,) float32, 1 on average over the training rows: as the study says, or inverse to how often a class occurs."""
+    asked, target = spec.data.class_weights, spec.about.target
+    if asked == "none":
+        return None
+    if target == "number":
+        raise InputError.of("", "class_weights is for classes; a number has none", "data.class_weights")
+    counts = np.bincount(labels, minlength=len(label_names)) if target == "class" else labels.sum(0)
+    if isinstance(asked, dict):
+        unknown = sorted(set(asked) - set(label_names))
+        if unknown:
+            raise InputError.of(
+                "", f"{unknown[0]!r} is no class{near_miss(unknown[0], label_names)}; there are {', '.join(label_names)}",
+                "data.class_weights",
+            )  # fmt: skip
+        weights = np.array([asked.get(name, 1.0) for name in label_names])
+    else:
+        weights = 1 / np.maximum(counts, 1)
+    return (weights * counts.sum() / (weights * counts).sum()).astype(np.float32)
+
+
+def _vocabularies_wanted(spec: StudySpec, word_piece: bool, notes: list[str]) -> tuple[StudySpec, list[str]]:
+    """The cut vocabularies to make. A teacher without WordPiece keeps its own, where the space allows that."""
+    asked = [name for name in spec.space.vocabularies if name != "full"]
+    if word_piece:
+        return spec, list(dict.fromkeys(["used", *asked]))
+    if asked and "full" not in spec.space.vocabularies:
+        raise InputError.of(
+            "space",
+            f"{asked[0]!r} needs a WordPiece tokenizer, which this teacher has not; write vocabulary: full",
+            "vocabulary",
+        )
+    if asked:
+        notes.append("the teacher's tokenizer is not WordPiece: its vocabulary cannot be cut, only `full` is searched")
+        parameters = {**spec.space.parameters, "vocabulary": Choice(values=("full",))}
+        spec = spec.model_copy(update={"space": SearchSpace(parameters)})
+    return spec, []
