@@ -90,6 +90,19 @@ def tokenizer(teacher: Path) -> Any:
 
 
 @pytest.fixture(scope="session")
+def model(teacher: Path) -> Any:
+    """The tiny teacher, loaded; no test may change it."""
+    from transformers import AutoModelForSequenceClassification
+
+    return AutoModelForSequenceClassification.from_pretrained(teacher).eval()
+
+
+@pytest.fixture(scope="session")
+def train_texts(data_folder: Path) -> list[str]:
+    return [line.split("\t")[0] for line in (data_folder / "train.tsv").read_text().splitlines()[1:]]
+
+
+@pytest.fixture(scope="session")
 def transfer(data_folder: Path, teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The tiny task as a TransferSet under the vocabularies full and used, with the teacher's logits."""
     import numpy as np

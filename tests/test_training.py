@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 import os
 import subprocess
 import sys
@@ -24,19 +23,15 @@ from safetensors.torch import load_file
 from search.trial import checkpoint, floor
 from search.trial.context import WorkerContext
 from search.trial.data import (
-    BUCKET_BATCHES,
     Split,
     Tokens,
     TransferSet,
-    evaluation_rows,
-    num_batches,
     padded,
-    training_rows,
 )
 from search.trial.deliver.huggingface import deliver
 from search.trial.evaluate import predict
 from search.trial.loop import Schedule, fit, parameter_groups
-from search.trial.losses import distillation_loss, hard_loss, soft_loss
+from search.trial.losses import soft_loss
 from search.trial.metrics import of_class
 from search.trial.teacher import fine_tune, load_teacher, teach
 from search.trial.work import perform
@@ -44,151 +39,6 @@ from spaces.errors import TrialError
 from spaces.student import StudentShape
 from spaces.study import FineTune
 from spaces.trial import Measurement, TrialConfig, WorkItem, WorkKind
-
-NO_TEACHER = torch.zeros(0, 3)
-
-# losses
-
-
-def test_soft_loss_by_hand() -> None:  # teacher (3/4, 1/4), student (1/2, 1/2) after T=2: 4 * 0.130812
-    teacher = torch.tensor([[2 * math.log(3), 0.0]])
-    assert soft_loss(torch.zeros(1, 2), teacher, temperature=2.0).item() == pytest.approx(0.523248, abs=1e-5)
-    assert soft_loss(teacher, teacher, temperature=2.0).item() == pytest.approx(0.0, abs=1e-6)
-
-
-def test_soft_loss_sums_over_classes_and_means_over_rows() -> None:
-    # teacher (1/2, 1/6, 1/6, 1/6) against four quarters: 1/2 ln 2 + 1/2 ln(2/3); the second row agrees
-    teacher = torch.tensor([[math.log(3), 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]])
-    expected = (0.5 * math.log(2) + 0.5 * math.log(2 / 3)) / 2
-    assert soft_loss(torch.zeros(2, 4), teacher, temperature=1.0).item() == pytest.approx(expected, abs=1e-6)
-
-
-def gradient(temperature: float) -> torch.Tensor:
-    student = torch.zeros(1, 3, requires_grad=True)
-    soft_loss(student, torch.tensor([[1.0, -1.0, 0.0]]), temperature).backward()
-    assert student.grad is not None
-    return student.grad[0]
-
-
-def test_the_gradient_does_not_collapse_as_the_temperature_rises() -> None:
-    """T (softmax(s/T) - softmax(t/T)): at T=1 1/3 - (0.6652, 0.0900, 0.2447); for large T (s - t) / 3 (Hinton, eq. 4)."""
-    assert gradient(1.0).tolist() == pytest.approx([-0.33191, 0.24330, 0.08861], abs=1e-4)
-    assert gradient(100.0).tolist() == pytest.approx([-1 / 3, 1 / 3, 0.0], abs=5e-3)
-    assert 0.8 < float(gradient(8.0).norm() / gradient(1.0).norm()) < 1.25
-
-
-def test_hard_loss_by_hand() -> None:
-    logits = torch.tensor([[math.log(3), 0.0], [0.0, 0.0], [5.0, 9.0]])
-    labels = torch.tensor([0, 1, -100])  # -ln(3/4), -ln(1/2), none
-    assert hard_loss(logits, labels).item() == pytest.approx((math.log(4 / 3) + math.log(2)) / 2, abs=1e-6)
-    assert hard_loss(logits, labels, num_valid=4).item() == pytest.approx((math.log(4 / 3) + math.log(2)) / 4, abs=1e-6)
-
-
-def test_nothing_valid_is_no_loss_and_no_nan() -> None:
-    logits = torch.randn(2, 3, requires_grad=True)
-    hard_loss(logits, torch.tensor([-100, -100])).backward()
-    assert logits.grad is not None
-    assert torch.equal(logits.grad, torch.zeros(2, 3))
-    none = torch.zeros(0, dtype=torch.long)
-    assert soft_loss(NO_TEACHER, NO_TEACHER, 2.0).item() == 0
-    assert hard_loss(NO_TEACHER, none).item() == 0
-    assert distillation_loss(NO_TEACHER, NO_TEACHER, none, temperature=2.0, soft_share=0.5).item() == 0
-
-
-@given(st.floats(0, 1), st.integers(0, 99))
-def test_the_shares_sum_to_one(share: float, seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    student, teacher = torch.randn(2, 4, 3, generator=generator)
-    labels = torch.tensor([0, 1, 2, 1])
-    soft, hard = soft_loss(student, teacher, 3.0), hard_loss(student, labels)
-    mixed = distillation_loss(student, teacher, labels, temperature=3.0, soft_share=share)
-    assert mixed.item() == pytest.approx(share * soft.item() + (1 - share) * hard.item(), rel=1e-5)
-
-
-def test_parts_of_a_batch_add_up_to_the_whole() -> None:
-    student, teacher = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0))
-    labels = torch.tensor([0, 1, 2, 1, 0])
-
-    def loss(rows: slice) -> float:
-        return distillation_loss(
-            student[rows], teacher[rows], labels[rows], temperature=2.0, soft_share=0.5, num_valid=5
-        ).item()
-
-    assert loss(slice(0, 5, 2)) + loss(slice(1, 5, 2)) == pytest.approx(loss(slice(None)), rel=1e-5)
-
-
-# batches
-
-LENGTHS = st.lists(st.integers(1, 30), min_size=1, max_size=150).map(np.array)
-
-
-def tokens_of(lengths: np.ndarray) -> Tokens:
-    """Row i is made of pieces i + 1 alone; the second text of a row begins at its last piece."""
-    ids = np.repeat(np.arange(1, len(lengths) + 1, dtype=np.int32), lengths)
-    return Tokens(ids, np.concatenate([[0], np.cumsum(lengths)]), (lengths - 1).astype(np.int32))
-
-
-@given(LENGTHS, st.integers(1, 40), st.integers(0, 2**31 - 1), st.integers(0, 3))
-def test_an_epoch_draws_every_row_once(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> None:
-    batches = training_rows(lengths, batch_size, seed, epoch)
-    assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
-    assert len(batches) == num_batches(len(lengths), batch_size)
-    assert all(0 < len(rows) <= batch_size for rows in batches)
-    again = training_rows(lengths, batch_size, seed, epoch)
-    assert all(np.array_equal(one, other) for one, other in zip(batches, again, strict=True))
-
-
-@given(st.integers(0, 10**6), st.integers(1, 500))
-def test_the_number_of_batches_is_known_before(num_rows: int, batch_size: int) -> None:
-    full, rest = divmod(num_rows, batch_size * BUCKET_BATCHES)
-    assert num_batches(num_rows, batch_size) == full * BUCKET_BATCHES + math.ceil(rest / batch_size)
-
-
-def test_batches_are_of_like_lengths_and_epochs_differ() -> None:
-    lengths = np.random.default_rng(0).integers(1, 60, 640)
-    first, second = (training_rows(lengths, 16, 7, epoch) for epoch in (0, 1))
-    padding = sum(int(lengths[rows].max()) * len(rows) for rows in first) / lengths.sum()
-    assert padding < 1.1  # random batches would hold about 1.9 times the tokens
-    assert not all(np.array_equal(one, other) for one, other in zip(first, second, strict=True))
-    widths = [int(lengths[rows].max()) for rows in first]
-    assert widths != sorted(widths)  # long and short ones come mixed
-
-
-@given(LENGTHS, st.data())
-def test_a_batch_is_padded_to_its_longest_row_and_no_further(lengths: np.ndarray, data: st.DataObject) -> None:
-    rows = np.array(data.draw(st.lists(st.integers(0, len(lengths) - 1), min_size=1, max_size=8)))
-    batch = padded(tokens_of(lengths), rows, pad_id=0)
-    assert batch.ids_BT.shape == (len(rows), lengths[rows].max())
-    assert batch.mask_BT.sum(1).tolist() == lengths[rows].tolist()
-    for place, row in enumerate(rows):
-        assert batch.ids_BT[place].tolist() == [row + 1] * lengths[row] + [0] * int(lengths[rows].max() - lengths[row])
-        assert batch.types_BT[place].nonzero().flatten().tolist() == [lengths[row] - 1]
-
-
-@given(LENGTHS, st.integers(1, 200), st.integers(1, 20))
-def test_evaluation_covers_every_row_within_its_budget(lengths: np.ndarray, budget: int, most: int) -> None:
-    batches = list(evaluation_rows(lengths, budget, most))
-    assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
-    for rows in batches:
-        assert len(rows) == 1 or len(rows) * lengths[rows].max() <= budget
-        assert len(rows) <= most
-
-
-def test_encoding_cuts_at_max_length_and_knows_where_the_second_text_begins(tokenizer: Any) -> None:
-    texts, pairs = ["bread soup apple", "ball " * 30, "tune"], ["team coach", "drum", "piano " * 30]
-    tokens = Tokens.encode(tokenizer, texts, pairs, max_length=10)
-    assert tokens.lengths.tolist() == [8, 10, 10]
-    assert tokens.second.tolist() == [5, 8, 3]  # [CLS] a b c [SEP] | d e [SEP]; the longer text is cut first
-    alone = Tokens.encode(tokenizer, texts, None, max_length=10)
-    assert alone.lengths.tolist() == [5, 10, 3]
-    assert alone.second.tolist() == [5, 10, 3]
-    assert len(Tokens.encode(tokenizer, [], None, 10)) == 0
-    slow = type("Slow", (), {"is_fast": False, "__call__": lambda self, *args, **named: tokenizer(*args, **named)})()
-    for given_pairs in (pairs, None):
-        left, right = (Tokens.encode(one, texts, given_pairs, 10) for one in (tokenizer, slow))
-        assert np.array_equal(left.ids, right.ids)
-        assert np.array_equal(left.second, right.second)
-
 
 # the teacher
 
