@@ -11,6 +11,7 @@ from typing import Any
 
 from spaces.errors import Fault, near_miss
 from spaces.families import FAMILIES
+from spaces.matching import HIDDEN_LAYERS, HIDDEN_LOSSES, matched_states
 from spaces.parameters import Choice, FloatRange, IntRange, Parameter, Value, parse_parameter
 from spaces.student import StudentShape, TeacherShape
 
@@ -86,6 +87,13 @@ PARAMETERS: dict[str, ParameterInfo] = {
     "num_hidden_groups": ParameterInfo(1, "a whole number, 1 or more", lambda v: _whole(v, 1, 1000), shapes=True),
     "temperature": ParameterInfo(2.0, "a number above 0, at most 100", lambda v: _real(v, 0, 100, above=True)),
     "soft_share": ParameterInfo(0.9, "a share from 0 (labels alone) to 1 (teacher alone)", lambda v: _real(v, 0, 1)),
+    "hidden_share": ParameterInfo(0.0, "the hidden states' share of the loss, from 0 to 1", lambda v: _real(v, 0, 1)),
+    "hidden_loss": ParameterInfo(
+        "cosine", f"one of {sorted(HIDDEN_LOSSES)}", lambda v: v in HIDDEN_LOSSES, numeric=False
+    ),
+    "hidden_layers": ParameterInfo(
+        "last", f"one of {sorted(HIDDEN_LAYERS)}", lambda v: v in HIDDEN_LAYERS, numeric=False
+    ),
     "learning_rate": ParameterInfo(2e-4, "a number above 0, at most 1", lambda v: _real(v, 0, 1, above=True)),
     "batch_size": ParameterInfo(64, "a whole number, 1 or more", lambda v: _whole(v, 1, 100_000)),
     "warmup_share": ParameterInfo(0.1, "a share of the steps from 0 to 1", lambda v: _real(v, 0, 1)),
@@ -193,6 +201,21 @@ class SearchSpace:
             for name in ("hidden_size", "intermediate_size")
             for value in self.parameter(name).values  # type: ignore[union-attr]
         )
+
+    def teacher_states(self, teacher_depth: int) -> set[int]:
+        """Which hidden states of the teacher the losses of this space can ask for."""
+        share = self.parameter("hidden_share")
+        if not (max(share.values) if isinstance(share, Choice) else share.high):
+            return set()
+        wanted: set[int] = set()
+        names = ("hidden_loss", "hidden_layers", "depth", "layers")
+        for loss, matched, depth, layers in itertools.product(*(self.parameter(name).values for name in names)):  # type: ignore[union-attr]
+            try:
+                copied = copied_layers(layers, depth, teacher_depth)
+            except InvalidStudent:
+                continue
+            wanted |= {teacher for _, teacher in matched_states(loss, matched, depth, teacher_depth, copied)}
+        return wanted
 
     def to_yaml(self) -> dict[str, Any]:
         return {name: self.parameters[name].to_yaml() for name in PARAMETERS if name in self.parameters}

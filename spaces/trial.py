@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from spaces.matching import HiddenLayers, HiddenLoss, matched_states
 from spaces.student import Frozen, StudentShape
 
 
@@ -20,6 +21,9 @@ class TrialConfig(Frozen):
     vocabulary: str
     temperature: float
     soft_share: float
+    hidden_share: float = 0.0
+    hidden_loss: HiddenLoss = "cosine"
+    hidden_layers: HiddenLayers = "last"
     learning_rate: float
     batch_size: int
     warmup_share: float
@@ -29,6 +33,18 @@ class TrialConfig(Frozen):
     steps: int | None = None
     seed: int
     initialise: Literal["teacher", "random"] = "teacher"
+
+    @property
+    def is_taught(self) -> bool:
+        """Whether the teacher has a part in the loss."""
+        return self.soft_share > 0 or self.hidden_share > 0
+
+    def without_distillation(self) -> TrialConfig:
+        """The same initialisation, data order and steps, and the labels alone for a loss."""
+        return self.model_copy(update={"soft_share": 0.0, "hidden_share": 0.0})
+
+    def matched_states(self, teacher_depth: int) -> list[tuple[int, int]]:
+        return matched_states(self.hidden_loss, self.hidden_layers, self.shape.depth, teacher_depth, self.layers)
 
 
 class TrialState(StrEnum):
@@ -45,6 +61,7 @@ class TrialState(StrEnum):
 class WorkKind(StrEnum):
     FINE_TUNE = "fine_tune"  # give the teacher its task head
     TEACH = "teach"  # teacher outputs over a part of the transfer set
+    TEACH_STATES = "teach_states"  # its hidden states over a part of the training rows
     RANK = "rank"  # how much each head, neuron and dimension of the teacher matters
     FLOOR = "floor"  # what a student has to beat: n-grams, the majority, the teacher with its vocabulary cut
     TRAIN = "train"  # a trial, from one rung to the next

@@ -15,6 +15,9 @@ os.environ.update(
 )
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests' matrices are tiny: threads only wait for each other
 
+import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +49,20 @@ def base_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny BERT with a head for the tiny task, and dropout in its config."""
     return tiny.write_teacher(tmp_path_factory.mktemp("headed") / "teacher", LABELS, dropout=0.1)
+
+
+@pytest.fixture
+def copied(teacher: Path, tmp_path: Path) -> Callable[..., Path]:
+    """A copy of the tiny teacher with changes to its config.json."""
+
+    def copy(**changes: Any) -> Path:
+        folder = tmp_path / "copy"
+        shutil.copytree(teacher, folder)
+        config = {**json.loads((folder / "config.json").read_text()), **changes}
+        (folder / "config.json").write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
+        return folder
+
+    return copy
 
 
 @pytest.fixture

@@ -59,14 +59,19 @@ def test_nothing_valid_is_no_loss_and_no_nan() -> None:
     assert distillation_loss(NO_TEACHER, NO_TEACHER, none, temperature=2.0, soft_share=0.5).item() == 0
 
 
-@given(st.floats(0, 1), st.integers(0, 99))
-def test_the_shares_sum_to_one(share: float, seed: int) -> None:
+@given(st.floats(0, 1), st.floats(0, 1), st.integers(0, 99))
+def test_the_shares_sum_to_one(share: float, hidden_share: float, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     student, teacher = torch.randn(2, 4, 3, generator=generator)
     labels = torch.tensor([0, 1, 2, 1])
     soft, hard = soft_loss(student, teacher, 3.0), hard_loss(student, labels)
     mixed = distillation_loss(student, teacher, labels, temperature=3.0, soft_share=share)
-    assert mixed.item() == pytest.approx(share * soft.item() + (1 - share) * hard.item(), rel=1e-5)
+    expected = share * soft.item() + (1 - share) * hard.item()
+    assert mixed.item() == pytest.approx(expected, rel=1e-5)
+    all_of_them = distillation_loss(
+        student, teacher, labels, temperature=3.0, soft_share=share, hidden_share=hidden_share, hidden=torch.tensor(7.0)
+    )
+    assert all_of_them.item() == pytest.approx(hidden_share * 7 + (1 - hidden_share) * expected, rel=1e-5)
 
 
 def test_parts_of_a_batch_add_up_to_the_whole() -> None:

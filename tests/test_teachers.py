@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,20 +16,6 @@ from search.study.inputs import read_inputs
 from search.study.teachers import TeacherSource, find_teacher, match_labels
 from spaces.study import StudySpec, TeacherSpec
 from spaces.task import TASKS
-
-
-@pytest.fixture
-def copied(teacher: Path, tmp_path: Path) -> Callable[..., Path]:
-    """A copy of the tiny teacher with changes to its config.json."""
-
-    def copy(**changes: Any) -> Path:
-        folder = tmp_path / "copy"
-        shutil.copytree(teacher, folder)
-        config = {**json.loads((folder / "config.json").read_text()), **changes}
-        (folder / "config.json").write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
-        return folder
-
-    return copy
 
 
 def find(model: Path | str, **fields: Any) -> TeacherSource:

@@ -129,6 +129,8 @@ def study(folder: Path, **changes: Any) -> dict[str, Any]:
             "embedding_size": [8, "full"],
             "num_hidden_groups": {"int": [1, 2], "when": {"family": "albert"}},
             "temperature": {"float": [1, 4]},
+            "hidden_share": [0.0, 0.3],
+            "hidden_loss": ["cosine", "mse", "relations"],
             "learning_rate": {"float": [1e-3, 5e-3], "log": True},
             "batch_size": [16],
         },

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 
 from search.trial.context import WorkerContext
-from search.trial.data import Tokens
+from search.trial.data import Batch, Tokens
 from search.trial.loop import Schedule, fit
+from search.trial.matching import Matcher
 from search.trial.students import build_student
 from spaces.student import StudentShape
 
@@ -36,13 +38,26 @@ def some_rows() -> tuple[Tokens, np.ndarray, np.ndarray]:
     return Tokens(ids, offsets, lengths.astype(np.int32)), rng.integers(0, 3, NUM_ROWS).astype(np.int32), logits
 
 
+def some_states(batch: Batch) -> torch.Tensor:
+    """Made-up states of a teacher wider than `a_student`, the same for a row in any batch: (2, B, T, 24)."""
+    table = torch.randn(NUM_ROWS, 2, 12, 24, generator=torch.Generator().manual_seed(6))
+    return table[torch.from_numpy(batch.rows)].transpose(0, 1)[:, :, : batch.ids_BT.shape[1]]
+
+
 def fit_some(rank: int = 0, world_size: int = 1) -> tuple[dict[str, torch.Tensor], float]:
-    """The weights after two epochs, and this rank's share of the mean loss."""
+    """The weights after two epochs with every kind of loss, and this rank's share of the mean loss."""
     student = a_student()
+    wider = SimpleNamespace(config=SimpleNamespace(hidden_size=24))
+    matcher = Matcher("mse", [(0, 0), (2, 4)], student, wider)
     tokens, labels, logits = some_rows()
-    schedule = Schedule(learning_rate=1e-3, batch_size=8, warmup_share=0.1, epochs=2, temperature=2.0, soft_share=0.5)
+    schedule = Schedule(
+        learning_rate=1e-3, batch_size=8, warmup_share=0.1, epochs=2, temperature=2.0, soft_share=0.5, hidden_share=0.3
+    )
     context = WorkerContext(rank=rank, world_size=world_size)
-    fitted = fit(student, tokens, labels, logits, schedule, pad_id=0, seed=4, context=context)
+    fitted = fit(
+        student, tokens, labels, logits, schedule, pad_id=0, seed=4, context=context, matcher=matcher,
+        teacher_states=some_states,
+    )  # fmt: skip
     assert fitted.step == 6
     return student.state_dict(), fitted.mean_loss
 

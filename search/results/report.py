@@ -198,6 +198,8 @@ def _table(spec: StudySpec, front: ParetoFront, rows: Sequence[StudentRow], refe
         config = row.config
         length = f"{config.steps} steps" if config.steps else f"{config.epochs:g} epochs"
         trained = f"T {config.temperature:.3g}, soft {config.soft_share:.2g}, rate {config.learning_rate:.2g}, "
+        if config.hidden_share:
+            trained += f"hidden {config.hidden_share:.2g} ({config.hidden_loss}, {config.hidden_layers}), "
         trained += f"batch {config.batch_size}, {length}"
         cells = [
             f"{row.trial}{' (knee)' * (row.trial == front.knee)}",

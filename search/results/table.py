@@ -21,6 +21,9 @@ from spaces.yaml_io import write_whole
 CONFIG_COLUMNS = (
     "temperature",
     "soft_share",
+    "hidden_share",
+    "hidden_loss",
+    "hidden_layers",
     "learning_rate",
     "batch_size",
     "warmup_share",

@@ -30,9 +30,7 @@ def wanted(
         config = by_number[trial].config
         chosen = {"all": True, "best": trial == best, "none": False}
         if chosen[spec.confirm.without_distillation]:
-            # The same initialisation, data order and steps; only the teacher's part of the loss is gone.
-            taught_by_labels = config.model_copy(update={"soft_share": 0.0})
-            plain.append((taught_by_labels, _labels("without_distillation", trial, config.seed)))
+            plain.append((config.without_distillation(), _labels("without_distillation", trial, config.seed)))
     for index in range(1, spec.confirm.seeds):  # every point gets its second seed before any its third
         for trial in front.trials:
             seed = derived_seed(spec.seed, "confirm", trial, index)

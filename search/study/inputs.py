@@ -14,6 +14,7 @@ from search.study.augment import made_up_texts, near_words
 from search.study.teachers import TeacherSource, find_teacher, match_labels
 from search.study.texts import UNLABELLED, LabelledTexts, StudyTexts, read_texts
 from search.trial.data import NO_LABEL, Split, Tokens, TransferSet, Vocabulary
+from search.trial.layouts import LAYOUTS
 from search.trial.vocabulary import cut_vocabulary, full_vocabulary, is_word_piece, load_tokenizer
 from spaces.errors import Fault, InputError, TrialError, near_miss
 from spaces.parameters import Choice
@@ -33,6 +34,7 @@ class Inputs:
     texts: StudyTexts
     source: TeacherSource
     transfer: TransferSet
+    labelled_fingerprint: str  # of the texts with labels alone, which are all that fine-tuning reads
     teacher: TeacherShape
     fine_tunes: bool
     notes: list[str] = field(default_factory=list)
@@ -64,13 +66,15 @@ def read_inputs(spec: StudySpec, say: Say) -> Inputs:
     fine_tunes = source.labels is None
     label_names = texts.label_names if fine_tunes else match_labels(source, texts.label_names, spec.about)
     _check_metrics(spec, len(label_names))
-    spec, transfer, notes = _tokenise(spec, texts, source, label_names, say)
-    return Inputs(spec, texts, source, transfer, source.shape(len(label_names)), fine_tunes, [*texts.notes, *notes])
+    spec, transfer, labelled, notes = _tokenise(spec, texts, source, label_names, say)
+    _check_relations(spec, source)
+    shape, notes = source.shape(len(label_names)), [*texts.notes, *notes]
+    return Inputs(spec, texts, source, transfer, labelled, shape, fine_tunes, notes)
 
 
 def _tokenise(
     spec: StudySpec, texts: StudyTexts, source: TeacherSource, label_names: list[str], say: Say
-) -> tuple[StudySpec, TransferSet, list[str]]:
+) -> tuple[StudySpec, TransferSet, str, list[str]]:
     from transformers import AutoTokenizer
     from transformers.utils import logging as transformers_logging
 
@@ -121,14 +125,20 @@ def _tokenise(
             tokens, labels, texts=(split.texts, split.pairs) if name in ("validation", "test") else None
         )
     weights = class_weights(spec, splits["train"].labels, label_names)
-    key = json.dumps([texts.fingerprint, source.fingerprint, max_length, label_names, spec.task, FORMAT])
-    fingerprint = hashlib.sha256(key.encode()).hexdigest()[:16]
+    fingerprint, labelled = (
+        _fingerprint([known.fingerprint, source.fingerprint, max_length, label_names, spec.task, FORMAT])
+        for known in (texts, texts.labelled)
+    )
     transfer = TransferSet(
         splits, vocabularies, label_names, max_length, fingerprint, spec.about.target, spec.about.problem_type, weights,
         dict(spec.metrics),
     )  # fmt: skip
     _try_own_metrics(transfer)
-    return spec, transfer, notes
+    return spec, transfer, labelled, notes
+
+
+def _fingerprint(parts: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
 def _with_made_up_texts(
@@ -155,6 +165,17 @@ def _check_metrics(spec: StudySpec, num_labels: int) -> None:
         for key, named in (("objectives", spec.objectives), ("bounds", spec.bounds)):
             if "f1" in named:
                 raise InputError.of("", f"f1 is for two classes, and there are {num_labels}; write macro_f1", key)
+
+
+def _check_relations(spec: StudySpec, source: TeacherSource) -> None:
+    kind = source.config["model_type"]
+    if "relations" in spec.space.parameter("hidden_loss").values and kind not in LAYOUTS:  # type: ignore[union-attr]
+        raise InputError.of(
+            "space",
+            f"relations needs a teacher whose projections are known ({', '.join(LAYOUTS)}), and this one is {kind}; "
+            "write cosine or mse",
+            "hidden_loss",
+        )
 
 
 def _try_own_metrics(transfer: TransferSet) -> None:

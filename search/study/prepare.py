@@ -18,6 +18,7 @@ from safetensors.numpy import load_file, save
 
 from search.lanes.pool import LanePool
 from search.results.front import Reference
+from search.study.hidden import with_hidden_states
 from search.study.inputs import FORMAT, Inputs, Say
 from search.study.teachers import fingerprint
 from search.trial.data import TransferSet
@@ -71,14 +72,15 @@ def prepare(
         if result.error:
             raise StudyError(f"the teacher's parts could not be ranked: {result.error}")
     transfer = transfer.with_teacher_logits(logits)
-    return Prepared(folder, ray.put(transfer), _references(inputs, transfer, logits), passes)
+    taught, more_passes = with_hidden_states(inputs, transfer, pool, folder, say)
+    return Prepared(folder, ray.put(taught), _references(inputs, transfer, logits), passes + more_passes)
 
 
 def _teacher_key(inputs: Inputs) -> str:
     parts: list[Any] = [inputs.source.fingerprint]
     if inputs.fine_tunes:
         spec = inputs.spec
-        parts += [inputs.transfer.fingerprint, spec.teacher.fine_tune.model_dump(), spec.data.class_weights]
+        parts += [inputs.labelled_fingerprint, spec.teacher.fine_tune.model_dump(), spec.data.class_weights]
         parts += [spec.seed, FORMAT]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 

@@ -145,4 +145,7 @@ def trial_config(
     )
 
 
-SETTINGS = ("temperature", "soft_share", "learning_rate", "batch_size", "warmup_share", "weight_decay", "dropout")
+SETTINGS = (
+    "temperature", "soft_share", "hidden_share", "hidden_loss", "hidden_layers",
+    "learning_rate", "batch_size", "warmup_share", "weight_decay", "dropout",
+)  # fmt: skip

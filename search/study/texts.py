@@ -57,6 +57,11 @@ class StudyTexts:
     notes: list[str] = field(default_factory=list)
 
     @property
+    def labelled(self) -> StudyTexts:
+        """Without the texts that have no label."""
+        return replace(self, splits={name: split for name, split in self.splits.items() if name != UNLABELLED})
+
+    @property
     def fingerprint(self) -> str:
         digest = hashlib.sha256()
         for name, split in sorted(self.splits.items()):

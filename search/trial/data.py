@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -102,6 +103,14 @@ class Vocabulary:
 
 
 @dataclass(frozen=True)
+class StatesOnDisk:
+    """Where the teacher's hidden states of the training rows lie: a folder for each vocabulary, and which states are kept."""
+
+    folders: dict[str, Path]
+    stored: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class TransferSet:
     splits: dict[str, Split]
     vocabularies: dict[str, Vocabulary]
@@ -112,6 +121,7 @@ class TransferSet:
     problem_type: str = "single_label_classification"
     class_weights: np.ndarray | None = None  # (C,) of the loss to the labels
     own_metrics: dict[str, str] = field(default_factory=dict)  # name -> "module:function"
+    states: StatesOnDisk | None = None  # None: who needs hidden states runs the teacher
 
     def measure(self, outputs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         return measure(self.target, self.own_metrics, outputs, labels)

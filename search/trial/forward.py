@@ -26,10 +26,26 @@ class Classifier(nn.Module):
         self.model = model
 
     def forward(self, ids_BT: torch.Tensor, mask_BT: torch.Tensor, types_BT: torch.Tensor) -> torch.Tensor:
-        named = {"input_ids": ids_BT, "attention_mask": mask_BT}
-        if getattr(self.model.config, "type_vocab_size", 0) > 1:
-            named["token_type_ids"] = types_BT
-        return self.model(**named).logits
+        return self.model(**named_inputs(self.model.config, ids_BT, mask_BT, types_BT)).logits
+
+
+def named_inputs(
+    config: Any, ids_BT: torch.Tensor, mask_BT: torch.Tensor, types_BT: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """What a Hugging Face encoder of this config takes."""
+    named = {"input_ids": ids_BT, "attention_mask": mask_BT}
+    return {**named, "token_type_ids": types_BT} if getattr(config, "type_vocab_size", 0) > 1 else named
+
+
+def stored_layers(model: Any) -> list[dict[str, nn.Module]]:
+    """The parts of each layer as it is run: where groups are shared, the same ones again (ALBERT's own index rule)."""
+    config, layout = model.config, LAYOUTS[model.config.model_type]
+    groups = getattr(config, "num_hidden_groups", config.num_hidden_layers)
+    stored = [
+        {part: model.get_submodule(f"{layout.layer.format(index=index)}.{layout.parts[part]}") for part in PARTS}
+        for index in range(groups)
+    ]
+    return [stored[int(i / (config.num_hidden_layers / groups))] for i in range(config.num_hidden_layers)]
 
 
 class FirstTokenClassifier(Classifier):
@@ -41,13 +57,8 @@ class FirstTokenClassifier(Classifier):
 
         config = model.config
         layout = LAYOUTS[config.model_type]
-        groups = getattr(config, "num_hidden_groups", config.num_hidden_layers)
-        stored = [
-            {part: model.get_submodule(f"{layout.layer.format(index=index)}.{layout.parts[part]}") for part in PARTS}
-            for index in range(groups)
-        ]
         # Plain lists: the parameters belong to `model`, and are not to be registered twice.
-        self._layers = [stored[int(i / (config.num_hidden_layers / groups))] for i in range(config.num_hidden_layers)]
+        self._layers = stored_layers(model)
         self._embeddings = [model.get_submodule(layout.embeddings)]
         if config.model_type == "albert":
             self._embeddings.append(model.albert.encoder.embedding_hidden_mapping_in)

@@ -18,6 +18,8 @@ from search.trial.data import Tokens, num_batches, padded, training_rows
 from search.trial.device import autocast, device
 from search.trial.forward import classifier
 from search.trial.losses import distillation_loss
+from search.trial.matching import MatchedClassifier, Matcher
+from search.trial.states import States
 from spaces.errors import TrialError
 
 CHECK_EVERY = 20  # steps between looks at the loss: each look waits for the device
@@ -36,6 +38,7 @@ class Schedule:
     weight_decay: float = 0.01
     temperature: float = 1.0
     soft_share: float = 0.0
+    hidden_share: float = 0.0
 
     def total_steps(self, num_rows: int) -> int:
         return self.steps or max(1, round(self.epochs * num_batches(num_rows, self.batch_size)))
@@ -83,25 +86,33 @@ def fit(
     start_share: float = 0.0,
     end_share: float = 1.0,
     progress: dict[str, Any] | None = None,
+    matcher: Matcher | None = None,
+    teacher_states: States | None = None,
 ) -> Fitted:
     """Trains `model` in place from `start_share` to `end_share` of the schedule's steps.
 
     With several workers each takes its part of every batch, and losses divide by the whole batch's count, so that N
     workers follow the curve of one. The first `num_labelled` rows (None: all) have labels and say how long an epoch is.
+    With a `matcher` the student's hidden states are held against `teacher_states`, as `schedule.hidden_share` of the loss.
     Raises TrialError when the loss is no longer finite.
     """
     where, world = device(), context.world_size
     model.to(where)
-    optimizer = torch.optim.AdamW(parameter_groups(model, schedule.weight_decay), lr=schedule.learning_rate, fused=True)
+    runner: torch.nn.Module = classifier(model) if matcher is None else MatchedClassifier(model, matcher.to(where))
+    optimizer = torch.optim.AdamW(
+        parameter_groups(runner, schedule.weight_decay), lr=schedule.learning_rate, fused=True
+    )
     num_labelled = len(tokens) if num_labelled is None else num_labelled
     total = schedule.total_steps(num_labelled)
     step, last_step = round(start_share * total), round(end_share * total)
     if progress is not None:
         optimizer.load_state_dict(progress["optimizer"])
         torch.set_rng_state(progress["random_state"])
+        if matcher is not None:
+            matcher.load_state_dict(progress["matcher"])
     else:
         torch.manual_seed(seed * 1000 + context.rank)
-    runner: torch.nn.Module = classifier(model).train()
+    runner.train()
     if world > 1:
         runner = torch.nn.parallel.DistributedDataParallel(runner)
     labels_N = torch.from_numpy(labels.astype(np.int64) if target == "class" else labels.astype(np.float32))
@@ -123,8 +134,15 @@ def fit(
             group["lr"] = schedule.learning_rate * schedule.factor(step, total)
         if step == first_step:
             context.mark_first_step()
-        with autocast():
-            logits_BC = runner(batch.ids_BT, batch.mask_BT, batch.types_BT)
+        inputs = (batch.ids_BT, batch.mask_BT, batch.types_BT)
+        hidden = None
+        if teacher_states is None:
+            with autocast():
+                logits_BC = runner(*inputs)
+        else:
+            states_KBTG = teacher_states(batch)
+            with autocast():
+                logits_BC, hidden = runner(*inputs, states_KBTG, int(lengths[rows].sum()))
         picked = torch.from_numpy(batch.rows)
         loss = distillation_loss(
             logits_BC,
@@ -132,6 +150,8 @@ def fit(
             labels_N[picked].to(where),
             temperature=schedule.temperature,
             soft_share=schedule.soft_share,
+            hidden_share=schedule.hidden_share,
+            hidden=hidden,
             num_valid=len(rows),
             num_labelled=int((rows < num_labelled).sum()),
             target=target,
@@ -140,7 +160,7 @@ def fit(
         if len(mine) == 0:
             loss = loss * 0  # a rank without rows still takes part in the all-reduce
         (loss * world).backward()  # DDP averages over ranks; the loss is already a share of the whole batch's
-        torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT_NORM, foreach=True)
+        torch.nn.utils.clip_grad_norm_(runner.parameters(), MAX_GRADIENT_NORM, foreach=True)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         loss_sum += loss.detach()
@@ -157,4 +177,6 @@ def fit(
     seconds = time.perf_counter() - begun
     done = step - first_step
     kept = {"optimizer": optimizer.state_dict(), "random_state": torch.get_rng_state(), "step": step}
+    if matcher is not None:
+        kept["matcher"] = matcher.state_dict()
     return Fitted(step, total, num_tokens, seconds, looked_at / max(1, done), kept)

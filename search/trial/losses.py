@@ -99,13 +99,16 @@ def distillation_loss(
     *,
     temperature: float,
     soft_share: float,
+    hidden_share: float = 0.0,
+    hidden: torch.Tensor | None = None,
     num_valid: int | None = None,
     num_labelled: int | None = None,
     target: str = "class",
     weights_C: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """soft_share x soft + (1 - soft_share) x hard: shares that sum to 1, so that they do not alias the learning rate. Soft
-    is the mean over all rows (`num_valid`), hard over those that have a label (`num_labelled`)."""
+    """hidden_share x hidden + (1 - hidden_share) x (soft_share x soft + (1 - soft_share) x hard): shares that sum to 1, so
+    that they do not alias the learning rate. Soft is the mean over all rows (`num_valid`), hard over those that have a label
+    (`num_labelled`); `hidden` comes as the forward pass left it."""
     losses = TARGET_LOSSES[target]
     loss = student_BC.new_zeros((), dtype=torch.float32)
     if soft_share > 0 and teacher_BC is not None:
@@ -114,4 +117,4 @@ def distillation_loss(
         loss = loss + (1 - soft_share) * losses.hard(
             student_BC, labels_B, num_valid if num_labelled is None else num_labelled, weights_C
         )
-    return loss
+    return loss if hidden is None else hidden_share * hidden + (1 - hidden_share) * loss

@@ -16,7 +16,9 @@ from search.trial.evaluate import score
 from search.trial.importance import load_importance, rank
 from search.trial.initialise import can_copy, initialise
 from search.trial.loop import Schedule, fit
+from search.trial.matching import Matcher
 from search.trial.narrow import is_narrower, narrowed
+from search.trial.states import states_of, write_states
 from search.trial.students import build_student
 from spaces.errors import TrialError
 from spaces.student import StudentShape
@@ -42,7 +44,7 @@ def train(item: WorkItem, context: WorkerContext) -> Outcome:
     config, transfer = item.config, _transfer(context)
     assert config is not None
     vocabulary = transfer.vocabularies[config.vocabulary]
-    tokens, labels, outputs, num_labelled = transfer.training(config.vocabulary, taught=config.soft_share > 0)
+    tokens, labels, outputs, num_labelled = transfer.training(config.vocabulary, taught=config.is_taught)
     source = teacher.load_teacher(item.payload["teacher"])
     torch.manual_seed(derived_seed(config.seed, "initialise"))
     copies = config.initialise == "teacher" and can_copy(source.config.model_type, source.state_dict())
@@ -63,6 +65,11 @@ def train(item: WorkItem, context: WorkerContext) -> Outcome:
     elif copies:
         state = _state_for(config.shape, source, item.payload["teacher"])
         initialise(student, config.shape, state, source.config.model_type, config.layers, vocabulary)
+    matcher, states = None, None
+    if config.hidden_share > 0:
+        pairs = config.matched_states(source.config.num_hidden_layers)
+        matcher = Matcher(config.hidden_loss, pairs, student, source)
+        states = states_of(transfer, config.vocabulary, tokens, source, matcher.teacher_states)
     fitted = fit(
         student,
         tokens,
@@ -77,6 +84,7 @@ def train(item: WorkItem, context: WorkerContext) -> Outcome:
             weight_decay=config.weight_decay,
             temperature=config.temperature,
             soft_share=config.soft_share,
+            hidden_share=config.hidden_share,
         ),
         pad_id=vocabulary.pad_id,
         seed=config.seed,
@@ -87,6 +95,8 @@ def train(item: WorkItem, context: WorkerContext) -> Outcome:
         start_share=item.start_share,
         end_share=item.end_share,
         progress=progress,
+        matcher=matcher,
+        teacher_states=states,
     )
     if context.rank:
         return None, {}
@@ -148,6 +158,15 @@ def teach(item: WorkItem, context: WorkerContext) -> Outcome:
     return None, {"logits": logits, "forward_rows": len(logits)}
 
 
+def teach_states(item: WorkItem, context: WorkerContext) -> Outcome:
+    """The teacher's hidden states of some of the training rows, left in a file."""
+    transfer, name = _transfer(context), item.payload["vocabulary"]
+    tokens = transfer.training(name, taught=True)[0]
+    source, vocabulary = teacher.load_teacher(item.payload["teacher"]), transfer.vocabularies[name]
+    write_states(Path(item.folder), source, tokens, vocabulary, item.payload["rows"], item.payload["states"], context)
+    return None, {"forward_rows": len(item.payload["rows"])}
+
+
 def rank_teacher(item: WorkItem, context: WorkerContext) -> Outcome:
     """What narrower students keep, left in the teacher's folder."""
     transfer, model = _transfer(context), teacher.load_teacher(item.payload["teacher"])
@@ -183,6 +202,7 @@ def _transfer(context: WorkerContext) -> TransferSet:
 WORK: dict[WorkKind, Callable[[WorkItem, WorkerContext], Outcome]] = {
     WorkKind.FINE_TUNE: fine_tune,
     WorkKind.TEACH: teach,
+    WorkKind.TEACH_STATES: teach_states,
     WorkKind.RANK: rank_teacher,
     WorkKind.FLOOR: find_floor,
     WorkKind.TRAIN: train,
