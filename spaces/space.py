@@ -59,6 +59,9 @@ def _layers(value: Value) -> bool:
     return all(part.strip().isdigit() for part in parts) and [int(p) for p in parts] == sorted({int(p) for p in parts})
 
 
+# What a shared layer starts from, of the teacher's layers that it stands for: the first, their mean, or whichever of them
+# brings the untrained student's last hidden states nearest to the teacher's.
+GROUP_STARTS = ("first", "mean", "best")
 FULL = "full"  # as the teacher has it
 
 # In canonical order: a condition may name only what stands above it.
@@ -85,6 +88,7 @@ PARAMETERS: dict[str, ParameterInfo] = {
     ),
     "embedding_size": ParameterInfo("full", "full or a whole number", lambda v: v == "full" or _whole(v), shapes=True),
     "num_hidden_groups": ParameterInfo(1, "a whole number, 1 or more", lambda v: _whole(v, 1, 1000), shapes=True),
+    "group_start": ParameterInfo("first", f"one of {sorted(GROUP_STARTS)}", lambda v: v in GROUP_STARTS, numeric=False),
     "temperature": ParameterInfo(2.0, "a number above 0, at most 100", lambda v: _real(v, 0, 100, above=True)),
     "soft_share": ParameterInfo(0.9, "a share from 0 (labels alone) to 1 (teacher alone)", lambda v: _real(v, 0, 1)),
     "hidden_share": ParameterInfo(0.0, "the hidden states' share of the loss, from 0 to 1", lambda v: _real(v, 0, 1)),
@@ -149,7 +153,10 @@ class SearchSpace:
         depth = int(get["depth"])
         copied_layers(get["layers"], depth, teacher.depth)
         hidden_size, num_heads, intermediate_size = _width(get, teacher)
-        embedding_size = hidden_size if get["embedding_size"] == FULL else int(get["embedding_size"])
+        widest = min(hidden_size, teacher.embedding_size or hidden_size)
+        embedding_size = widest if get["embedding_size"] == FULL else int(get["embedding_size"])
+        if teacher.embedding_size and embedding_size > teacher.embedding_size:
+            raise InvalidStudent(f"embedding_size {embedding_size} is above the teacher's {teacher.embedding_size}")
         family = str(get["family"])
         try:
             return StudentShape(

@@ -31,6 +31,7 @@ class TeacherShape(Frozen):
     type_vocabulary_size: int
     num_labels: int
     num_parameters: int
+    embedding_size: int | None = None  # of a teacher that factorises its embeddings
 
 
 class StudentShape(Frozen):

@@ -33,6 +33,7 @@ class TrialConfig(Frozen):
     steps: int | None = None
     seed: int
     initialise: Literal["teacher", "random"] = "teacher"
+    group_start: Literal["first", "mean", "best"] = "first"
 
     @property
     def is_taught(self) -> bool:

@@ -11,14 +11,14 @@ import tiny
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_students import LABELS, a_shape
+from test_students import LABELS, a_shape, other_teacher
 
 from search.trial import work
 from search.trial.context import WorkerContext
-from search.trial.data import padded
+from search.trial.data import Vocabulary, padded
 from search.trial.forward import Classifier
 from search.trial.importance import Importance, channels_of, most_important, rank
-from search.trial.initialise import initialise
+from search.trial.initialise import initialise, unshared
 from search.trial.narrow import narrowed
 from search.trial.students import build_student
 from search.trial.teacher import load_teacher
@@ -103,7 +103,7 @@ def test_a_narrower_student_holds_the_teachers_numbers(
     )  # fmt: skip
     state = narrowed(model.state_dict(), "bert", 4, shape, ranked)
     student = build_student(shape, label_names=LABELS, dropout=0.0, teacher_config=model.config, empty=True)
-    initialise(student, shape, state, "bert", (0, 2), transfer.vocabularies["full"])
+    initialise(student, shape, state, "bert", [(0,), (2,)], transfer.vocabularies["full"])
     assert not any(parameter.isnan().any() for parameter in student.parameters())
     hidden, neurons = most_important(ranked.hidden, 16), most_important(ranked.neurons[2], 24)
     expected = model.bert.encoder.layer[2].intermediate.dense.weight[neurons][:, hidden]
@@ -113,6 +113,27 @@ def test_a_narrower_student_holds_the_teachers_numbers(
         "distilbert": "distilbert.transformer.layer.1.ffn.lin1.weight",
     }.get(family if rank_of_embeddings == 16 else "", "albert.encoder.albert_layer_groups.1.albert_layers.0.ffn.weight")
     assert torch.equal(here[name], expected)
+
+
+def test_an_albert_teacher_is_ranked_layer_by_layer_and_narrowed(transfer: Any) -> None:
+    teacher = other_teacher("albert")  # three layers, two stored; embeddings of rank 8
+    tokens = transfer.splits["train"].tokens["full"].remapped(np.arange(200) % 60)
+    found = rank(teacher, tokens, transfer.splits["train"].labels, "class", 0, WorkerContext())
+    assert (found.heads.shape, found.neurons.shape, found.hidden.shape) == ((3, 4), (3, 64), (32,))
+    assert not np.allclose(found.neurons[0], found.neurons[1])  # the same weights in another place
+    shape = a_shape(hidden_size=16, num_heads=2, intermediate_size=24, embedding_size=8, depth=3, vocabulary_size=60)
+    state = narrowed(unshared(teacher), "albert", 4, shape, found)
+    vocabulary = Vocabulary("full", np.arange(60, dtype=np.int32), np.ones(60, np.int64), 0, {})
+    student = build_student(shape, label_names=LABELS, dropout=0.0, teacher_config=teacher.config, empty=True)
+    initialise(student, shape, state, "albert", [(0,), (1,), (2,)], vocabulary)
+    hidden = most_important(found.hidden, 16)
+    assert torch.equal(
+        student.albert.encoder.embedding_hidden_mapping_in.weight,
+        teacher.albert.encoder.embedding_hidden_mapping_in.weight[hidden],
+    )
+    assert torch.equal(
+        student.albert.embeddings.word_embeddings.weight, teacher.albert.embeddings.word_embeddings.weight
+    )
 
 
 def test_the_teachers_own_width_keeps_everything(model: Any, ranked: Importance) -> None:
@@ -168,6 +189,19 @@ def test_widths_of_a_space() -> None:
     assert space_of(hidden_size=24, num_heads=3).shape(
         {"depth": 2, "hidden_size": 24, "num_heads": 3}, TEACHER, {"full": 100}
     )
+
+
+def test_a_teacher_that_factorises_its_embeddings_sets_their_size() -> None:
+    factorised = TEACHER.model_copy(update={"embedding_size": 16})
+    base = {"depth": 2, "layers": "even"}
+    for family in ("bert", "albert"):
+        shape = space_of().shape({**base, "family": family}, factorised, {"full": 100})
+        assert (shape.embedding_size, shape.hidden_size) == (16, 48)
+    assert space_of().shape({**base, "hidden_size": 12}, factorised, {"full": 100}).embedding_size == 12
+    with pytest.raises(InvalidStudent, match="embedding_size 24 is above the teacher's 16"):
+        space_of().shape({**base, "embedding_size": 24}, factorised, {"full": 100})
+    with pytest.raises(InvalidStudent, match="family distilbert has full embeddings"):
+        space_of().shape({**base, "family": "distilbert"}, factorised, {"full": 100})
 
 
 @pytest.mark.parametrize(

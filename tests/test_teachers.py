@@ -47,6 +47,17 @@ def test_other_architectures_name_their_sizes_differently() -> None:
         assert (shape.max_positions, shape.type_vocabulary_size) == (positions, 1)
 
 
+def test_a_teacher_says_the_rank_of_its_embeddings_where_it_has_one() -> None:
+    sizes = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 9}
+
+    def found(**config: Any) -> int | None:
+        return TeacherSource(Path("/nowhere"), {**sizes, **config}, None, "").shape(2).embedding_size
+
+    assert found(model_type="albert", hidden_size=8, embedding_size=4) == 4
+    assert found(model_type="electra", hidden_size=8, embedding_size=8) is None
+    assert found(model_type="bert", hidden_size=8) is None
+
+
 def test_the_hash_of_the_weights_is_checked(teacher: Path) -> None:
     right = hashlib.sha256((teacher / "model.safetensors").read_bytes()).hexdigest()
     assert find(teacher, sha256=right).fingerprint == find(teacher).fingerprint

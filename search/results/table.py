@@ -33,6 +33,7 @@ CONFIG_COLUMNS = (
     "steps",
     "seed",
     "initialise",
+    "group_start",
 )
 
 

@@ -146,6 +146,6 @@ def trial_config(
 
 
 SETTINGS = (
-    "temperature", "soft_share", "hidden_share", "hidden_loss", "hidden_layers",
+    "group_start", "temperature", "soft_share", "hidden_share", "hidden_loss", "hidden_layers",
     "learning_rate", "batch_size", "warmup_share", "weight_decay", "dropout",
 )  # fmt: skip

@@ -52,6 +52,7 @@ class TeacherSource:
             type_vocabulary_size=max(1, get("type_vocab_size") or 1),
             num_labels=num_labels,
             num_parameters=_num_parameters(self.folder),
+            embedding_size=get("embedding_size") if get("embedding_size") != get("hidden_size") else None,
         )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from search.trial.context import WorkerContext
 from search.trial.data import Tokens, TransferSet
 from search.trial.evaluate import score
-from search.trial.initialise import can_copy, initialise
+from search.trial.initialise import can_copy, initialise, unshared
 from search.trial.students import build_student
 from search.trial.teacher import load_teacher
 from spaces.student import StudentShape
@@ -115,5 +115,6 @@ def cut_teacher(
         dropout=0.0,
         empty=True,
     )
-    initialise(student, shape, teacher.state_dict(), teacher.config.model_type, tuple(range(shape.depth)), entry)
+    layers = [(layer,) for layer in range(shape.depth)]
+    initialise(student, shape, unshared(teacher), teacher.config.model_type, layers, entry)
     return score(student, transfer, vocabulary, ("validation", "test"), context, exact=True)

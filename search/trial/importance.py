@@ -20,7 +20,7 @@ import torch
 from search.trial.context import WorkerContext
 from search.trial.data import Tokens, evaluation_rows, padded
 from search.trial.device import device
-from search.trial.forward import Classifier
+from search.trial.forward import Classifier, stored_layers
 from search.trial.layouts import LAYOUTS
 from search.trial.losses import TARGET_LOSSES
 from spaces.yaml_io import write_whole
@@ -60,21 +60,20 @@ def rank(
     layout, config = LAYOUTS[model.config.model_type], model.config
     chosen = np.random.default_rng(0).permutation(len(tokens))[:MAX_ROWS]
     tokens, labels = tokens.taken(chosen), labels[chosen]
-    layers = [model.get_submodule(layout.layer.format(index=index)) for index in range(config.num_hidden_layers)]
     seen: dict[tuple[str, int], torch.Tensor] = {}
 
-    def keep(name: str, index: int) -> Any:
+    def keep(name: str) -> Any:
         def hook(module: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
             value = output if name == "hidden" else inputs[0]
             value.retain_grad()
-            seen[name, index] = value
+            seen[name, sum(known == name for known, _ in seen)] = value  # layers run in order, shared ones again
 
         return hook
 
-    handles = [model.get_submodule(layout.classifier).register_forward_hook(keep("pooled", 0))]
-    for index, layer in enumerate(layers):
-        for name, part in (("heads", "attention_output"), ("neurons", "output"), ("hidden", "output_norm")):
-            handles.append(layer.get_submodule(layout.parts[part]).register_forward_hook(keep(name, index)))
+    handles = [model.get_submodule(layout.classifier).register_forward_hook(keep("pooled"))]
+    for name, part in (("heads", "attention_output"), ("neurons", "output"), ("hidden", "output_norm")):
+        for module in {id(layer[part]): layer[part] for layer in stored_layers(model)}.values():
+            handles.append(module.register_forward_hook(keep(name)))
     where = device()
     model.to(where).eval()
     forward = Classifier(model)
@@ -84,6 +83,7 @@ def rank(
     try:
         for rows in evaluation_rows(tokens.lengths, max_rows=64):
             batch = padded(tokens, rows, pad_id).to(where)
+            seen.clear()
             with torch.enable_grad():
                 outputs = forward(batch.ids_BT, batch.mask_BT, batch.types_BT)
                 # num_valid=1: a sum over rows, so that each row's gradient is its own
@@ -109,7 +109,7 @@ def rank(
             handle.remove()
         model.zero_grad(set_to_none=True)
     each = {
-        name: torch.stack([sums[f"{name}/{index}"] for index in range(len(layers))]).numpy()
+        name: torch.stack([sums[f"{name}/{index}"] for index in range(config.num_hidden_layers)]).numpy()
         for name in ("heads", "neurons")
     }
     return Importance(**each, hidden=sums["hidden"].numpy(), pooled=sums["pooled"].numpy())

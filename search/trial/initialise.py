@@ -6,14 +6,15 @@ Legend: V vocabulary, H hidden, E embedding rank.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from search.trial.data import Vocabulary
-from search.trial.layouts import LAYOUTS, PARTS, TEACHERS
+from search.trial.layouts import LAYOUTS, PARTS
+from spaces.errors import TrialError
 from spaces.families import FAMILIES
 from spaces.student import StudentShape
 
@@ -22,33 +23,61 @@ State = Mapping[str, torch.Tensor]
 
 def can_copy(model_type: str, state: State) -> bool:
     """Whether students can start from a teacher of this architecture; where not, they start from random weights."""
-    return (
-        model_type in TEACHERS
-        and f"{LAYOUTS[model_type].embeddings}.word_embeddings.weight" in state
-        and not any(name.endswith("embeddings_project.weight") for name in state)
-    )
+    return model_type in LAYOUTS and f"{LAYOUTS[model_type].embeddings}.word_embeddings.weight" in state
+
+
+def unshared(model: Any) -> dict[str, torch.Tensor]:
+    """The teacher's weights, a layer that it shares under the number of each layer it runs as (the same tensors)."""
+    state: dict[str, torch.Tensor] = model.state_dict()
+    groups = getattr(model.config, "num_hidden_groups", None)
+    if model.config.model_type != "albert":
+        return state
+    layout, depth = LAYOUTS["albert"], model.config.num_hidden_layers
+    out = {name: tensor for name, tensor in state.items() if not name.startswith(layout.layer.split("{")[0])}
+    for index in range(depth):
+        there, here = layout.layer.format(index=int(index / (depth / groups))), layout.layer.format(index=index)
+        for part in layout.parts.values():
+            for kind in ("weight", "bias"):
+                out[f"{here}.{part}.{kind}"] = state[f"{there}.{part}.{kind}"]
+    return out
+
+
+def spans(shape: StudentShape, layers: Sequence[int]) -> list[tuple[int, ...]]:
+    """The teacher layers that each stored layer of the student stands for: one, but where layers are shared."""
+    rule = [int(index / (shape.depth / shape.num_hidden_groups)) for index in range(shape.depth)]  # ALBERT's own
+    return [
+        tuple(layer for layer, at in zip(layers, rule, strict=True) if at == group) for group in range(rule[-1] + 1)
+    ]
+
+
+@torch.no_grad()
+def copy_layers(student: Any, state: State, model_type: str, starts: Sequence[Sequence[int]]) -> None:
+    """Writes each stored layer of the student: the mean of the teacher's layers (from 0) that `starts` gives for it."""
+    source, target = LAYOUTS[model_type], LAYOUTS[student.config.model_type]
+    parts = dict(student.named_parameters())
+    for group, layers in enumerate(starts):
+        here = target.layer.format(index=group)
+        for part in PARTS:
+            for kind in ("weight", "bias"):
+                names = [f"{source.layer.format(index=layer)}.{source.parts[part]}.{kind}" for layer in layers]
+                mean = state[names[0]] if len(names) == 1 else torch.stack([state[name] for name in names]).mean(0)
+                parts[f"{here}.{target.parts[part]}.{kind}"].copy_(mean)
 
 
 @torch.no_grad()
 def initialise(
-    student: Any, shape: StudentShape, state: State, model_type: str, layers: tuple[int, ...], vocabulary: Vocabulary
-) -> None:
-    """Copies into `student` (built empty for `shape`) from a teacher's state: its `layers`, the vocabulary's rows of
-    its word embeddings (factorised where the shape says so), its pooler and its classifier. What the teacher has no
-    counterpart for is drawn at random."""
+    student: Any, shape: StudentShape, state: State, model_type: str, starts: Sequence[Sequence[int]], vocabulary: Vocabulary
+) -> None:  # fmt: skip
+    """Copies into `student` (built empty for `shape`) from a teacher's `unshared` state: its layers as `copy_layers` does,
+    the vocabulary's rows of its word embeddings (factorised where the shape says so), its pooler and its classifier. What
+    the teacher has no counterpart for is drawn at random."""
     source, target = LAYOUTS[model_type], LAYOUTS[FAMILIES[shape.family].model_type(shape)]
     parts = dict(student.named_parameters())
 
     def put(name: str, tensor: torch.Tensor) -> None:
         parts[name].copy_(tensor)
 
-    for group in range(shape.num_hidden_groups):
-        # A shared group starts from the first of the teacher layers it stands for (ALBERT's own index rule).
-        first = next(i for i in range(shape.depth) if int(i / (shape.depth / shape.num_hidden_groups)) == group)
-        there, here = source.layer.format(index=layers[first]), target.layer.format(index=group)
-        for part in PARTS:
-            for kind in ("weight", "bias"):
-                put(f"{here}.{target.parts[part]}.{kind}", state[f"{there}.{source.parts[part]}.{kind}"])
+    copy_layers(student, state, model_type, starts)
     for name in ("pooler", "classifier"):
         here, there = getattr(target, name), getattr(source, name)
         for kind in ("weight", "bias"):
@@ -60,21 +89,35 @@ def initialise(
                 torch.nn.init.zeros_(parts[f"{here}.{kind}"])
 
     prefix = source.embeddings
-    words_VH = state[f"{prefix}.word_embeddings.weight"][torch.from_numpy(vocabulary.kept).long()]
+    words = state[f"{prefix}.word_embeddings.weight"][torch.from_numpy(vocabulary.kept).long()]
     end = source.first_position + shape.max_positions
     positions = state[f"{prefix}.position_embeddings.weight"][source.first_position : end]
-    types = state[f"{prefix}.token_type_embeddings.weight"] if source.token_types else torch.zeros(1, words_VH.shape[1])
+    types = state[f"{prefix}.token_type_embeddings.weight"] if source.token_types else torch.zeros(1, words.shape[1])
     if source.token_types and not target.token_types:
         positions = positions + types[0]  # what every piece of a single text gets added
     norm = (state[f"{prefix}.LayerNorm.weight"], state[f"{prefix}.LayerNorm.bias"])
-    if target is LAYOUTS["albert"]:
-        table = factorise(
-            words_VH, vocabulary.counts, positions, types, norm, shape.embedding_size, student.config.layer_norm_eps
-        )
-        put("albert.encoder.embedding_hidden_mapping_in.weight", table.pop("projection"))
-        put("albert.encoder.embedding_hidden_mapping_in.bias", table.pop("projection_bias"))
-    else:
-        table = {"words": words_VH, "positions": positions, "types": types, "norm": norm[0], "norm_bias": norm[1]}
+    mapping = None
+    if source.mapping and f"{source.mapping}.weight" in state:
+        mapping = (state[f"{source.mapping}.weight"], state[f"{source.mapping}.bias"])
+    table = {"words": words, "positions": positions, "types": types, "norm": norm[0], "norm_bias": norm[1]}
+    if target.mapping:
+        if mapping is not None and words.shape[1] == shape.embedding_size:
+            table |= {"projection": mapping[0], "projection_bias": mapping[1]}  # of the teacher's own rank: as they are
+        else:
+            table = factorise(
+                words,
+                vocabulary.counts,
+                positions,
+                types,
+                norm,
+                shape.embedding_size,
+                student.config.layer_norm_eps,
+                mapping,
+            )
+        put(f"{target.mapping}.weight", table["projection"])
+        put(f"{target.mapping}.bias", table["projection_bias"])
+    elif mapping is not None:
+        raise TrialError("a student with full embeddings cannot start from a teacher whose embeddings are mapped")
     here = target.embeddings
     put(f"{here}.word_embeddings.weight", table["words"])
     put(f"{here}.position_embeddings.weight", table["positions"])
@@ -94,6 +137,7 @@ def factorise(
     norm: tuple[torch.Tensor, torch.Tensor],
     rank: int,
     epsilon: float = 1e-12,
+    mapping: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> dict[str, torch.Tensor]:
     """Rank-E embeddings with LayerNorm in E and a projection to H, close to the teacher's with its LayerNorm in H.
 
@@ -101,7 +145,7 @@ def factorise(
     weighted by the square root of its count in the training text: on SST-2 at E=128 that leaves 0.37 of the variance
     over the text's tokens where the plain SVD leaves 0.56. Because ALBERT normalises in E and BERT in H, the projection
     is then fitted by least squares to the teacher's normalised output, at its first token type and mean position: the
-    copy is close, not exact.
+    copy is close, not exact. A teacher that factorises its own (H is then its rank) comes with its `mapping`.
     """
     weights_V = torch.from_numpy(np.sqrt(counts_V) + 1e-3).float()[:, None]
     gram_HH = ((words_VH * weights_V).T @ words_VH).double()  # V >> H: the right singular vectors from H x H
@@ -110,6 +154,8 @@ def factorise(
     words, positions, type_table = (part @ basis_HE for part in (words_VH, positions_TH, types))
     width, offset = words_VH.shape[1], positions_TH.mean(0) + types[0]
     target_VH = torch.nn.functional.layer_norm(words_VH + offset, (width,), *norm, epsilon)
+    if mapping is not None:
+        target_VH = target_VH @ mapping[0].T + mapping[1]
     inside_VE = torch.nn.functional.layer_norm(words + offset @ basis_HE, (rank,), eps=epsilon)
     design = torch.cat([inside_VE, torch.ones(len(inside_VE), 1)], dim=1)
     gram = ((design * weights_V).T @ design).double()

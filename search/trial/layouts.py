@@ -17,6 +17,7 @@ class Layout:
     classifier: str
     token_types: bool = True
     first_position: int = 0  # RoBERTa's positions begin after the padding index
+    mapping: str = ""  # from the embeddings' rank to the width, where the architecture can have one
 
 
 _BERT_PARTS = {
@@ -31,7 +32,7 @@ _BERT_PARTS = {
 }
 
 
-def _bert_like(prefix: str, pooler: str, classifier: str, first_position: int = 0) -> Layout:
+def _bert_like(prefix: str, pooler: str, classifier: str, first_position: int = 0, mapping: str = "") -> Layout:
     return Layout(
         layer=f"{prefix}.encoder.layer.{{index}}",
         parts=_BERT_PARTS,
@@ -39,12 +40,13 @@ def _bert_like(prefix: str, pooler: str, classifier: str, first_position: int = 
         pooler=pooler,
         classifier=classifier,
         first_position=first_position,
+        mapping=mapping,
     )
 
 
 LAYOUTS: dict[str, Layout] = {
     "bert": _bert_like("bert", "bert.pooler.dense", "classifier"),
-    "electra": _bert_like("electra", "classifier.dense", "classifier.out_proj"),
+    "electra": _bert_like("electra", "classifier.dense", "classifier.out_proj", mapping="electra.embeddings_project"),
     "roberta": _bert_like("roberta", "classifier.dense", "classifier.out_proj", first_position=2),
     "xlm-roberta": _bert_like("roberta", "classifier.dense", "classifier.out_proj", first_position=2),
     "distilbert": Layout(
@@ -79,8 +81,6 @@ LAYOUTS: dict[str, Layout] = {
         embeddings="albert.embeddings",
         pooler="albert.pooler",
         classifier="classifier",
+        mapping="albert.encoder.embedding_hidden_mapping_in",
     ),
 }
-
-# ALBERT shares layers and ELECTRA-small factorises its embeddings: students copy from these later.
-TEACHERS = ("bert", "electra", "roberta", "xlm-roberta", "distilbert")

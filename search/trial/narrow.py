@@ -50,9 +50,12 @@ def narrowed(
                 tensor = tensor[:, columns]
             out[f"{name}.{kind}"] = tensor
 
-    for table in ("word_embeddings", "position_embeddings", "token_type_embeddings"):
-        keep(f"{layout.embeddings}.{table}", None, hidden)
-    keep(f"{layout.embeddings}.LayerNorm", hidden)
+    if f"{layout.mapping}.weight" in state:  # what comes before it has a width of its own
+        keep(layout.mapping, hidden)
+    else:
+        for table in ("word_embeddings", "position_embeddings", "token_type_embeddings"):
+            keep(f"{layout.embeddings}.{table}", None, hidden)
+        keep(f"{layout.embeddings}.LayerNorm", hidden)
     head_size = len(importance.hidden) // num_heads
     for index in range(len(importance.heads)):
         layer = layout.layer.format(index=index)

@@ -13,8 +13,9 @@ from search.trial.context import WorkerContext
 from search.trial.data import TransferSet
 from search.trial.deliver.huggingface import deliver
 from search.trial.evaluate import score
+from search.trial.groups import starting_layers
 from search.trial.importance import load_importance, rank
-from search.trial.initialise import can_copy, initialise
+from search.trial.initialise import can_copy, initialise, unshared
 from search.trial.loop import Schedule, fit
 from search.trial.matching import Matcher
 from search.trial.narrow import is_narrower, narrowed
@@ -64,7 +65,8 @@ def train(item: WorkItem, context: WorkerContext) -> Outcome:
         progress = checkpoint.load_progress(earlier)
     elif copies:
         state = _state_for(config.shape, source, item.payload["teacher"])
-        initialise(student, config.shape, state, source.config.model_type, config.layers, vocabulary)
+        starts = starting_layers(config, student, source, state, tokens, vocabulary, context)
+        initialise(student, config.shape, state, source.config.model_type, starts, vocabulary)
     matcher, states = None, None
     if config.hidden_share > 0:
         pairs = config.matched_states(source.config.num_hidden_layers)
@@ -121,7 +123,7 @@ def train(item: WorkItem, context: WorkerContext) -> Outcome:
 
 def _state_for(shape: StudentShape, source: Any, teacher_folder: str) -> Mapping[str, torch.Tensor]:
     """The teacher's weights, narrowed where the student is narrower."""
-    state: Mapping[str, torch.Tensor] = source.state_dict()
+    state: Mapping[str, torch.Tensor] = unshared(source)
     if not is_narrower(shape, source.config):
         return state
     importance = load_importance(teacher_folder)
