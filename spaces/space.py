@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -63,6 +64,14 @@ def _layers(value: Value) -> bool:
 # brings the untrained student's last hidden states nearest to the teacher's.
 GROUP_STARTS = ("first", "mean", "best")
 FULL = "full"  # as the teacher has it
+WIDTHS = "full, a whole number, or a share of the teacher's such as 50%"
+INTERMEDIATE_STEP = 8  # what a share of the feed-forward size is rounded to
+
+
+def _is_width(value: Value) -> bool:
+    share = re.fullmatch(r"(\d+(\.\d+)?)%", str(value))
+    return value == FULL or _whole(value) or (share is not None and 0 < float(share[1]) <= 100)
+
 
 # In canonical order: a condition may name only what stands above it.
 PARAMETERS: dict[str, ParameterInfo] = {
@@ -75,11 +84,11 @@ PARAMETERS: dict[str, ParameterInfo] = {
         shapes=True,
         numeric=False,
     ),
-    "hidden_size": ParameterInfo(FULL, "full or a whole number", lambda v: v == FULL or _whole(v), shapes=True),
+    "hidden_size": ParameterInfo(FULL, WIDTHS, lambda v: _is_width(v), shapes=True),
     "num_heads": ParameterInfo(
         FULL, "full (the teacher's head size is kept) or a whole number", lambda v: v == FULL or _whole(v), shapes=True
     ),
-    "intermediate_size": ParameterInfo(FULL, "full or a whole number", lambda v: v == FULL or _whole(v), shapes=True),
+    "intermediate_size": ParameterInfo(FULL, WIDTHS, lambda v: _is_width(v), shapes=True),
     "vocabulary": ParameterInfo(
         "full",
         "full, used, or a whole number of pieces to keep (100 or more)",
@@ -234,22 +243,31 @@ class SearchSpace:
 
 def _width(values: Mapping[str, Value], teacher: TeacherShape) -> tuple[int, int, int]:
     """hidden_size, num_heads and intermediate_size. Raises InvalidStudent where the teacher is narrower."""
-    hidden = teacher.hidden_size if values["hidden_size"] == FULL else int(values["hidden_size"])
-    inner = teacher.intermediate_size if values["intermediate_size"] == FULL else int(values["intermediate_size"])
+    head_size, own_heads = teacher.hidden_size // teacher.num_heads, values["num_heads"] == FULL
+    hidden = _width_of(values["hidden_size"], teacher.hidden_size, head_size if own_heads else int(values["num_heads"]))
+    inner = _width_of(values["intermediate_size"], teacher.intermediate_size, INTERMEDIATE_STEP)
     for name, size, most in (
         ("hidden_size", hidden, teacher.hidden_size),
         ("intermediate_size", inner, teacher.intermediate_size),
     ):
         if size > most:
             raise InvalidStudent(f"{name} {size} is above the teacher's {most}")
-    if values["num_heads"] != FULL:
+    if not own_heads:
         return hidden, int(values["num_heads"]), inner
-    head_size = teacher.hidden_size // teacher.num_heads
     if hidden % head_size:
         raise InvalidStudent(
             f"hidden_size {hidden} is no multiple of the teacher's head size {head_size}; write one that is, or num_heads"
         )
     return hidden, hidden // head_size, inner
+
+
+def _width_of(value: Value, teachers: int, step: int) -> int:
+    """A size in units: as written, or a share of the teacher's, rounded to a multiple of `step`."""
+    if value == FULL:
+        return teachers
+    if not str(value).endswith("%"):
+        return int(value)
+    return max(step, round(teachers * float(str(value)[:-1]) / 100 / step) * step)
 
 
 def copied_layers(layers: Value, depth: int, teacher_depth: int) -> tuple[int, ...]:

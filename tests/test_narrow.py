@@ -186,6 +186,13 @@ def test_widths_of_a_space() -> None:
         for _, shape in space.architectures(TEACHER, {"full": 100})
     }
     assert widths == {(h, h // 12, i, h) for h in (12, 24, 48) for i in (32, 96)}
+    shares = space_of(hidden_size=["25%", "60%", "full"], intermediate_size=["30%", "1%"])  # by heads of 12, and by 8
+    assert shares.narrows
+    assert {
+        (shape.hidden_size, shape.intermediate_size) for _, shape in shares.architectures(TEACHER, {"full": 100})
+    } == {(h, i) for h in (12, 24, 48) for i in (32, 8)}
+    for wrong in ("0%", "101%", "half", "-5%"):
+        assert [fault.where for fault in parse_space({"hidden_size": wrong})[1]] == ["hidden_size"]
     assert space_of(hidden_size=24, num_heads=3).shape(
         {"depth": 2, "hidden_size": 24, "num_heads": 3}, TEACHER, {"full": 100}
     )

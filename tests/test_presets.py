@@ -55,6 +55,9 @@ def test_a_preset_runs_small(name: str, tmp_path: Path) -> None:
         name: teach(str(folder), split, np.arange(len(split.labels)), 0, alone)
         for name, split in inputs.transfer.splits.items()
     }
+    if spec.space.narrows:
+        ranking = WorkItem(key="rank", kind=WorkKind.RANK, payload={"teacher": str(folder)})
+        work.perform(ranking, alone)
     students = WorkerContext(data={"transfer": inputs.transfer.with_teacher_logits(logits)})
     sampling = Sampling(spec, inputs.teacher, inputs.vocabularies, {})
     for number in range(len(spec.search.first) + TRIALS_BEYOND_THE_FIRST):

@@ -62,7 +62,7 @@ def test_every_fault_of_a_file_is_told_at_once(tmp_path: Path) -> None:
         ({"seed": -1}, "seed", "-1 is not allowed"),
         ({"space": "defualt"}, "space", 'did you mean "default"?'),
         ({"space": [1]}, "space", "write a preset's name"),
-        ({"search": {"first": [{"depth": 9}]}}, "search.first[0]", "9 is outside the space"),
+        ({"search": {"first": [{"depth": 13}]}}, "search.first[0]", "13 is outside the space"),
         ({"cache": "~nobody-has-this-name/x"}, "cache", "is no path"),
         ({"output": "a\0b"}, "output", "is no path"),
         ({"teacher": {"model": "x", "sha256": "abc"}}, "teacher.sha256", "'abc' is not allowed"),

@@ -119,8 +119,8 @@ def _estimate(spec: StudySpec, inputs: Inputs, shapes: list[StudentShape], num_l
     teacher = StudentShape(
         family="bert",
         num_hidden_groups=inputs.teacher.depth,
-        embedding_size=inputs.teacher.hidden_size,
-        **inputs.teacher.model_dump(exclude={"model_type", "num_parameters"}),
+        embedding_size=inputs.teacher.embedding_size or inputs.teacher.hidden_size,
+        **inputs.teacher.model_dump(exclude={"model_type", "num_parameters", "embedding_size"}),
     ).flops(length)
     everything = sum(len(split.labels) for split in inputs.transfer.splits.values())
     preparation = START_SECONDS + teacher * everything / (rate * num_lanes)
