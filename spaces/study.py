@@ -70,6 +70,7 @@ class DataSpec(Frozen):
     augmentation: AugmentationSpec | Literal["none"] = "none"
     builtin: Literal["docstrings"] | None = None
     num_pairs: Annotated[int, Field(ge=50, le=100_000)] = 8000
+    reader: ImportPath | None = None  # your own: a function of a file's path that returns rows, each column -> value
     columns: Columns = Columns()
     drop_shared: bool = False  # texts of train that stand in validation or test too; they are counted either way
     labels: dict[str, str] = {}  # what the label column holds -> the teacher's name for it

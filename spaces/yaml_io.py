@@ -190,7 +190,9 @@ def _resolve_paths(spec: StudySpec, folder: Path) -> StudySpec:
     def absolute(path: Any) -> Any:
         return _absolute(path, folder) if isinstance(path, Path) else path
 
-    data = spec.data.model_copy(update={name: absolute(getattr(spec.data, name)) for name in SPLIT_FILES})
+    files: dict[str, Any] = {name: absolute(getattr(spec.data, name)) for name in SPLIT_FILES}
+    reader = spec.data.reader and _absolute_function(spec.data.reader, folder)
+    data = spec.data.model_copy(update={**files, "reader": reader})
     teacher = spec.teacher
     with contextlib.suppress(RuntimeError, ValueError, OSError):  # no path at all: find_teacher says what is wrong
         if _absolute(Path(teacher.model), folder).is_dir():

@@ -50,6 +50,34 @@ def three(content: str | bytes, ending: str) -> dict[str, tuple[str, str | bytes
     return {split: (f"{split}.{ending}", content) for split in ("train", "validation", "test")}
 
 
+READER = """
+def rows(path):
+    for line in path.read_text().splitlines():
+        label, _, text = line.partition(": ")
+        yield {"text": text, "label": label}
+
+def broken(path):
+    return [1 / 0]
+
+def nothing(path):
+    return []
+"""
+
+
+def test_a_reader_of_ones_own(reading: Callable[..., StudyTexts], tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(READER)
+    files = three("good: a fine film\nbad: a poor film\n", "odd")
+    texts = reading(files, reader="mine.py:rows")  # relative to the study file
+    assert texts.splits["train"].texts == ["a fine film", "a poor film"]
+    assert texts.label_names == ["bad", "good"]
+    broken = faults_of(reading, files, reader="mine.py:broken")
+    assert "data.train: reader" in broken
+    assert "raised ZeroDivisionError on train.odd" in broken
+    assert "found no rows" in faults_of(reading, files, reader="mine.py:nothing")
+    assert "has no attribute 'missing'" in faults_of(reading, files, reader="mine.py:missing")
+    assert "raised TypeError" in faults_of(reading, files, reader="csv:DictReader")  # which wants lines, no path
+
+
 ODD = ['he said "no', "null", "NA", "007", "1e5", "nan", "None", "true", 'a "quoted" word', "it's , fine"]
 
 

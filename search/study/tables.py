@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from search.trial.named import function_named
 from spaces.errors import InputError
 from spaces.study import HubSource
 
@@ -25,8 +26,10 @@ class Table:
     class_names: list[str] = field(default_factory=list)
 
 
-def read_table(name: str, where: Path | HubSource, cache: Path) -> Table:
-    """The table of the split `name`. Raises InputError."""
+def read_table(name: str, where: Path | HubSource, cache: Path, reader: str | None = None) -> Table:
+    """The table of the split `name`; files by the user's own `reader` where there is one. Raises InputError."""
+    if reader is not None and isinstance(where, Path):
+        return _read_own(name, where, reader)
     import datasets
 
     datasets.disable_progress_bars()
@@ -63,6 +66,20 @@ def read_table(name: str, where: Path | HubSource, cache: Path) -> Table:
         lines = str(cause).strip().splitlines() or [type(cause).__name__]
         hint = "; is the hub reachable, and the name right?" if isinstance(where, HubSource) else ""
         raise InputError.of("", f"{shown} cannot be read: {lines[0][:300]}{hint}", path) from None
+
+
+def _read_own(name: str, where: Path, reader: str) -> Table:
+    """What the user's function makes of the file: rows with a value for each column."""
+    try:
+        rows = [dict(row) for row in function_named(reader)(where)]
+    except Exception as error:
+        raise InputError.of(
+            "", f"reader {reader} raised {type(error).__name__} on {where.name}: {error}; it is to return rows such as "
+            "{'text': ..., 'label': ...}", f"data.{name}",
+        ) from None  # fmt: skip
+    if not rows:
+        raise InputError.of("", f"reader {reader} found no rows in {where}", f"data.{name}")
+    return Table(rows, list(dict.fromkeys(column for row in rows for column in row)))
 
 
 def _named(data: Any) -> Table:

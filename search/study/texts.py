@@ -87,7 +87,7 @@ def read_texts(spec: StudySpec, source: str = "data") -> StudyTexts:
             if where is None:
                 continue
             try:
-                table = read_table(name, where, spec.cache / "datasets")
+                table = read_table(name, where, spec.cache / "datasets", spec.data.reader)
                 splits[name] = _labelled(name, table, spec, faults)
                 named += [cls for cls in table.class_names if cls not in named]
             except InputError as error:
@@ -97,7 +97,7 @@ def read_texts(spec: StudySpec, source: str = "data") -> StudyTexts:
     more = LabelledTexts([], None, [])
     if spec.data.unlabelled is not None:
         try:
-            table = read_table(UNLABELLED, spec.data.unlabelled, spec.cache / "datasets")
+            table = read_table(UNLABELLED, spec.data.unlabelled, spec.cache / "datasets", spec.data.reader)
             more = _labelled(UNLABELLED, table, spec, faults)
         except InputError as error:
             faults += error.faults
