@@ -260,7 +260,7 @@ def test_rows_by_hand() -> None:
     rows = student_rows(spec, front, outcomes, confirmations, delivered, REFERENCES)
     assert [row.trial for row in rows] == [0, 2, 3]
     row = rows[1]
-    assert row.architecture == "bert, layers 0 3, vocabulary used (11,572), embeddings full"
+    assert row.architecture == "bert, layers 0 3, width 768 and 3072, vocabulary used (11,572), embeddings full"
     score = row.test["test/accuracy"]
     assert (score.mean, score.seeds) == (pytest.approx(0.88), 3)
     assert score.std == pytest.approx(statistics.stdev([0.87, 0.88, 0.89]))
@@ -290,7 +290,10 @@ def test_architectures_in_words() -> None:
     outcomes = [an_outcome(0, 0.8, family="albert", embedding_size=128)]
     front = ParetoFront.of(outcomes, spec, REFERENCES)
     row = student_rows(spec, front, outcomes, [], {}, REFERENCES)[0]
-    assert row.architecture == "albert, layers 0 2 5 in 1 group, vocabulary used (11,572), embeddings 128"
+    assert (
+        row.architecture
+        == "albert, layers 0 2 5 in 1 group, width 768 and 3072, vocabulary used (11,572), embeddings 128"
+    )
 
 
 def test_csv_json_and_text(tmp_path: Path) -> None:

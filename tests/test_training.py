@@ -33,6 +33,7 @@ from search.trial.evaluate import predict
 from search.trial.loop import Schedule, fit, parameter_groups
 from search.trial.losses import soft_loss
 from search.trial.metrics import of_class
+from search.trial.students import build_student
 from search.trial.teacher import fine_tune, load_teacher, teach
 from search.trial.work import perform
 from spaces.errors import TrialError
@@ -278,6 +279,33 @@ def test_two_workers_follow_the_curve_of_one(tmp_path: Path) -> None:
         difference = (found[0]["weights"][name] - tensor).abs().max()
         # Adam divides by the gradient's size, so that where it is near 0 (the keys' biases) rounding alone decides
         assert difference < (0.02 * moved if not name.endswith("key.bias") else 0.01), name
+
+
+def test_bf16_and_fp32_agree(
+    run_item: Any, teacher: Path, transfer: TransferSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tolerance: outputs of one model to a fiftieth of their spread; a whole trial's mean loss to one percent, and its
+    outputs to a tenth of their spread."""
+    config, tokens = (
+        a_config(transfer, dropout=0.0, hidden_share=0.2, epochs=6.0),
+        transfer.splits["train"].tokens["full"],
+    )
+    found = []
+    for pays in (False, True):
+        monkeypatch.setattr("search.trial.device.bf16_pays", lambda kind, pays=pays: pays)
+        outputs = predict(load_teacher(str(teacher)), tokens, 0, WorkerContext())
+        measurement, weights = run_item(config, f"bf16-{pays}")
+        found.append((outputs, measurement.cost["mean_loss"], weights))
+    (exact, loss, weights), (rounded, rounded_loss, rounded_weights) = found
+    assert 0 < np.abs(rounded - exact).max() < 0.02 * exact.std()
+    assert rounded_loss == pytest.approx(loss, rel=0.01)
+    assert not same(weights, rounded_weights)
+    students = [build_student(config.shape, label_names=["a", "b", "c"], dropout=0.0) for _ in found]
+    scores = []
+    for student, state in zip(students, (weights, rounded_weights), strict=True):
+        student.load_state_dict(state)
+        scores.append(predict(student, transfer.splits["train"].tokens["used"], 0, WorkerContext(), exact=True))
+    assert np.abs(scores[0] - scores[1]).max() < 0.1 * scores[0].std()
 
 
 # scores, folders, floors

@@ -79,7 +79,7 @@ class StudentRow(Frozen):
 
 
 def architecture_in_words(config: TrialConfig) -> str:
-    """Such as `bert, layers 0 2 5, vocabulary used (11,572), embeddings full`."""
+    """Such as `bert, layers 0 2 5, width 384 and 1536, vocabulary used (11,572), embeddings full`: hidden and feed-forward."""
     shape = config.shape
     layers = f"layers {' '.join(map(str, config.layers))}"
     if shape.num_hidden_groups != shape.depth:
@@ -89,6 +89,7 @@ def architecture_in_words(config: TrialConfig) -> str:
     words = [
         shape.family,
         layers,
+        f"width {shape.hidden_size} and {shape.intermediate_size}",
         f"vocabulary {config.vocabulary} ({shape.vocabulary_size:,})",
         f"embeddings {embeddings}",
     ]
