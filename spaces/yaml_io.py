@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from spaces.errors import Fault, InputError, near_miss
+from spaces.families import register
 from spaces.space import parse_space
 from spaces.study import Columns, StudySpec
 from spaces.trial import BestConfig
@@ -111,6 +112,10 @@ def with_data(spec: StudySpec, folder: Path) -> StudySpec:
 
 
 def parse_best_config(raw: Any, source: str) -> BestConfig:
+    study = raw.get("study") if isinstance(raw, dict) else None
+    faults = _register_families(study.get("families") if isinstance(study, dict) else None, Path())
+    if faults:
+        raise InputError(source, faults)
     try:
         return BestConfig.model_validate(raw)
     except ValidationError as error:
@@ -135,6 +140,7 @@ def parse_study(raw: Any, source: str, folder: Path, *, files_must_exist: bool =
                 Fault("space", f"no preset {space_raw!r}{near_miss(space_raw, names)}; there are {', '.join(names)}")
             )
             space_raw = {}
+    faults += _register_families(raw.get("families"), folder)
     space, space_faults = parse_space(space_raw)
     faults += [Fault(f"space.{fault.where}".rstrip("."), fault.problem) for fault in space_faults]
     if isinstance(raw.get("teacher"), str):
@@ -159,6 +165,14 @@ def parse_study(raw: Any, source: str, folder: Path, *, files_must_exist: bool =
     if faults:
         raise InputError(source, _unique(faults))
     return _resolve_paths(spec, folder)
+
+
+def _register_families(raw: Any, folder: Path) -> list[Fault]:
+    """The study's own families, before its space is read; what is no name and path at all is left to the validation."""
+    if not isinstance(raw, dict):
+        return []
+    paths = {str(name): path for name, path in raw.items() if isinstance(path, str) and ":" in path}
+    return register({name: _absolute_function(path, folder) for name, path in paths.items()})
 
 
 SPLIT_FILES = ("train", "validation", "test", "unlabelled")
@@ -197,12 +211,15 @@ def _resolve_paths(spec: StudySpec, folder: Path) -> StudySpec:
     with contextlib.suppress(RuntimeError, ValueError, OSError):  # no path at all: find_teacher says what is wrong
         if _absolute(Path(teacher.model), folder).is_dir():
             teacher = teacher.model_copy(update={"model": str(_absolute(Path(teacher.model), folder))})
-    metrics = {name: _absolute_function(path, folder) for name, path in spec.metrics.items()}
+    metrics, families = (
+        {name: _absolute_function(path, folder) for name, path in own.items()} for own in (spec.metrics, spec.families)
+    )
     return spec.model_copy(
         update={
             "data": data,
             "teacher": teacher,
             "metrics": metrics,
+            "families": families,
             **{name: absolute(getattr(spec, name)) for name in RELATIVE},
         }
     )

@@ -131,7 +131,7 @@ def _tokenise(
     )
     transfer = TransferSet(
         splits, vocabularies, label_names, max_length, fingerprint, spec.about.target, spec.about.problem_type, weights,
-        dict(spec.metrics),
+        dict(spec.metrics), dict(spec.families),
     )  # fmt: skip
     _try_own_metrics(transfer)
     return spec, transfer, labelled, notes

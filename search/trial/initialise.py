@@ -21,8 +21,11 @@ from spaces.student import StudentShape
 State = Mapping[str, torch.Tensor]
 
 
-def can_copy(model_type: str, state: State) -> bool:
-    """Whether students can start from a teacher of this architecture; where not, they start from random weights."""
+def can_copy(model_type: str, state: State, shape: StudentShape | None = None) -> bool:
+    """Whether students (of this shape) can start from a teacher of this architecture; where not, they start from random
+    weights."""
+    if shape is not None and FAMILIES[shape.family].model_type(shape) not in LAYOUTS:
+        return False
     return model_type in LAYOUTS and f"{LAYOUTS[model_type].embeddings}.word_embeddings.weight" in state
 
 
@@ -100,7 +103,7 @@ def initialise(
     if source.mapping and f"{source.mapping}.weight" in state:
         mapping = (state[f"{source.mapping}.weight"], state[f"{source.mapping}.bias"])
     table = {"words": words, "positions": positions, "types": types, "norm": norm[0], "norm_bias": norm[1]}
-    if target.mapping:
+    if f"{target.mapping}.weight" in parts:
         if mapping is not None and words.shape[1] == shape.embedding_size:
             table |= {"projection": mapping[0], "projection_bias": mapping[1]}  # of the teacher's own rank: as they are
         else:

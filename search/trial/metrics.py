@@ -11,8 +11,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from search.trial.named import function_named
 from spaces.errors import TrialError
+from spaces.named import function_named
 
 
 def of_class(outputs_NC: np.ndarray, labels_N: np.ndarray) -> dict[str, float]:

@@ -44,13 +44,16 @@ def build_student(
         "id2label": dict(enumerate(label_names)),
         "label2id": {name: index for index, name in enumerate(label_names)},
     }
-    model_type = FAMILIES[shape.family].model_type(shape)
-    if model_type == "distilbert":
-        model_class, config = DistilBertForSequenceClassification, _distilbert_config(common)
-    elif model_type == "bert":
-        model_class, config = BertForSequenceClassification, BertConfig(**common)
-    else:
-        model_class = AlbertForSequenceClassification
+    family = FAMILIES[shape.family]
+
+    def build() -> Any:
+        if family.build is not None:
+            return family.build(shape, common)
+        model_type = family.model_type(shape)
+        if model_type == "distilbert":
+            return DistilBertForSequenceClassification(_distilbert_config(common))
+        if model_type == "bert":
+            return BertForSequenceClassification(BertConfig(**common))
         config = AlbertConfig(
             **common,
             embedding_size=shape.embedding_size,
@@ -59,10 +62,12 @@ def build_student(
             bos_token_id=None,
             eos_token_id=None,
         )
+        return AlbertForSequenceClassification(config)
+
     if not empty:
-        return model_class(config)
+        return build()
     with torch.device("meta"):
-        model = model_class(config)
+        model = build()
     model.to_empty(device="cpu")
     for parameter in model.parameters():
         torch.nn.init.constant_(parameter, float("nan"))

@@ -22,6 +22,7 @@ from search.trial.narrow import is_narrower, narrowed
 from search.trial.states import states_of, write_states
 from search.trial.students import build_student
 from spaces.errors import TrialError
+from spaces.families import register
 from spaces.student import StudentShape
 from spaces.study import FineTune
 from spaces.trial import Measurement, WorkItem, WorkKind, derived_seed
@@ -33,6 +34,8 @@ def perform(item: WorkItem, context: WorkerContext) -> Outcome:
     """Does the work of `item` on this rank; rank 0's return value counts, and only training is shared among ranks."""
     if context.rank and item.kind not in (WorkKind.TRAIN, WorkKind.FINE_TUNE):
         return None, {}
+    if "transfer" in context.data:
+        register(_transfer(context).own_families)
     torch.set_num_threads(int(item.payload.get("threads", context.threads)))
     try:
         return WORK[item.kind](item, context)
@@ -48,7 +51,7 @@ def train(item: WorkItem, context: WorkerContext) -> Outcome:
     tokens, labels, outputs, num_labelled = transfer.training(config.vocabulary, taught=config.is_taught)
     source = teacher.load_teacher(item.payload["teacher"])
     torch.manual_seed(derived_seed(config.seed, "initialise"))
-    copies = config.initialise == "teacher" and can_copy(source.config.model_type, source.state_dict())
+    copies = config.initialise == "teacher" and can_copy(source.config.model_type, source.state_dict(), config.shape)
     student = build_student(
         config.shape,
         label_names=transfer.label_names,

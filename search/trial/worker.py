@@ -16,8 +16,8 @@ from ray.train import get_context
 from ray.train.collective import broadcast_from_rank_zero
 
 from search.trial.context import WorkerContext
-from search.trial.named import function_named
 from spaces.errors import TrialError
+from spaces.named import function_named
 from spaces.trial import Measurement, WorkItem, WorkResult
 
 Perform = Callable[[WorkItem, WorkerContext], tuple[Measurement | None, dict[str, Any]]]

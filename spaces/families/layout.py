@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from spaces.student import StudentShape
@@ -15,12 +15,14 @@ Tensors = dict[str, tuple[int, ...]]
 @dataclass(frozen=True)
 class Family:
     """One student family. `tensors` lists what is stored; `fault` says what is wrong with a shape, or nothing;
-    `model_type` names the stock Hugging Face architecture of a shape."""
+    `model_type` names the stock Hugging Face architecture of a shape. `build` makes the model of a shape where ours does not
+    know how: given the shape and settings in Hugging Face's words for a BertConfig (vocab_size, hidden_size ...)."""
 
     name: str
     tensors: Callable[[StudentShape], Tensors]
     fault: Callable[[StudentShape], str]
     model_type: Callable[[StudentShape], str]
+    build: Callable[[StudentShape, dict[str, Any]], Any] | None = None
 
 
 def linear(name: str, outputs: int, inputs: int) -> Tensors:
