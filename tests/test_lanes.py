@@ -94,6 +94,21 @@ def test_items_run_on_two_lanes(pool: LanePool) -> None:
 
 
 @pytest.mark.ray
+def test_whichever_is_done_first_is_told_first(pool: LanePool) -> None:
+    until_idle(pool)
+    keys = {f"any-{number}": seconds for number, seconds in enumerate((6.0, 0.2, 0.2, 0.2))}
+    for key, seconds in keys.items():
+        pool.submit(item(key, seconds=seconds))
+    left, order = list(keys), []
+    while left:
+        outcome = pool.wait_any(left)
+        left.remove(outcome.key)
+        order.append(outcome.key)
+        pool.acknowledge(outcome.key)
+    assert order == ["any-1", "any-2", "any-3", "any-0"]
+
+
+@pytest.mark.ray
 def test_what_all_items_share_is_there(pool: LanePool) -> None:
     pool.submit(item("share", do="share", refs={"more": ray.put(np.full(10, 2.0))}))
     output = pool.wait("share").output

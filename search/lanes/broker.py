@@ -43,7 +43,11 @@ class Broker:
 
     async def wait(self, key: str, timeout: float = POLL_SECONDS) -> WorkResult | None:
         """The result, or None after `timeout` seconds. Raises StudyError if there will be none."""
-        return await self._until(lambda: self._ledger.result(key), timeout)
+        return await self.wait_any([key], timeout)
+
+    async def wait_any(self, keys: list[str], timeout: float = POLL_SECONDS) -> WorkResult | None:
+        """Whichever result is there first, or None after `timeout` seconds."""
+        return await self._until(lambda: next(filter(None, map(self._ledger.result, keys)), None), timeout)
 
     async def settled(self, key: str, timeout: float = POLL_SECONDS) -> bool:
         """Whether there is a result: `wait` for those who have no use for what is in it."""

@@ -9,7 +9,7 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -83,8 +83,12 @@ class LanePool:
 
     def wait(self, key: str) -> WorkResult:
         """What came of the item; a failed item is a result too (`error`). Raises StudyError if there will be none."""
+        return self.wait_any([key])
+
+    def wait_any(self, keys: Sequence[str]) -> WorkResult:
+        """What came of whichever item is done first."""
         while True:
-            result = ask(self.broker.wait.remote(key, POLL_SECONDS))
+            result = ask(self.broker.wait_any.remote(list(keys), POLL_SECONDS))
             if result is not None:
                 return result
 

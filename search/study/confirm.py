@@ -14,7 +14,7 @@ from search.record.record import Record
 from search.results.front import ParetoFront
 from search.study.budget import Budget
 from spaces.study import StudySpec
-from spaces.trial import TrialConfig, TrialOutcome, TrialState, WorkItem, WorkKind, derived_seed
+from spaces.trial import TrialConfig, TrialOutcome, TrialState, WorkItem, WorkKind, WorkResult, derived_seed
 
 Told = Callable[[TrialOutcome], None]
 
@@ -58,7 +58,7 @@ def confirm(
     kept = {tuple(sorted(outcome.labels.items())): outcome for outcome in record.outcomes()}
     attempts = record.attempts()
     queue = deque(wanted(spec, front, outcomes))
-    flying: deque[tuple[str, TrialOutcome]] = deque()
+    flying: dict[str, TrialOutcome] = {}
 
     def keep_lanes_busy() -> None:
         while queue and len(flying) <= pool.num_lanes:
@@ -84,13 +84,14 @@ def confirm(
                 payload={**payload, "exact": True},
             )
             pool.submit(item)
-            flying.append((item.key, outcome))
+            flying[item.key] = outcome
 
     keep_lanes_busy()
     meanwhile()
     while flying:
-        key, outcome = flying.popleft()
-        told(_settle(key, outcome, record, pool))
+        result = pool.wait_any(list(flying))
+        told(_settle(result, flying.pop(result.key), record))
+        pool.acknowledge(result.key)
         keep_lanes_busy()
     return record.outcomes()
 
@@ -100,8 +101,7 @@ def _in_time(config: TrialConfig, outcomes: Sequence[TrialOutcome], budget: Budg
     return left is None or seconds is None or seconds < left
 
 
-def _settle(key: str, outcome: TrialOutcome, record: Record, pool: LanePool) -> TrialOutcome:
-    result = pool.wait(key)
+def _settle(result: WorkResult, outcome: TrialOutcome, record: Record) -> TrialOutcome:
     if result.error:
         record.set_state(outcome.number, TrialState.FAILED, error=result.error)
         settled = outcome.model_copy(update={"state": TrialState.FAILED, "error": result.error})
@@ -111,5 +111,4 @@ def _settle(key: str, outcome: TrialOutcome, record: Record, pool: LanePool) -> 
         settled = outcome.model_copy(update={"state": TrialState.DONE, "measurements": (measurement,)})
         values = settled.values()
         record.set_state(outcome.number, TrialState.DONE, [values[name] for name in record.objectives])
-    pool.acknowledge(key)
     return settled
