@@ -161,3 +161,12 @@ def test_the_schema_names_every_key_and_parameter() -> None:
     assert validator.is_valid(good)
     assert not validator.is_valid({**good, "spce": 1})
     assert not validator.is_valid({**good, "space": {"dept": 3}})
+
+
+def test_the_readmes_space_is_one() -> None:
+    text = (Path(__file__).parent.parent / "README.md").read_text()
+    block = next(part for part in text.split("```yaml\n") if part.startswith("space:")).split("```")[0]
+    raw = parse_yaml(block, "README.md")
+    space, faults = parse_space(raw["space"])
+    assert not faults
+    assert set(space.parameters) == set(PARAMETERS) - {"num_heads", "weight_decay", "dropout"}
