@@ -93,7 +93,7 @@ def record_of(output: Path) -> tuple[dict[int, TrialOutcome], dict[int, int]]:
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     folder = tmp_path_factory.mktemp("study")
     first = [
-        {"family": "bert", "depth": 1},
+        {"family": "bert", "depth": 1, "hidden_size": "50%", "hidden_share": 0.3, "hidden_loss": "mse"},
         {"temperature": study_toys.FAILS_AT},
         {"family": "bert", "depth": 3, "vocabulary": "full"},
     ]
@@ -177,7 +177,11 @@ def test_a_failing_trial_fails_alone_and_by_name(ran: Ran) -> None:
 
 
 def test_the_teacher_reads_the_data_once(ran: Ran) -> None:
-    assert ran.fact("teacher_passes") == 1
+    """And for its hidden states once more under each vocabulary; its parts are ranked once."""
+    assert ran.fact("teacher_passes") == 3
+    did = Counter(kind for kind, *_ in ran.log)
+    assert (did["states"], did["rank"]) == (2, 1)
+    assert "the teacher's hidden states (used vocabulary) are in the cache" in ran.stderr
     assert sum(kind == "fine_tune" for kind, *_ in ran.log) == 2  # its two parts, once each
     assert len(list((ran.path.parent / "cache" / "teachers").iterdir())) == 1  # no part is left behind
     assert "the teacher's outputs are in the cache" in ran.stderr

@@ -120,7 +120,7 @@ def study(folder: Path, **changes: Any) -> dict[str, Any]:
         write_teacher(teacher)
     plain: dict[str, Any] = {
         "name": "tiny",
-        "data": {**write_data(folder / "data"), "max_length": 32},
+        "data": {**write_data(folder / "data"), "max_length": 32, "augmentation": {"copies": 1}},
         "teacher": {"model": str(teacher), "fine_tune": {"epochs": 6, "learning_rate": 3e-3, "batch_size": 16}},
         "space": {
             "family": ["bert", "albert"],
@@ -129,6 +129,7 @@ def study(folder: Path, **changes: Any) -> dict[str, Any]:
             "embedding_size": [8, "full"],
             "num_hidden_groups": {"int": [1, 2], "when": {"family": "albert"}},
             "temperature": {"float": [1, 4]},
+            "hidden_size": ["50%", "full"],
             "hidden_share": [0.0, 0.3],
             "hidden_loss": ["cosine", "mse", "relations"],
             "learning_rate": {"float": [1e-3, 5e-3], "log": True},
