@@ -20,7 +20,7 @@ from search.trial.importance import load_importance, rank
 from search.trial.initialise import initialise, spans, unshared
 from search.trial.narrow import is_narrower, narrowed
 from search.trial.students import build_student
-from spaces.space import InvalidStudent, copied_layers
+from spaces.architecture import InvalidStudent, copied_layers
 
 POLICIES = ("even-with-last", "first-and-last", "skip-first")
 WIDTHS = list(itertools.product(("full", "75%", "50%"), ("full", "67%", "50%", "33%", "25%", "17%", "8%")))

@@ -22,7 +22,8 @@ from search.trial.initialise import initialise, unshared
 from search.trial.narrow import narrowed
 from search.trial.students import build_student
 from search.trial.teacher import load_teacher
-from spaces.space import InvalidStudent, SearchSpace, parse_space
+from spaces.architecture import InvalidStudent
+from spaces.space import SearchSpace, parse_space
 from spaces.trial import TrialConfig, WorkItem, WorkKind
 
 

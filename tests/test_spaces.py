@@ -15,9 +15,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from spaces import yaml_io
+from spaces.architecture import LAYER_POLICIES, InvalidStudent, copied_layers
 from spaces.errors import Fault, InputError, StudyError, TrialError, near_miss
 from spaces.parameters import Choice, FloatRange, IntRange, Parameter, parse_parameter
-from spaces.space import LAYER_POLICIES, PARAMETERS, InvalidStudent, SearchSpace, copied_layers, parse_space
+from spaces.space import PARAMETERS, SearchSpace, parse_space
 from spaces.trial import BestConfig, Measurement, TrialConfig, WorkItem, WorkKind, WorkResult, derived_seed
 from spaces.yaml_io import load_study, parse_study, parse_yaml, to_yaml, write_whole
 

@@ -16,9 +16,10 @@ from optuna.trial import Trial, create_trial
 from optuna.trial import TrialState as OptunaState
 
 from search.record.record import distribution
+from spaces.architecture import InvalidStudent
 from spaces.errors import InputError
 from spaces.parameters import Choice, FloatRange, IntRange, Parameter, Value
-from spaces.space import PARAMETERS, InvalidStudent
+from spaces.space import PARAMETERS
 from spaces.student import StudentShape, TeacherShape
 from spaces.study import SIZE, StudySpec
 from spaces.trial import TrialOutcome, TrialState, derived_seed

@@ -12,8 +12,9 @@ from search.results.front import ParetoFront, Reference
 from search.study.budget import Budget
 from search.study.output import trial_folder
 from search.study.sampling import Sampling
+from spaces.architecture import copied_layers
 from spaces.parameters import Value
-from spaces.space import PARAMETERS, copied_layers
+from spaces.space import PARAMETERS
 from spaces.student import StudentShape
 from spaces.study import StudySpec
 from spaces.trial import (
