@@ -34,8 +34,8 @@ def narrowed(
     are chosen in each layer. The copy computes something near the teacher, not the same: LayerNorm now sees fewer dimensions.
     """
     layout = LAYOUTS[model_type]
-    hidden = _indices(most_important(importance.hidden, shape.hidden_size))
-    pooled = _indices(most_important(importance.pooled, shape.hidden_size))
+    hidden = _indices(most_important(importance.hidden, shape.hidden_size), len(importance.hidden))
+    pooled = _indices(most_important(importance.pooled, shape.hidden_size), len(importance.pooled))
     out = dict(state)
 
     def keep(name: str, rows: torch.Tensor | None, columns: torch.Tensor | None = None) -> None:
@@ -59,8 +59,10 @@ def narrowed(
     head_size = len(importance.hidden) // num_heads
     for index in range(len(importance.heads)):
         layer = layout.layer.format(index=index)
-        channels = _indices(channels_of(importance.heads[index], head_size, shape.hidden_size))
-        neurons = _indices(most_important(importance.neurons[index], shape.intermediate_size))
+        channels = _indices(channels_of(importance.heads[index], head_size, shape.hidden_size), len(importance.hidden))
+        neurons = _indices(
+            most_important(importance.neurons[index], shape.intermediate_size), len(importance.neurons[index])
+        )
         for part in ("query", "key", "value"):
             keep(f"{layer}.{layout.parts[part]}", channels, hidden)
         keep(f"{layer}.{layout.parts['attention_output']}", hidden, channels)
@@ -73,5 +75,6 @@ def narrowed(
     return out
 
 
-def _indices(places: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(places.astype(np.int64))
+def _indices(places: np.ndarray, size: int) -> torch.Tensor | None:
+    """None where all of them stay: nothing is to be copied then."""
+    return None if len(places) == size else torch.from_numpy(places.astype(np.int64))
