@@ -29,7 +29,8 @@ def test_there_are_presets_to_run() -> None:
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_preset_runs_small(name: str, tmp_path: Path) -> None:
     raw = parse_yaml(preset_text("studies", name), name)
-    raw["teacher"] = {**raw["teacher"], "model": str(tiny.write_teacher(tmp_path / "teacher", depth=6, hidden=WIDTHS.get(name, 192)))}
+    teacher = tiny.write_teacher(tmp_path / "teacher", depth=6, hidden=WIDTHS.get(name, 192))
+    raw["teacher"] = {**raw["teacher"], "model": str(teacher)}
     raw["teacher"].pop("sha256", None)
     raw["cache"] = str(tmp_path / "cache")
     if "builtin" in raw["data"]:
