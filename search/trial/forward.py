@@ -18,6 +18,9 @@ from torch import nn
 from search.trial.layouts import LAYOUTS, PARTS
 
 
+LONGEST_WRITTEN_OUT = 128  # tokens
+
+
 class Classifier(nn.Module):
     """A Hugging Face sequence classifier behind one signature: (ids, mask, types) -> logits (B, C)."""
 
@@ -95,17 +98,32 @@ class FirstTokenClassifier(Classifier):
         def dropped(rows: torch.Tensor, rate: float) -> torch.Tensor:
             return F.dropout(rows, rate, self.training) if rate else rows
 
-        mixed_BAQD = F.scaled_dot_product_attention(
+        mixed_BAQD = attention(
             heads(parts["query"](query_BQH)),
             heads(parts["key"](hidden_BTH)),
             heads(parts["value"](hidden_BTH)),
-            attn_mask=mask,
-            dropout_p=self._attention_dropout if self.training else 0.0,
+            mask,
+            self._attention_dropout if self.training else 0.0,
         )
         attended = parts["attention_output"](mixed_BAQD.transpose(1, 2).flatten(-2))
         attended = parts["attention_norm"](dropped(attended, self._dropout_after_attention) + query_BQH)
         widened = parts["output"](self._act(parts["intermediate"](attended)))
         return parts["output_norm"](dropped(widened, self._dropout) + attended)
+
+
+def attention(
+    query_BAQD: torch.Tensor, key_BATD: torch.Tensor, value_BATD: torch.Tensor, mask: torch.Tensor, dropout: float
+) -> torch.Tensor:
+    """softmax(query key' / sqrt(D)) value over the tokens that `mask` keeps, (B, A, Q, D).
+
+    PyTorch's fused attention multiplies each head of each text by itself on a processor in bf16: of a step on short texts its
+    backward pass alone took half. There it is written out, up to the length where the table of weights costs more."""
+    on_cpu_in_bf16 = query_BAQD.dtype == torch.bfloat16 and query_BAQD.device.type == "cpu"
+    if not on_cpu_in_bf16 or key_BATD.shape[2] > LONGEST_WRITTEN_OUT:
+        return F.scaled_dot_product_attention(query_BAQD, key_BATD, value_BATD, attn_mask=mask, dropout_p=dropout)
+    scores_BAQT = (query_BAQD * query_BAQD.shape[-1] ** -0.5) @ key_BATD.transpose(-1, -2)
+    weights_BAQT = scores_BAQT.float().masked_fill(~mask, float("-inf")).softmax(-1).to(value_BATD.dtype)
+    return (F.dropout(weights_BAQT, dropout) if dropout else weights_BAQT) @ value_BATD
 
 
 def classifier(model: Any) -> Classifier:
