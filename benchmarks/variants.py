@@ -30,12 +30,21 @@ from search.results.table import architecture_in_words
 from search.study.inputs import read_inputs
 from search.study.output import StudyResult, open_study
 from search.study.prepare import prepare
-from spaces.space import PARAMETERS, SearchSpace, parse_space
+from search.trial.data import TransferSet
+from spaces.architecture import GROUP_STARTS
+from spaces.parameters import Choice
+from spaces.space import PARAMETERS, SearchSpace
 from spaces.trial import TrialConfig, TrialState, WorkItem, WorkKind, derived_seed
 
 SHARES = (60, 40, 25)  # percent of the teacher's parameters
 TEXTBOOK = {"temperature": 2.0, "soft_share": 0.5, "hidden_share": 0.0, "group_start": "first"}
-TRAINING = ("learning_rate", "batch_size", "warmup_share", "weight_decay", "dropout")  # by their defaults in the textbook
+TRAINING = (
+    "learning_rate",
+    "batch_size",
+    "warmup_share",
+    "weight_decay",
+    "dropout",
+)  # by their defaults in the textbook
 HIDDEN_SHARE = 0.2  # of the loss, where the ablation has hidden states in it
 
 
@@ -77,10 +86,10 @@ def ablation(result: StudyResult) -> Iterator[Variant]:
     found = best_at(result, 40)
     assert found is not None
     whole = found.model_copy(update={"hidden_share": HIDDEN_SHARE, "hidden_loss": "cosine", "hidden_layers": "last"})
-    if whole.shape.hidden_size != result.spec_teacher_width:  # type: ignore[attr-defined]
-        whole = whole.model_copy(update={"hidden_loss": "mse"})
     yield Variant("ablation", "at most 40 %", "all of it", whole)
-    yield Variant("ablation", "at most 40 %", "random initialisation", whole.model_copy(update={"initialise": "random"}))
+    yield Variant(
+        "ablation", "at most 40 %", "random initialisation", whole.model_copy(update={"initialise": "random"})
+    )
     yield Variant("ablation", "at most 40 %", "no soft targets", whole.model_copy(update={"soft_share": 0.0}))
     yield Variant("ablation", "at most 40 %", "no hidden states", whole.model_copy(update={"hidden_share": 0.0}))
     yield Variant("ablation", "at most 40 %", "no made-up texts", whole, made_up=False)
@@ -96,21 +105,132 @@ def texts(result: StudyResult) -> Iterator[Variant]:
 
 
 def albert(result: StudyResult) -> Iterator[Variant]:
-    found = best_at(result, 60)
-    assert found is not None
-    deepest = max((o.config for o in result.outcomes), key=lambda config: config.shape.depth)
-    width, depth = found.shape.hidden_size, deepest.shape.depth
-    base = found.model_copy(update={"layers": tuple(range(depth)), "dropout": 0.0})
+    """Of full depth and width, as the paper's: embedding size by groups; then what one group starts from."""
+    found = max(result.outcomes, key=lambda o: (o.config.shape.depth, o.config.shape.hidden_size)).config
+    depth, width = found.shape.depth, found.shape.hidden_size
+
+    def student(rank: int, groups: int, start: str) -> TrialConfig:
+        sizes = {"family": "albert", "embedding_size": rank, "num_hidden_groups": groups}
+        shape = found.shape.model_copy(update=sizes)
+        return found.model_copy(update={"shape": shape, "layers": tuple(range(depth)), "group_start": start})
+
     for rank in (32, 64, 128, width):
         for groups in (1, 2, depth):
-            shape = found.shape.model_copy(
-                update={"family": "albert", "depth": depth, "embedding_size": rank, "num_hidden_groups": groups}
-            )
-            for start in ("first", "mean", "best") if groups < depth and rank == 128 else ("mean",):
-                if groups == depth and start != "mean":
-                    continue
-                config = base.model_copy(update={"shape": shape, "group_start": start})
-                yield Variant("albert", f"E {rank}, {groups} groups", f"groups start from {start}", config)
+            yield Variant("albert", f"E {rank}", f"{groups} groups", student(rank, groups, "mean"))
+    for start in GROUP_STARTS:
+        for groups in (1, 2):
+            yield Variant("albert", f"E 128, from {start}", f"{groups} groups", student(128, groups, start))
 
 
 GROUPS = {"sizes": sizes, "ablation": ablation, "texts": texts, "albert": albert}
+
+
+def measure(folder: Path, result: StudyResult, wanted: list[tuple[Variant, int]]) -> None:
+    """Trains on all lanes what `wanted` has and the file has not; a line each."""
+    file = folder / "variants.jsonl"
+    known = {line["key"] for line in lines(folder)}
+    queue = deque((variant, seed) for variant, seed in wanted if variant.key(seed) not in known)
+    if not queue:
+        return
+    space = result.spec.space
+    if any(variant.config.hidden_share for variant, _ in queue):  # so that the teacher's states are kept in files
+        of_last = {"hidden_share": Choice(values=(HIDDEN_SHARE,))}
+        space = SearchSpace({**space.parameters, **of_last})
+    spec = result.spec.model_copy(update={"space": space})
+    inputs = read_inputs(spec, print)
+    with ExitStack() as stack:
+        cluster = start_ray()
+        stack.callback(ray.shutdown)
+        lanes = plan_lanes(spec.resources, cluster)
+        pool = stack.enter_context(LanePool(spec.resources, lanes, {}, folder / ".ray", silence_seconds=300))
+        prepared = prepare(inputs, pool, lanes, print, meanwhile=lambda _: None)
+        made_up: TransferSet = ray.get(prepared.transfer)
+        labelled = {name: split for name, split in made_up.splits.items() if name != "unlabelled"}
+        without = ray.put(replace(made_up, splits=labelled, states=None))
+        flying: dict[str, tuple[Variant, int]] = {}
+        count = len(queue)
+        while queue or flying:
+            while queue and len(flying) <= lanes:
+                variant, seed = queue.popleft()
+                transfer = prepared.transfer if variant.made_up else without
+                key = variant.key(seed)
+                pool.submit(
+                    WorkItem(
+                        key=key,
+                        kind=WorkKind.TRAIN,
+                        trial=len(flying),
+                        config=variant.config.model_copy(update={"seed": seed}),
+                        evaluate=("validation", "test"),
+                        payload={
+                            "teacher": str(prepared.teacher_folder),
+                            "refs": {"transfer": transfer},
+                            "exact": True,
+                        },
+                    )
+                )
+                flying[key] = variant, seed
+            done = pool.wait_any(list(flying))
+            pool.acknowledge(done.key)
+            variant, seed = flying.pop(done.key)
+            if done.error:
+                print(f"{done.key}: {done.error}", flush=True)
+                continue
+            assert done.measurement is not None
+            line = {
+                "key": done.key, "group": variant.group, "student": variant.student, "name": variant.name, "seed": seed,
+                "config": variant.config.model_dump(mode="json"), "made_up": variant.made_up,
+                "metrics": done.measurement.metrics, "cost": done.measurement.cost,
+            }  # fmt: skip
+            with open(file, "a") as out:
+                out.write(json.dumps(line) + "\n")
+            shown = {name: round(value, 4) for name, value in done.measurement.metrics.items()}
+            print(f"{count - len(queue) - len(flying)} of {count}: {done.key} {shown}", flush=True)
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    file = folder / "variants.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+
+
+def table(folder: Path, result: StudyResult) -> str:
+    """Markdown: mean and standard deviation of the test score over seeds; share of the teacher's; lift kept."""
+    metric = result.spec.quality
+    teacher = result.references[0]
+    floor = next(reference for reference in result.references if reference.name == "ngrams")
+    top, bottom = teacher.value(metric, "test"), floor.value(metric, "test")
+    found: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for line in lines(folder):
+        found.setdefault((line["group"], line["student"], line["name"]), []).append(line)
+    out = [
+        f"| | | | parameters | validation {metric} | test {metric} | share | lift kept |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for reference in result.references:
+        size = f"{reference.num_parameters / 1e6:.2f} M" if reference.num_parameters else "-"
+        values = f"{reference.value(metric):.3f} | {reference.value(metric, 'test'):.3f}"
+        out.append(f"| | {reference.label} | | {size} | {values} | {reference.value(metric, 'test') / top:.1%} | |")
+    for (group, student, name), entries in found.items():
+        config = TrialConfig.model_validate(entries[0]["config"])
+        scores = [entry["metrics"][f"test/{metric}"] for entry in entries]
+        mean = statistics.fmean(scores)
+        spread = f" ± {statistics.stdev(scores):.3f}" if len(scores) > 1 else " (1 seed)"
+        validation = statistics.fmean(entry["metrics"][f"validation/{metric}"] for entry in entries)
+        what = f"{student}: {architecture_in_words(config)}" if group == "sizes" and name == "as found" else student
+        out.append(
+            f"| {group} | {what} | {name} | {config.shape.num_parameters / 1e6:.2f} M | {validation:.3f} | {mean:.3f}{spread} | "
+            f"{mean / top:.1%} | {(mean - bottom) / (top - bottom):.0%} |"
+        )
+    return "\n".join(out)
+
+
+def main(what: str, folder: Path, num_seeds: int) -> None:
+    result = open_study(folder)
+    if what != "table":
+        variants = list(GROUPS[what](result))
+        seeds = [derived_seed(result.spec.seed, "variant", index) for index in range(num_seeds)]
+        measure(folder, result, [(variant, seed) for seed in seeds for variant in variants])
+    print(table(folder, result))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]).resolve(), int(sys.argv[3]) if len(sys.argv) > 3 else 3)

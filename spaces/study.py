@@ -50,12 +50,14 @@ class Columns(Frozen):
 class AugmentationSpec(Frozen):
     """Texts made up from the training text and labelled by the teacher: `copies` of each, of a kind drawn for each.
 
-    `replace`: words become near ones of the teacher's embedding space, `replace_share` of them, each one of the nearest
-    `neighbours`; `span`: a run of the words, replaced likewise; `join`: two texts in a row (not for pairs).
+    `replace`: `replace_share` of the words give way to others; `span`: a run of the words, replaced likewise; `join`: two
+    texts in a row (not for pairs). By `words`: one of the `neighbours` nearest in the teacher's embeddings, or of as many
+    that its masked-LM head holds likeliest there (for teachers that have one, such as bert-base-uncased; one more pass).
     """
 
     copies: Annotated[int, Field(ge=1, le=100)] = 4
     kinds: Annotated[tuple[Literal["replace", "span", "join"], ...], Field(min_length=1)] = ("replace", "span", "join")
+    words: Literal["embeddings", "masked-lm"] = "embeddings"
     replace_share: Annotated[float, Field(gt=0, le=1)] = 0.3
     neighbours: Annotated[int, Field(ge=1, le=1000)] = 15
 

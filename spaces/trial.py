@@ -61,6 +61,7 @@ class TrialState(StrEnum):
 
 class WorkKind(StrEnum):
     FINE_TUNE = "fine_tune"  # give the teacher its task head
+    MAKE_UP = "make_up"  # texts for the teacher to label
     TEACH = "teach"  # teacher outputs over a part of the transfer set
     TEACH_STATES = "teach_states"  # its hidden states over a part of the training rows
     RANK = "rank"  # how much each head, neuron and dimension of the teacher matters

@@ -11,15 +11,19 @@ import pytest
 import tiny
 import torch
 
-from search.study.augment import made_up_texts, near_words
-from search.study.inputs import read_inputs
-from search.study.texts import LabelledTexts, read_texts
+from search.study import augment
+from search.study.augment import missing_parts, with_parts
+from search.study.inputs import Inputs, read_inputs
+from search.study.texts import read_texts
 from search.trial import losses
+from search.trial.augment import Draft, Made, MaskedWords, NearWords, make_up, near_words, replacing
 from search.trial.context import WorkerContext
 from search.trial.data import Tokens
 from search.trial.loop import Schedule, fit
 from search.trial.teacher import teach
-from spaces.errors import InputError
+from search.trial.vocabulary import load_tokenizer
+from search.trial.work import perform
+from spaces.errors import InputError, TrialError
 from spaces.study import AugmentationSpec, StudySpec
 
 
@@ -35,82 +39,159 @@ def test_near_words_by_hand(tokenizer: Any) -> None:
     assert near.keys() == {"bread", "soup", "Soup", "the", "ball", "team"}  # no word of several pieces, no number
 
 
-def split_of(texts: list[str], pairs: list[str] | None = None) -> LabelledTexts:
-    return LabelledTexts(texts, pairs, ["x"] * len(texts))
-
-
 NEAR = {"good": ["fine", "great"], "film": ["movie"]}
-TRAIN = split_of([f"a good film number {i}" for i in range(30)])
-HELD_OUT = split_of(["a fine film number 3"])
+TRAIN = [f"a good film number {i}" for i in range(30)]
 
 
-def made(kinds: tuple[str, ...], copies: int = 6, train: LabelledTexts = TRAIN) -> LabelledTexts:
+def made(
+    kinds: tuple[str, ...], copies: int = 6, pairs: list[str] | None = None, texts: list[str] = TRAIN
+) -> list[Made]:
     spec = AugmentationSpec(copies=copies, kinds=kinds, replace_share=0.5)  # type: ignore[arg-type]
-    return made_up_texts({"train": train, "validation": HELD_OUT, "test": HELD_OUT}, NEAR, spec, seed=1)
+    return make_up(texts, pairs, range(len(texts)), spec, 1, NearWords(NEAR), WorkerContext())
 
 
 def test_replaced_words_are_near_ones() -> None:
-    found = made(("replace",))
-    assert len(found) > 60
-    assert found.labels == []
-    for text in found.texts:
+    found = [text for text, _ in made(("replace",))]
+    assert len(found) == 6 * len(TRAIN)
+    for text in found:
         a, good, film, *rest = text.split()
         assert a == "a"
         assert good in ("good", "fine", "great")
         assert film in ("film", "movie")
         assert rest[0] == "number"
-    assert len(set(found.texts)) == len(found)
-    assert not set(found.texts) & set(TRAIN.texts + HELD_OUT.texts)
-    assert {text.split()[1] for text in found.texts} == {"good", "fine", "great"}  # all of them, and some keep theirs
+    assert {text.split()[1] for text in found} == {"good", "fine", "great"}  # all of them, and some keep theirs
 
 
 def test_spans_and_joined_texts() -> None:
-    originals = [text.split() for text in TRAIN.texts]
-    for text in made(("join",), copies=1).texts:
+    originals = [text.split() for text in TRAIN]
+    for text, _ in made(("join",), copies=1):
         words = text.split()
         assert words[:5] in originals
         assert words[5:] in originals
-    lengths = {len(text.split()) for text in made(("span",)).texts}
+    lengths = {len(text.split()) for text, _ in made(("span",))}
     assert lengths == {2, 3, 4, 5}  # a quarter of five words, rounded up, to all of them
 
 
 def test_pairs_stay_pairs() -> None:
-    pairs = split_of([f"good film {i}" for i in range(20)], [f"a film {i}" for i in range(20)])
-    found = made(("replace", "join"), train=pairs)
-    assert found.pairs is not None
-    assert len(found.pairs) == len(found.texts) > 10
-    assert {text.split()[-1] for text in found.texts} == {pair.split()[-1] for pair in found.pairs}
-    assert all(len(text.split()) == 3 for text in found.texts)  # nothing was joined
+    texts, pairs = [f"good film {i}" for i in range(20)], [f"a film {i}" for i in range(20)]
+    found = made(("replace", "join"), pairs=pairs, texts=texts)
+    assert [pair.split()[-1] for _, pair in found] == [str(i) for i in range(20) for _ in range(6)]
+    assert all(len(text.split()) == 3 for text, _ in found)  # nothing was joined
 
 
-def test_pairs_are_not_joined() -> None:
-    with pytest.raises(InputError, match="join is not for pairs"):
-        made(("join",), train=split_of(["a"], ["b"]))
+def test_what_is_made_of_a_row_depends_on_the_row_alone() -> None:
+    kinds = ("replace", "span")
+    whole, spec = made(kinds), AugmentationSpec(copies=6, kinds=kinds, replace_share=0.5)
+    assert whole == made(kinds)
+    part = make_up(TRAIN, None, range(10, 13), spec, 1, NearWords(NEAR), WorkerContext())
+    assert part == whole[60:78]
 
 
-def test_the_same_seed_makes_the_same_texts() -> None:
-    assert made(("replace", "span", "join")) == made(("replace", "span", "join"))
+@pytest.fixture(scope="module")
+def masked_lm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny BERT with a masked-LM head that holds `soup`, `bread` and `##ing` likeliest everywhere, in this order of the words."""
+    from transformers import AutoModel, BertForMaskedLM
+
+    folder = tiny.write_teacher(tmp_path_factory.mktemp("masked") / "teacher")
+    model = BertForMaskedLM(AutoModel.from_pretrained(folder).config)
+    pieces = tiny.vocabulary()
+    with torch.no_grad():
+        for word, bias in {"##ing": 300.0, "[SEP]": 250.0, "soup": 200.0, "bread": 100.0}.items():
+            model.cls.predictions.bias[pieces.index(word)] = bias
+    model.save_pretrained(folder)
+    return folder
+
+
+def masked(folder: Path, candidates: int) -> MaskedWords:
+    found = replacing(str(folder), "masked-lm", candidates, 32, ())
+    assert isinstance(found, MaskedWords)
+    return found
+
+
+def test_masked_words_become_what_the_model_holds_likeliest(masked_lm: Path) -> None:
+    words = masked(masked_lm, candidates=2)
+    seen: list[torch.Tensor] = []
+    handle = words._model.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs["input_ids"]), with_kwargs=True
+    )
+    sides = [["the", "unheardof", "ball", "soup"], ["team", "42", "bread"]]
+    draws = [np.array([0.1, 0.1, 0.4, 0.1]), np.array([0.9, 0.1, 0.3])]
+    drafts = [Draft([list(side) for side in sides], draws), Draft([["a", "team"], ["a"]], [np.ones(2), np.ones(1)])]
+    words(drafts, 0.5, WorkerContext())
+    handle.remove()
+    # likeliest first, the second half of the draws takes the second; a word itself is never a candidate for its place,
+    # and `soup`, which the third likeliest would replace, is one piece like the others
+    assert drafts[0].sides[0][:3] == ["soup", "unheardof", "bread"]
+    assert drafts[0].sides[0][3] == "bread"
+    assert drafts[0].sides[1][:2] == ["team", "42"]
+    assert drafts[0].sides[1][2] not in ("bread", "soup")  # its second candidate, beside soup, is some other word
+    assert drafts[1].text == ("a team", "a")  # nothing of it was drawn
+    (ids,) = seen
+    assert int((ids == words._tokenizer.mask_token_id).sum()) == 4
+
+
+def test_masked_words_of_a_byte_level_tokenizer(tmp_path: Path) -> None:
+    from transformers import RobertaConfig, RobertaForMaskedLM
+
+    lines = 9 * ["good film here", "bad film there", "good song here"]
+    tokenizer = tiny.write_byte_level_tokenizer(tmp_path, lines)
+    model = RobertaForMaskedLM(RobertaConfig(vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1,
+        num_attention_heads=2, intermediate_size=16, max_position_embeddings=40))  # fmt: skip
+    piece = tokenizer(" song", add_special_tokens=False)["input_ids"]
+    assert len(piece) == 1
+    with torch.no_grad():
+        model.lm_head.bias[piece[0]] = 200.0
+    model.save_pretrained(tmp_path)
+    words = masked(tmp_path, candidates=1)
+    draft = Draft([["good", "film", "here"]], [np.array([0.9, 0.1, 0.1])])
+    words([draft], 0.5, WorkerContext())
+    assert draft.sides == [["good", "song", "song"]]
+
+
+def test_a_head_that_is_not_there_is_told(base_teacher: Path, study_of: Callable[..., StudySpec]) -> None:
+    with pytest.raises(TrialError, match="no weights of a masked-LM head"):
+        masked(base_teacher, 2)
+    data = {**tiny.study(base_teacher.parent)["data"], "augmentation": {"copies": 1, "words": "masked-lm"}}
+    with pytest.raises(InputError, match="names BertModel; write embeddings"):
+        read_inputs(study_of(data=data, teacher=str(base_teacher)), lambda text: None)
+
+
+def made_up(inputs: Inputs) -> Inputs:
+    """By the lanes' own work, one part after the other, here."""
+    train = inputs.texts.splits["train"]
+    for item in missing_parts(inputs):
+        perform(item, WorkerContext(data={"texts": (train.texts, train.pairs)}))
+    return with_parts(inputs, lambda text: None)
 
 
 def test_a_study_with_more_text(
-    study_of: Callable[..., StudySpec], base_teacher: Path, teacher: Path, tmp_path: Path, data_folder: Path
-) -> None:
+    study_of: Callable[..., StudySpec], teacher: Path, masked_lm: Path, tmp_path: Path, data_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(augment, "PART_ROWS", 50)
     lines = [row["text"] for row in tiny.texts(25, seed=9)]
     (tmp_path / "more.txt").write_text("\n".join([*lines, "", lines[0].replace(" ", "  ")]) + "\n")
     files = {name: str(data_folder / f"{name}.tsv") for name in ("train", "validation", "test")}
     data = {**files, "max_length": 32, "unlabelled": str(tmp_path / "more.txt"), "augmentation": {"copies": 2}}
-    told: list[str] = []
-    inputs = read_inputs(study_of(data=data), told.append)
+    inputs = made_up(read_inputs(study_of(data=data), lambda text: None))
     transfer = inputs.transfer
     more = transfer.splits["unlabelled"]
     num_train = len(transfer.splits["train"].labels)
-    assert any("making up texts, 2 for each of 120" in line for line in told)
     assert 26 + num_train < len(more.labels) <= 26 + 2 * num_train
     assert set(more.labels.tolist()) == {-100}
-    assert (
-        transfer.fingerprint
-        != read_inputs(study_of(data={**files, "max_length": 32}), told.append).transfer.fingerprint
-    )
+    assert missing_parts(inputs) == []  # the next study of the kind finds them
+    other = study_of(data={**data, "augmentation": {"copies": 2, "words": "masked-lm"}}, teacher=str(masked_lm))
+    assert len(missing_parts(read_inputs(other, lambda text: None))) == 3
+    known = {key for split in inputs.texts.splits.values() for key in split.keys}
+    tokenizer = load_tokenizer(transfer.vocabularies["full"])
+    rows = [more.tokens["full"].taken(np.array([row])).ids for row in range(26, len(more.labels))]
+    decoded = [tokenizer.decode(ids, skip_special_tokens=True) for ids in rows]
+    assert not set(decoded) & {text for text, _ in known}
+    prints = {
+        read_inputs(study_of(data={**data, "augmentation": entry}), lambda text: None).transfer.fingerprint
+        for entry in ("none", {"copies": 2}, {"copies": 3})
+    }
+    assert len(prints) == 3
 
     logits = {
         name: teach(str(teacher), split, np.arange(len(split.labels)), 0, WorkerContext())
@@ -124,6 +205,16 @@ def test_a_study_with_more_text(
     assert first.ids.tolist() == more.tokens["used"].taken(np.array([0])).ids.tolist()
     alone = whole.training("used", taught=False)
     assert len(alone[0]) == num_train  # text without labels teaches nothing to who learns from labels
+
+
+def test_pairs_are_not_joined(study_of: Callable[..., StudySpec], tmp_path: Path) -> None:
+    rows = [{**row, "text_pair": "a b"} for row in tiny.texts(60, 0)]
+    data = {
+        "train": str(tiny.write_tsv(tmp_path / "train.tsv", rows)),
+        "augmentation": {"copies": 1, "kinds": ["join"]},
+    }
+    with pytest.raises(InputError, match="join is not for pairs"):
+        read_inputs(study_of(data=data), lambda text: None)
 
 
 def test_an_epoch_is_as_long_as_the_labelled_text(transfer: Any, teacher: Path) -> None:

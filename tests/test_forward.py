@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812
 
-from search.trial.forward import Classifier, FirstTokenClassifier, classifier
+from search.trial.forward import LONGEST_WRITTEN_OUT, Classifier, FirstTokenClassifier, attention, classifier
 from search.trial.students import build_student
 from spaces.student import StudentShape
 
@@ -49,3 +50,30 @@ def test_the_short_pass_is_the_stock_pass(name: str) -> None:
     hidden = torch.where(mask_BT.bool(), ids_BT, (ids_BT + 7) % 50)
     torch.testing.assert_close(short(hidden, mask_BT, types_BT), ours, atol=1e-5, rtol=1e-5)
     assert (short((ids_BT + 7) % 50, mask_BT, types_BT) - ours).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("length", [9, LONGEST_WRITTEN_OUT + 3])
+def test_attention_in_bf16_is_the_fused_one_to_its_rounding(length: int) -> None:
+    """Written out below LONGEST_WRITTEN_OUT; either way held to PyTorch's own in fp32, gradients too."""
+    torch.manual_seed(0)
+    parts = [torch.randn(3, 2, length, 8, requires_grad=True) for _ in range(3)]
+    mask = (torch.arange(length) < torch.tensor([[length], [4], [7]]))[:, None, None, :]
+    wanted = F.scaled_dot_product_attention(*parts, attn_mask=mask)
+    wanted.square().sum().backward()
+    gradients = [part.grad.clone() for part in parts if part.grad is not None]
+    assert len(gradients) == 3
+    halves = [part.detach().bfloat16().requires_grad_() for part in parts]
+    found = attention(*halves, mask, 0.0)
+    assert found.dtype == torch.bfloat16
+    found.square().sum().backward()
+    torch.testing.assert_close(found.float(), wanted, atol=0.02, rtol=0.02)
+    for half, gradient in zip(halves, gradients, strict=True):
+        assert half.grad is not None
+        assert (half.grad.float() - gradient).norm() < 0.01 * gradient.norm()
+    hidden = [half.detach().clone() for half in halves]
+    for half in hidden[1:]:
+        half[1, :, 4:] = 50.0  # behind the mask
+    torch.testing.assert_close(attention(*hidden, mask, 0.0)[1, :, :], found[1].detach(), atol=0.02, rtol=0.02)
+    assert torch.equal(attention(*parts, mask, 0.0), wanted)  # in fp32 it is PyTorch's own
+    dropped = attention(*halves, mask, 0.5)
+    assert not torch.equal(dropped, found)

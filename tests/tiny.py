@@ -113,6 +113,33 @@ def write_teacher(
     return folder
 
 
+def write_byte_level_tokenizer(folder: Path, lines: list[str]) -> Any:
+    """RoBERTa's kind: byte-level BPE of 300 pieces, a blank belonging to the word after it."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    named = {
+        "bos_token": "<s>",
+        "pad_token": "<pad>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+        "mask_token": "<mask>",
+    }
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=list(named.values()),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    tokenizer.train_from_iterator(lines, trainer)
+    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **named)
+    fast.save_pretrained(folder)
+    return fast
+
+
 def study(folder: Path, **changes: Any) -> dict[str, Any]:
     """A whole study in plain data: tiny teacher without a head, four trials, seconds of training."""
     teacher = folder / "teacher"

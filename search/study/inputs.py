@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from search.study.augment import made_up_texts, near_words
 from search.study.teachers import TeacherSource, find_teacher, match_labels
 from search.study.texts import UNLABELLED, LabelledTexts, StudyTexts, read_texts
 from search.trial.data import NO_LABEL, Split, Tokens, TransferSet, Vocabulary
@@ -68,6 +67,7 @@ def read_inputs(spec: StudySpec, say: Say) -> Inputs:
     _check_metrics(spec, len(label_names))
     spec, transfer, labelled, notes = _tokenise(spec, texts, source, label_names, say)
     _check_relations(spec, source)
+    _check_augmentation(spec, texts, source)
     shape, notes = source.shape(len(label_names)), [*texts.notes, *notes]
     return Inputs(spec, texts, source, transfer, labelled, shape, fine_tunes, notes)
 
@@ -96,7 +96,6 @@ def _tokenise(
         raise InputError.of(
             "teacher", f"its tokenizer has a piece {highest}, its embeddings only {rows} rows; they do not belong together", "model"
         )  # fmt: skip
-    texts = _with_made_up_texts(spec, texts, tokenizer, source, say)
     positions = source.shape(2).max_positions
     max_length = min(spec.data.max_length, positions)
     say(f"tokenising {sum(map(len, texts.splits.values())):,} texts")
@@ -114,21 +113,16 @@ def _tokenise(
         vocabularies[name] = cut_vocabulary(tokenizer, name, counts, int(name) if name.isdigit() else None)
     splits = {}
     for name, split in texts.splits.items():
-        tokens = {"full": full[name]}
-        for cut in vocabularies.values():
-            if cut.name != "full":
-                tokens[cut.name] = Tokens.encode(load_tokenizer(cut), split.texts, split.pairs, max_length)
-        labels = label_array(split.labels, label_names, spec.about.target)
-        if name == UNLABELLED:
-            labels = np.full((len(split), *labels.shape[1:]), NO_LABEL[spec.about.target], labels.dtype)
+        tokens = _in_every_vocabulary(split, full[name], vocabularies, max_length)
+        labels = _labels(split, name, label_names, spec.about.target)
         splits[name] = Split(
             tokens, labels, texts=(split.texts, split.pairs) if name in ("validation", "test") else None
         )
     weights = class_weights(spec, splits["train"].labels, label_names)
-    fingerprint, labelled = (
-        _fingerprint([known.fingerprint, source.fingerprint, max_length, label_names, spec.task, FORMAT])
-        for known in (texts, texts.labelled)
-    )
+    common = [source.fingerprint, max_length, label_names, spec.task, FORMAT]
+    labelled, fingerprint = (_fingerprint([known.fingerprint, *common]) for known in (texts.labelled, texts))
+    if spec.data.augmentation != "none":  # what it makes follows from these
+        fingerprint = _fingerprint([fingerprint, spec.data.augmentation.model_dump(), spec.seed])
     transfer = TransferSet(
         splits, vocabularies, label_names, max_length, fingerprint, spec.about.target, spec.about.problem_type, weights,
         dict(spec.metrics), dict(spec.families),
@@ -141,23 +135,27 @@ def _fingerprint(parts: list[Any]) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
-def _with_made_up_texts(
-    spec: StudySpec, texts: StudyTexts, tokenizer: Any, source: TeacherSource, say: Say
-) -> StudyTexts:
-    """The texts with those that augmentation makes up beside the unlabelled ones of the study."""
-    if spec.data.augmentation == "none":
-        return texts
-    train = texts.splits["train"]
-    say(f"making up texts, {spec.data.augmentation.copies} for each of {len(train):,}")
-    near = near_words(
-        [*train.texts, *(train.pairs or [])], tokenizer, source.word_embeddings(), spec.data.augmentation.neighbours
-    )
-    made = made_up_texts(texts.splits, near, spec.data.augmentation, spec.seed)
-    given = texts.splits.get(UNLABELLED)
-    if given is not None:
-        pairs = None if given.pairs is None else given.pairs + (made.pairs or [])
-        made = LabelledTexts(given.texts + made.texts, pairs, [])
-    return replace(texts, splits={**texts.splits, UNLABELLED: made})
+def _in_every_vocabulary(
+    split: LabelledTexts, full: Tokens, vocabularies: dict[str, Vocabulary], max_length: int
+) -> dict[str, Tokens]:
+    cuts = [vocabulary for vocabulary in vocabularies.values() if vocabulary.name != "full"]
+    encoded = {cut.name: Tokens.encode(load_tokenizer(cut), split.texts, split.pairs, max_length) for cut in cuts}
+    return {"full": full, **encoded}
+
+
+def _labels(split: LabelledTexts, name: str, label_names: list[str], target: str) -> np.ndarray:
+    labels = label_array(split.labels, label_names, target)
+    if name != UNLABELLED:
+        return labels
+    return np.full((len(split), *labels.shape[1:]), NO_LABEL[target], labels.dtype)
+
+
+def unlabelled_split(inputs: Inputs, texts: LabelledTexts) -> Split:
+    """More texts without labels, in the pieces of every vocabulary of the study."""
+    transfer = inputs.transfer
+    full = Tokens.encode(load_tokenizer(transfer.vocabularies["full"]), texts.texts, texts.pairs, transfer.max_length)
+    tokens = _in_every_vocabulary(texts, full, transfer.vocabularies, transfer.max_length)
+    return Split(tokens, _labels(texts, UNLABELLED, transfer.label_names, transfer.target))
 
 
 def _check_metrics(spec: StudySpec, num_labels: int) -> None:
@@ -176,6 +174,20 @@ def _check_relations(spec: StudySpec, source: TeacherSource) -> None:
             "write cosine or mse",
             "hidden_loss",
         )
+
+
+def _check_augmentation(spec: StudySpec, texts: StudyTexts, source: TeacherSource) -> None:
+    made = spec.data.augmentation
+    if made == "none":
+        return
+    if texts.splits["train"].pairs is not None and set(made.kinds) == {"join"}:
+        raise InputError.of("", "join is not for pairs of texts; write replace or span", "data.augmentation.kinds")
+    if made.words == "masked-lm" and not source.has_masked_lm:
+        names = ", ".join(source.config.get("architectures") or ["none"])
+        raise InputError.of(
+            "", f"masked-lm needs a teacher with a masked-LM head, and this one's config.json names {names}; write embeddings",
+            "data.augmentation.words",
+        )  # fmt: skip
 
 
 def _try_own_metrics(transfer: TransferSet) -> None:

@@ -123,6 +123,9 @@ def _estimate(spec: StudySpec, inputs: Inputs, shapes: list[StudentShape], num_l
         **inputs.teacher.model_dump(exclude={"model_type", "num_parameters", "embedding_size"}),
     ).flops(length)
     everything = sum(len(split.labels) for split in inputs.transfer.splits.values())
+    if spec.data.augmentation != "none":
+        passes = 2 if spec.data.augmentation.words == "masked-lm" else 1
+        everything += passes * spec.data.augmentation.copies * num_texts
     preparation = START_SECONDS + teacher * everything / (rate * num_lanes)
     if inputs.fine_tunes:
         preparation += 3 * teacher * spec.teacher.fine_tune.epochs * num_texts / (rate * max(1, num_lanes) ** 0.5)

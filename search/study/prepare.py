@@ -18,6 +18,7 @@ from safetensors.numpy import load_file, save
 
 from search.lanes.pool import LanePool
 from search.results.front import Reference
+from search.study.augment import with_made_up_texts
 from search.study.hidden import with_hidden_states
 from search.study.inputs import FORMAT, Inputs, Say
 from search.study.teachers import fingerprint
@@ -49,9 +50,10 @@ def prepare(
 
     `meanwhile` is given the transfer set when it is there, for work that needs no teacher: one lane alone fine-tunes."""
     spec, output = inputs.spec, inputs.spec.output
+    meanwhile(ray.put(inputs.transfer))
+    inputs = with_made_up_texts(inputs, pool, say)
     transfer = inputs.transfer
     reference = ray.put(transfer)
-    meanwhile(reference)
     folder = output / "teacher"
     made_from = _teacher_key(inputs)
     if not (folder / "made_from.txt").is_file() or (folder / "made_from.txt").read_text() != made_from:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from safetensors import safe_open
 
 from spaces.errors import InputError
@@ -29,14 +28,11 @@ class TeacherSource:
     labels: tuple[str, ...] | None
     fingerprint: str
 
-    def word_embeddings(self) -> np.ndarray:
-        """(V, H) float32, as the weights hold them; of rank E where the teacher factorises them."""
-        for path in sorted(self.folder.glob("*.safetensors")):
-            with safe_open(path, "numpy") as file:
-                for name in file.keys():  # noqa: SIM118
-                    if name.endswith("word_embeddings.weight"):
-                        return file.get_tensor(name).astype(np.float32)
-        raise InputError.of("teacher", f"{self.folder} holds no word embeddings, from which texts are made up", "model")
+    @property
+    def has_masked_lm(self) -> bool:
+        """Whether the model says so of itself."""
+        both = ("BertForPreTraining", "AlbertForPreTraining")  # with a second head, for pairs of sentences
+        return any(name.endswith("ForMaskedLM") or name in both for name in self.config.get("architectures") or [])
 
     def shape(self, num_labels: int) -> TeacherShape:
         """Sizes as arithmetic needs them; architectures name them differently."""

@@ -17,7 +17,6 @@ from torch import nn
 
 from search.trial.layouts import LAYOUTS, PARTS
 
-
 LONGEST_WRITTEN_OUT = 128  # tokens
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from search.trial import checkpoint, floor, teacher
+from search.trial import augment, checkpoint, floor, teacher
 from search.trial.context import WorkerContext
 from search.trial.data import TransferSet
 from search.trial.deliver.huggingface import deliver
@@ -24,8 +25,9 @@ from search.trial.students import build_student
 from spaces.errors import TrialError
 from spaces.families import register
 from spaces.student import StudentShape
-from spaces.study import FineTune
+from spaces.study import AugmentationSpec, FineTune
 from spaces.trial import Measurement, WorkItem, WorkKind, derived_seed
+from spaces.yaml_io import write_whole
 
 Outcome = tuple[Measurement | None, dict[str, Any]]
 
@@ -154,6 +156,17 @@ def fine_tune(item: WorkItem, context: WorkerContext) -> Outcome:
     return None, {"metrics": metrics}
 
 
+def make_up(item: WorkItem, context: WorkerContext) -> Outcome:
+    """Texts made up from some of the training rows, left in a file."""
+    payload, (texts, pairs) = item.payload, context.data["texts"]
+    spec = AugmentationSpec.model_validate(payload["spec"])
+    everything = (*texts, *(pairs or ()))
+    replacing = augment.replacing(payload["base"], spec.words, spec.neighbours, payload["max_length"], everything)
+    made = augment.make_up(texts, pairs, payload["rows"], spec, payload["seed"], replacing, context)
+    write_whole(Path(item.folder), json.dumps(made, ensure_ascii=False))
+    return None, {}
+
+
 def teach(item: WorkItem, context: WorkerContext) -> Outcome:
     """Teacher logits of some rows of one split."""
     transfer = _transfer(context)
@@ -206,6 +219,7 @@ def _transfer(context: WorkerContext) -> TransferSet:
 
 WORK: dict[WorkKind, Callable[[WorkItem, WorkerContext], Outcome]] = {
     WorkKind.FINE_TUNE: fine_tune,
+    WorkKind.MAKE_UP: make_up,
     WorkKind.TEACH: teach,
     WorkKind.TEACH_STATES: teach_states,
     WorkKind.RANK: rank_teacher,
