@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from search.trial.forward import LONGEST_WRITTEN_OUT, Classifier, FirstTokenClassifier, attention, classifier
+from search.trial.forward import ATTENTION, LONGEST_WRITTEN_OUT, Classifier, FirstTokenClassifier, attention, classifier
 from search.trial.students import build_student
 from spaces.student import StudentShape
 
@@ -77,3 +79,29 @@ def test_attention_in_bf16_is_the_fused_one_to_its_rounding(length: int) -> None
     assert torch.equal(attention(*parts, mask, 0.0), wanted)  # in fp32 it is PyTorch's own
     dropped = attention(*halves, mask, 0.5)
     assert not torch.equal(dropped, found)
+
+
+@pytest.mark.parametrize("kind", ["roberta", "electra", "albert", "distilbert"])
+def test_stock_models_of_any_kind_attend_by_ours(kind: str, tmp_path: Path) -> None:
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    sizes = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = AutoConfig.for_model(kind, **sizes, intermediate_size=64, embedding_size=16, dim=32, hidden_dim=64)
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    ids_BT, mask_BT = torch.randint(5, 50, (3, 11)), torch.ones(3, 11).long()
+    mask_BT[1, 5:] = 0
+    wanted, whole = model(input_ids=ids_BT, attention_mask=mask_BT).logits, model(input_ids=ids_BT).logits
+    forward = Classifier(model)
+    assert model.config._attn_implementation == ATTENTION
+    types_BT = torch.zeros_like(ids_BT)
+    torch.testing.assert_close(forward(ids_BT, mask_BT, types_BT), wanted)
+    torch.testing.assert_close(forward(ids_BT, torch.ones_like(mask_BT), types_BT), whole)
+    with torch.autocast("cpu", torch.bfloat16), torch.profiler.profile() as seen:
+        halves = forward(ids_BT, mask_BT, types_BT)
+    torch.testing.assert_close(halves.float(), wanted, atol=0.1, rtol=0.1)
+    assert not any("scaled_dot_product" in event.name for event in seen.events())
+    model.save_pretrained(tmp_path)
+    assert ATTENTION not in (tmp_path / "config.json").read_text()

@@ -9,6 +9,8 @@ Legend: B batch, T tokens, Q query tokens (T, or 1 in the last layer), H hidden,
 
 from __future__ import annotations
 
+import functools
+import math
 from typing import Any
 
 import torch
@@ -18,6 +20,7 @@ from torch import nn
 from search.trial.layouts import LAYOUTS, PARTS
 
 LONGEST_WRITTEN_OUT = 128  # tokens
+ATTENTION = "distilsearch"  # the name of `attention` among Hugging Face's
 
 
 class Classifier(nn.Module):
@@ -26,6 +29,9 @@ class Classifier(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
+        if getattr(model.config, "_attn_implementation", None) == "sdpa":
+            _register_attention()
+            model.config._attn_implementation = ATTENTION  # of this process alone: it is not saved
 
     def forward(self, ids_BT: torch.Tensor, mask_BT: torch.Tensor, types_BT: torch.Tensor) -> torch.Tensor:
         return self.model(**named_inputs(self.model.config, ids_BT, mask_BT, types_BT)).logits
@@ -111,9 +117,13 @@ class FirstTokenClassifier(Classifier):
 
 
 def attention(
-    query_BAQD: torch.Tensor, key_BATD: torch.Tensor, value_BATD: torch.Tensor, mask: torch.Tensor, dropout: float
+    query_BAQD: torch.Tensor,
+    key_BATD: torch.Tensor,
+    value_BATD: torch.Tensor,
+    mask: torch.Tensor | None,
+    dropout: float,
 ) -> torch.Tensor:
-    """softmax(query key' / sqrt(D)) value over the tokens that `mask` keeps, (B, A, Q, D).
+    """softmax(query key' / sqrt(D)) value over the tokens that `mask` keeps (None: all), (B, A, Q, D).
 
     PyTorch's fused attention multiplies each head of each text by itself on a processor in bf16: of a step on short texts its
     backward pass alone took half. There it is written out, up to the length where the table of weights costs more."""
@@ -121,8 +131,33 @@ def attention(
     if not on_cpu_in_bf16 or key_BATD.shape[2] > LONGEST_WRITTEN_OUT:
         return F.scaled_dot_product_attention(query_BAQD, key_BATD, value_BATD, attn_mask=mask, dropout_p=dropout)
     scores_BAQT = (query_BAQD * query_BAQD.shape[-1] ** -0.5) @ key_BATD.transpose(-1, -2)
-    weights_BAQT = scores_BAQT.float().masked_fill(~mask, float("-inf")).softmax(-1).to(value_BATD.dtype)
+    scores_BAQT = scores_BAQT.float()
+    if mask is not None:
+        scores_BAQT = scores_BAQT.masked_fill(~mask, float("-inf"))
+    weights_BAQT = scores_BAQT.softmax(-1).to(value_BATD.dtype)
     return (F.dropout(weights_BAQT, dropout) if dropout else weights_BAQT) @ value_BATD
+
+
+@functools.cache
+def _register_attention() -> None:
+    """`attention` as one of Hugging Face's implementations, with the mask of theirs that it stands in for."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    from transformers.masking_utils import sdpa_mask
+
+    def ours(
+        module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None,
+        dropout: float = 0.0, scaling: float | None = None, **more: Any,
+    ) -> tuple[torch.Tensor, None]:  # fmt: skip
+        plain = scaling is None or math.isclose(scaling, query.shape[-1] ** -0.5)
+        causal = mask is None and getattr(module, "is_causal", True)
+        known = mask is None or mask.dtype == torch.bool
+        if causal or not (plain and known) or any(value is not None for value in more.values()):
+            return sdpa_attention_forward(module, query, key, value, mask, dropout=dropout, scaling=scaling, **more)
+        return attention(query, key, value, mask, dropout).transpose(1, 2).contiguous(), None
+
+    AttentionInterface.register(ATTENTION, ours)
+    AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
 def classifier(model: Any) -> Classifier:
