@@ -21,6 +21,7 @@ from spaces.architecture import (
 )
 from spaces.errors import Fault, near_miss
 from spaces.families import FAMILIES
+from spaces.heads import HEADS, STOCK
 from spaces.matching import HIDDEN_LAYERS, HIDDEN_LOSSES, matched_states
 from spaces.parameters import Choice, FloatRange, IntRange, Parameter, Value, parse_parameter
 from spaces.student import StudentShape, TeacherShape
@@ -77,6 +78,7 @@ PARAMETERS: dict[str, ParameterInfo] = {
     "embedding_size": ParameterInfo("full", "full or a whole number", lambda v: v == "full" or _whole(v), shapes=True),
     "num_hidden_groups": ParameterInfo(1, "a whole number, 1 or more", lambda v: _whole(v, 1, 1000), shapes=True),
     "group_start": ParameterInfo("first", f"one of {sorted(GROUP_STARTS)}", lambda v: v in GROUP_STARTS, numeric=False),
+    "head": ParameterInfo(STOCK, f"one of {sorted(HEADS)}", lambda v: v in HEADS, shapes=True, numeric=False),
     "temperature": ParameterInfo(2.0, "a number above 0, at most 100", lambda v: _real(v, 0, 100, above=True)),
     "soft_share": ParameterInfo(0.9, "a share from 0 (labels alone) to 1 (teacher alone)", lambda v: _real(v, 0, 1)),
     "hidden_share": ParameterInfo(0.0, "the hidden states' share of the loss, from 0 to 1", lambda v: _real(v, 0, 1)),
@@ -155,6 +157,7 @@ class SearchSpace:
                 max_positions=teacher.max_positions,
                 type_vocabulary_size=0 if family == "distilbert" else teacher.type_vocabulary_size,
                 num_labels=teacher.num_labels,
+                head=str(get["head"]),
             )
         except ValueError as error:
             raise InvalidStudent(str(error)) from error

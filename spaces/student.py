@@ -10,6 +10,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from spaces.families import FAMILIES
+from spaces.heads import HEADS, STOCK, with_head
 
 
 class Frozen(BaseModel):
@@ -35,7 +36,7 @@ class TeacherShape(Frozen):
 
 
 class StudentShape(Frozen):
-    """An encoder with a sequence-classification head. `embedding_size` below `hidden_size` means factorised
+    """An encoder with a head, the family's own unless another is named. `embedding_size` below `hidden_size` means factorised
     embeddings (ALBERT, arXiv:1909.11942, section 3.1); `num_hidden_groups` counts the layers stored (groups shared).
     """
 
@@ -50,11 +51,14 @@ class StudentShape(Frozen):
     max_positions: int
     type_vocabulary_size: int
     num_labels: int
+    head: str = STOCK
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.family not in FAMILIES:
             raise ValueError(f"family {self.family!r} is not known; the families are {sorted(FAMILIES)}")
+        if self.head not in HEADS:
+            raise ValueError(f"head {self.head!r} is not known; the heads are {sorted(HEADS)}")
         for name, value in self:
             if isinstance(value, int) and value < (0 if name == "type_vocabulary_size" else 1):
                 raise ValueError(f"{name} = {value} is not allowed; write a whole number of at least 1")
@@ -71,7 +75,7 @@ class StudentShape(Frozen):
 
     def tensors(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of every tensor stored, as Hugging Face names them."""
-        return FAMILIES[self.family].tensors(self)
+        return with_head(FAMILIES[self.family].tensors(self), self)
 
     @property
     def num_parameters(self) -> int:

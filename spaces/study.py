@@ -244,6 +244,7 @@ class StudySpec(Frozen):
     teacher: TeacherSpec
     space: Space
     families: dict[Name, ImportPath] = {}  # your own, for the space's family: a spaces.families.layout.Family each
+    heads: dict[Name, ImportPath] = {}  # your own, for the space's head: a class of torch.nn.Module each
     metrics: dict[Name, ImportPath] = {}  # your own: a function of (outputs, labels) that returns a number to maximise
     objectives: dict[str, Literal["maximize", "minimize"]] = {}  # none: the task's first metric, and parameters
     bounds: dict[str, Bound] = {}

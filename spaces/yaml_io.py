@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from spaces.errors import Fault, InputError, near_miss
 from spaces.families import register
+from spaces.heads import register_heads
 from spaces.space import parse_space
 from spaces.study import Columns, StudySpec
 from spaces.trial import BestConfig
@@ -113,7 +114,7 @@ def with_data(spec: StudySpec, folder: Path) -> StudySpec:
 
 def parse_best_config(raw: Any, source: str) -> BestConfig:
     study = raw.get("study") if isinstance(raw, dict) else None
-    faults = _register_families(study.get("families") if isinstance(study, dict) else None, Path())
+    faults = _register_own(study if isinstance(study, dict) else {}, Path())
     if faults:
         raise InputError(source, faults)
     try:
@@ -140,7 +141,7 @@ def parse_study(raw: Any, source: str, folder: Path, *, files_must_exist: bool =
                 Fault("space", f"no preset {space_raw!r}{near_miss(space_raw, names)}; there are {', '.join(names)}")
             )
             space_raw = {}
-    faults += _register_families(raw.get("families"), folder)
+    faults += _register_own(raw, folder)
     space, space_faults = parse_space(space_raw)
     faults += [Fault(f"space.{fault.where}".rstrip("."), fault.problem) for fault in space_faults]
     if isinstance(raw.get("teacher"), str):
@@ -167,12 +168,16 @@ def parse_study(raw: Any, source: str, folder: Path, *, files_must_exist: bool =
     return _resolve_paths(spec, folder)
 
 
-def _register_families(raw: Any, folder: Path) -> list[Fault]:
-    """The study's own families, before its space is read; what is no name and path at all is left to the validation."""
-    if not isinstance(raw, dict):
-        return []
-    paths = {str(name): path for name, path in raw.items() if isinstance(path, str) and ":" in path}
-    return register({name: _absolute_function(path, folder) for name, path in paths.items()})
+def _register_own(study: Mapping[str, Any], folder: Path) -> list[Fault]:
+    """The study's own families and heads, before its space is read; what is no name and path at all is left to the
+    validation."""
+    faults = []
+    for key, registry in (("families", register), ("heads", register_heads)):
+        raw = study.get(key)
+        paths = {str(name): path for name, path in raw.items()} if isinstance(raw, dict) else {}
+        named = {name: path for name, path in paths.items() if isinstance(path, str) and ":" in path}
+        faults += registry({name: _absolute_function(path, folder) for name, path in named.items()})
+    return faults
 
 
 SPLIT_FILES = ("train", "validation", "test", "unlabelled")
@@ -211,15 +216,15 @@ def _resolve_paths(spec: StudySpec, folder: Path) -> StudySpec:
     with contextlib.suppress(RuntimeError, ValueError, OSError):  # no path at all: find_teacher says what is wrong
         if _absolute(Path(teacher.model), folder).is_dir():
             teacher = teacher.model_copy(update={"model": str(_absolute(Path(teacher.model), folder))})
-    metrics, families = (
-        {name: _absolute_function(path, folder) for name, path in own.items()} for own in (spec.metrics, spec.families)
-    )
+    own = {
+        key: {name: _absolute_function(path, folder) for name, path in getattr(spec, key).items()}
+        for key in ("metrics", "families", "heads")
+    }
     return spec.model_copy(
         update={
             "data": data,
             "teacher": teacher,
-            "metrics": metrics,
-            "families": families,
+            **own,
             **{name: absolute(getattr(spec, name)) for name in RELATIVE},
         }
     )

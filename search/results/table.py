@@ -13,6 +13,7 @@ from typing import Any, Literal
 from rich.table import Table
 
 from search.results.front import ParetoFront, Reference, reference_named
+from spaces.heads import STOCK
 from spaces.student import Frozen
 from spaces.study import StudySpec
 from spaces.trial import TrialConfig, TrialOutcome, TrialState
@@ -93,6 +94,7 @@ def architecture_in_words(config: TrialConfig) -> str:
         f"vocabulary {config.vocabulary} ({shape.vocabulary_size:,})",
         f"embeddings {embeddings}",
     ]
+    words += [f"head {shape.head}"] if shape.head != STOCK else []
     return ", ".join([*words, "initialised at random"] if config.initialise == "random" else words)
 
 

@@ -125,7 +125,7 @@ def _tokenise(
         fingerprint = _fingerprint([fingerprint, spec.data.augmentation.model_dump(), spec.seed])
     transfer = TransferSet(
         splits, vocabularies, label_names, max_length, fingerprint, spec.about.target, spec.about.problem_type, weights,
-        dict(spec.metrics), dict(spec.families),
+        dict(spec.metrics), dict(spec.families), dict(spec.heads),
     )  # fmt: skip
     _try_own_metrics(transfer)
     return spec, transfer, labelled, notes

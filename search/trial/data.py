@@ -122,6 +122,7 @@ class TransferSet:
     class_weights: np.ndarray | None = None  # (C,) of the loss to the labels
     own_metrics: dict[str, str] = field(default_factory=dict)  # name -> "module:function"
     own_families: dict[str, str] = field(default_factory=dict)  # likewise, a Family each
+    own_heads: dict[str, str] = field(default_factory=dict)  # likewise, a class of torch.nn.Module each
     states: StatesOnDisk | None = None  # None: who needs hidden states runs the teacher
 
     def measure(self, outputs: np.ndarray, labels: np.ndarray) -> dict[str, float]:

@@ -29,9 +29,10 @@ class Classifier(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
-        if getattr(model.config, "_attn_implementation", None) == "sdpa":
-            _register_attention()
-            model.config._attn_implementation = ATTENTION  # of this process alone: it is not saved
+        for part in (model, getattr(model, "base_model", model)):  # of one config in a stock model
+            if getattr(part.config, "_attn_implementation", None) == "sdpa":
+                _register_attention()
+                part.config._attn_implementation = ATTENTION  # of this process alone: it is not saved
 
     def forward(self, ids_BT: torch.Tensor, mask_BT: torch.Tensor, types_BT: torch.Tensor) -> torch.Tensor:
         return self.model(**named_inputs(self.model.config, ids_BT, mask_BT, types_BT)).logits
@@ -164,6 +165,7 @@ def classifier(model: Any) -> Classifier:
     """The model behind the one signature, in the quickest form that gives its logits."""
     config = model.config
     known = config.model_type in ("bert", "albert", "distilbert") and not getattr(config, "is_decoder", False)
+    known = known and not hasattr(model, "head_class")  # a head of the study's own may read every token
     plain = (
         getattr(config, "position_embedding_type", "absolute") == "absolute"
         and getattr(config, "inner_group_num", 1) == 1

@@ -73,7 +73,7 @@ def initialise(
 ) -> None:  # fmt: skip
     """Copies into `student` (built empty for `shape`) from a teacher's `unshared` state: its layers as `copy_layers` does,
     the vocabulary's rows of its word embeddings (factorised where the shape says so), its pooler and its classifier. What
-    the teacher has no counterpart for is drawn at random."""
+    the teacher has no counterpart for is drawn at random, and so is a head of the study's own."""
     source, target = LAYOUTS[model_type], LAYOUTS[FAMILIES[shape.family].model_type(shape)]
     parts = dict(student.named_parameters())
 
@@ -83,6 +83,8 @@ def initialise(
     copy_layers(student, state, model_type, starts)
     for name in ("pooler", "classifier"):
         here, there = getattr(target, name), getattr(source, name)
+        if f"{here}.weight" not in parts:
+            continue  # the student has a head of its own, drawn at random
         for kind in ("weight", "bias"):
             if f"{there}.{kind}" in state and state[f"{there}.{kind}"].shape == parts[f"{here}.{kind}"].shape:
                 put(f"{here}.{kind}", state[f"{there}.{kind}"])

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from spaces.families import FAMILIES
+from spaces.heads import HEADS, STOCK
 from spaces.student import StudentShape
 
 
@@ -14,8 +15,9 @@ def build_student(
     shape: StudentShape, *, label_names: list[str], problem_type: str | None = None, pad_id: int = 0, dropout: float = 0.1,
     teacher_config: Any = None, empty: bool = False,
 ) -> Any:  # fmt: skip
-    """A `Bert-`, `Albert-` or `DistilBertForSequenceClassification` with random weights; `empty`: with NaN for
-    weights, for whoever overwrites them all (drawing 10 million random numbers takes longer than copying them).
+    """A `Bert-`, `Albert-` or `DistilBertForSequenceClassification` with random weights, or their encoder with the shape's own
+    head; `empty`: with NaN for the encoder's weights, for whoever overwrites them all (drawing 10 million random numbers
+    takes longer than copying them).
 
     Activation and LayerNorm's epsilon follow the teacher's, so that copied layers compute what they did.
     """
@@ -46,7 +48,7 @@ def build_student(
     }
     family = FAMILIES[shape.family]
 
-    def build() -> Any:
+    def stock() -> Any:
         if family.build is not None:
             return family.build(shape, common)
         model_type = family.model_type(shape)
@@ -64,6 +66,13 @@ def build_student(
         )
         return AlbertForSequenceClassification(config)
 
+    def build() -> Any:
+        if shape.head == STOCK:
+            return stock()
+        with torch.device("meta"):
+            config = stock().config
+        return class_with_head(shape.head)(config)
+
     if not empty:
         return build()
     with torch.device("meta"):
@@ -71,7 +80,11 @@ def build_student(
     model.to_empty(device="cpu")
     for parameter in model.parameters():
         torch.nn.init.constant_(parameter, float("nan"))
+    if shape.head != STOCK:
+        model.head = model.head_class(model.config)  # no teacher overwrites it
     for name, buffer in model.named_buffers():  # to_empty leaves them undefined
+        if name.startswith("head."):
+            continue
         if name.endswith("position_ids"):
             buffer.copy_(torch.arange(buffer.shape[-1]).expand(buffer.shape))
         elif name.endswith("token_type_ids"):
@@ -79,6 +92,13 @@ def build_student(
         else:
             raise AssertionError(f"a buffer of unknown content: {name}")
     return model
+
+
+def class_with_head(name: str) -> Any:
+    """The class of a model with one of the study's own heads."""
+    from search.trial.deliver.student_with_head import StudentWithHead
+
+    return type("Student", (StudentWithHead,), {"head_class": HEADS[name]})
 
 
 def _distilbert_config(common: dict[str, Any]) -> Any:

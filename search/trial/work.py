@@ -24,6 +24,7 @@ from search.trial.states import states_of, write_states
 from search.trial.students import build_student
 from spaces.errors import TrialError
 from spaces.families import register
+from spaces.heads import register_heads
 from spaces.student import StudentShape
 from spaces.study import AugmentationSpec, FineTune
 from spaces.trial import Measurement, WorkItem, WorkKind, derived_seed
@@ -38,6 +39,7 @@ def perform(item: WorkItem, context: WorkerContext) -> Outcome:
         return None, {}
     if "transfer" in context.data:
         register(_transfer(context).own_families)
+        register_heads(_transfer(context).own_heads)
     torch.set_num_threads(int(item.payload.get("threads", context.threads)))
     try:
         return WORK[item.kind](item, context)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from search.trial.students import build_student
 from search.trial.teacher import load_teacher
 from search.trial.vocabulary import write_tokenizer
 from spaces.errors import TrialError
+from spaces.heads import STOCK
 from spaces.trial import TrialConfig
 
 
@@ -35,9 +37,12 @@ def deliver(
     )
     load_weights(student, weights)
     with folder_whole(folder) as temporary:
+        if config.shape.head != STOCK:
+            write_code(student, temporary)
         student.save_pretrained(temporary)
         write_tokenizer(vocabulary, temporary, max_length=config.shape.max_positions)
-    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    own_code = {"trust_remote_code": True} if config.shape.head != STOCK else {}
+    model = AutoModelForSequenceClassification.from_pretrained(folder, **own_code)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     counted = sum(parameter.numel() for parameter in model.parameters())
     num_bytes = (folder / "model.safetensors").stat().st_size
@@ -55,3 +60,17 @@ def deliver(
         scored = transfer.measure(logits, split.labels)
         metrics |= {f"{name}/{metric}": value for metric, value in scored.items()}
     return {"metrics": metrics, "num_parameters": counted, "num_bytes": num_bytes}
+
+
+def write_code(student: Any, folder: Path) -> None:
+    """Beside a student with a head of the study's own: the code that loads it, the head's own file with it."""
+    from search.trial.deliver import student_with_head
+
+    head = student.head_class
+    (folder / "student_with_head.py").write_text(inspect.getsource(student_with_head))
+    (folder / "own_head.py").write_text(Path(inspect.getfile(head.forward)).read_text("utf-8"))
+    (folder / "modeling_student.py").write_text(
+        f"from .own_head import {head.__name__}\nfrom .student_with_head import StudentWithHead\n\n\n"
+        f"class Student(StudentWithHead):\n    head_class = {head.__name__}\n"
+    )
+    student.config.auto_map = {"AutoModelForSequenceClassification": "modeling_student.Student"}
