@@ -17,6 +17,7 @@ from test_students import a_shape, student_of
 from test_training import a_config, same
 
 from search.study.inputs import read_inputs
+from search.trial import device
 from search.trial.context import WorkerContext
 from search.trial.data import StatesOnDisk, TransferSet, padded
 from search.trial.hidden_losses import cosine_loss, mse_loss, relation_loss
@@ -218,9 +219,16 @@ def trained(
     return load_file(folder / "attempt-1" / "weights.safetensors")
 
 
+@pytest.fixture(params=[("fp32", 1e-3), ("bf16", 0.05)], ids=["fp32", "bf16"])
+def tolerance(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> float:
+    """Of each number format, whatever pays on this machine: how far rounding may carry two trainings apart."""
+    monkeypatch.setattr(device, "bf16_pays", lambda kind: request.param[0] == "bf16")
+    return request.param[1]
+
+
 @pytest.mark.parametrize("loss", HIDDEN_LOSSES)
 def test_from_disk_as_from_the_lane(
-    transfer: TransferSet, on_disk: TransferSet, teacher: Path, tmp_path: Path, loss: str
+    tolerance: float, transfer: TransferSet, on_disk: TransferSet, teacher: Path, tmp_path: Path, loss: str
 ) -> None:
     """The teacher computes a row's states in other batches, so that rounding differs; nothing else does."""
     config = a_config(transfer, hidden_share=0.5, hidden_loss=loss, epochs=2.0, dropout=0.0)
@@ -233,9 +241,9 @@ def test_from_disk_as_from_the_lane(
     )
     plain = trained(config.model_copy(update={"hidden_share": 0.0}), transfer, teacher, tmp_path / "plain")
     name = "bert.encoder.layer.1.output.dense.weight"
-    moved = (lane[name] - start[name]).abs().max()
-    assert (disk[name] - lane[name]).abs().max() < 0.02 * moved
-    assert (plain[name] - lane[name]).abs().max() > 0.2 * moved  # and the loss has a part in it
+    moved = (lane[name] - start[name]).norm()
+    assert (disk[name] - lane[name]).norm() < tolerance * moved
+    assert (plain[name] - lane[name]).norm() > 0.15 * moved  # and the loss has a part in it
 
 
 def test_segments_with_a_projection_are_one_whole_training(on_disk: TransferSet, teacher: Path, tmp_path: Path) -> None:
@@ -250,14 +258,16 @@ def test_segments_with_a_projection_are_one_whole_training(on_disk: TransferSet,
     assert not any("projection" in name for name in whole)  # it is thrown away
 
 
-def test_states_not_kept_come_from_the_lane(on_disk: TransferSet, teacher: Path, tmp_path: Path) -> None:
+def test_states_not_kept_come_from_the_lane(
+    tolerance: float, on_disk: TransferSet, teacher: Path, tmp_path: Path
+) -> None:
     config = a_config(on_disk, hidden_share=0.4, hidden_loss="mse", hidden_layers="even", steps=2)  # wants 0, 2 and 3
     assert on_disk.states is not None
     missing = replace(on_disk, states=replace(on_disk.states, stored=(2, 3)))
     one, other = trained(config, on_disk, teacher, tmp_path / "1"), trained(config, missing, teacher, tmp_path / "2")
     assert one.keys() == other.keys()
     for name in one:
-        torch.testing.assert_close(one[name], other[name], atol=2e-3, rtol=0)
+        assert (one[name] - other[name]).norm() <= tolerance * one[name].norm(), name
 
 
 def test_without_distillation_the_teacher_has_no_part(transfer: TransferSet) -> None:

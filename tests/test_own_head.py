@@ -60,7 +60,14 @@ def test_the_example_is_searched_trained_and_loads_elsewhere(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
-    space = {"family": family, "depth": 2, "head": ["mean"], "vocabulary": "full", "batch_size": 16, "hidden_share": 0.2}
+    space = {
+        "family": family,
+        "depth": 2,
+        "head": ["mean"],
+        "vocabulary": "full",
+        "batch_size": 16,
+        "hidden_share": 0.2,
+    }
     spec = study_of(heads={"mean": "mean_head.py:MeanHead"}, space=space)  # relative to the study file
     assert spec.heads == {"mean": f"{example}:MeanHead"}
     inputs = read_inputs(spec, lambda text: None)
@@ -90,7 +97,9 @@ def test_the_example_is_searched_trained_and_loads_elsewhere(
     )
 
     loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "best", trust_remote_code=True).eval()
-    encoded = AutoTokenizer.from_pretrained(tmp_path / "best")(["bread and soup", "a"], padding=True, return_tensors="pt")
+    encoded = AutoTokenizer.from_pretrained(tmp_path / "best")(
+        ["bread and soup", "a"], padding=True, return_tensors="pt"
+    )
     if family == "distilbert":
         encoded.pop("token_type_ids", None)
     with torch.no_grad():
@@ -114,7 +123,12 @@ def test_the_encoder_starts_from_the_teacher_and_the_head_does_not_depend_on_it(
     parameters, shape = Sampling(spec, inputs.teacher, inputs.vocabularies, {}).suggest([], 0)
     config = trial_config(spec, parameters, shape, 3, 0).model_copy(update={"steps": 1, "learning_rate": 1e-12})
     item = WorkItem(
-        key="t", kind=WorkKind.TRAIN, trial=0, config=config, folder=str(tmp_path / "t"), payload={"teacher": str(teacher)}
+        key="t",
+        kind=WorkKind.TRAIN,
+        trial=0,
+        config=config,
+        folder=str(tmp_path / "t"),
+        payload={"teacher": str(teacher)},
     )
     given = inputs.transfer.with_teacher_logits({name: split.teacher_logits for name, split in transfer.splits.items()})
     work.perform(item, WorkerContext(data={"transfer": given}))
