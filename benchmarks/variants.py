@@ -71,12 +71,10 @@ def best_at(result: StudyResult, share: float) -> TrialConfig | None:
 
 
 def sizes(result: StudyResult) -> Iterator[Variant]:
-    for share in SHARES:
-        config = best_at(result, share)
-        if config is None:
-            continue
-        plain = {name: PARAMETERS[name].default for name in TRAINING}
-        name = f"at most {share} %"
+    plain = {name: PARAMETERS[name].default for name in TRAINING}
+    best = {share: best_at(result, share) for share in SHARES}
+    for config in dict.fromkeys(config for config in best.values() if config is not None):  # one may be best at several
+        name = f"at most {', '.join(str(share) for share in SHARES if best[share] == config)} %"
         yield Variant("sizes", name, "as found", config)
         yield Variant("sizes", name, "without distillation", config.without_distillation())
         yield Variant("sizes", name, "textbook", config.model_copy(update={**TEXTBOOK, **plain}), made_up=False)
