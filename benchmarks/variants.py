@@ -36,7 +36,7 @@ from spaces.parameters import Choice
 from spaces.space import PARAMETERS, SearchSpace
 from spaces.trial import TrialConfig, TrialState, WorkItem, WorkKind, derived_seed
 
-SHARES = (60, 40, 25)  # percent of the teacher's parameters
+SHARES = (25, 40, 60)  # percent of the teacher's parameters
 TEXTBOOK = {"temperature": 2.0, "soft_share": 0.5, "hidden_share": 0.0, "group_start": "first"}
 TRAINING = (
     "learning_rate",
@@ -226,7 +226,7 @@ def main(what: str, folder: Path, num_seeds: int) -> None:
     if what != "table":
         variants = list(GROUPS[what](result))
         seeds = [derived_seed(result.spec.seed, "variant", index) for index in range(num_seeds)]
-        measure(folder, result, [(variant, seed) for seed in seeds for variant in variants])
+        measure(folder, result, [(variant, seed) for variant in variants for seed in seeds])
     print(table(folder, result))
 
 

@@ -326,8 +326,11 @@ def test_csv_json_and_text(tmp_path: Path) -> None:
     console = Console(width=160, record=True, file=io.StringIO())
     console.print(front_as_text(spec, rows, front, REFERENCES))
     text = console.export_text()
+    assert "3 students worth having" in text
     assert "bag of n-grams" in text
     assert "layers 0 3" in text
+    console.print(front_as_text(spec, [rows[0].model_copy(update={"lift_kept": -0.5}), *rows[1:]], front, REFERENCES))
+    assert "2 students worth having; 1 more no better than a bag of n-grams" in console.export_text()
 
 
 def test_an_empty_front_still_has_its_columns(tmp_path: Path) -> None:

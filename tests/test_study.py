@@ -24,6 +24,7 @@ import tiny
 import yaml
 from safetensors.numpy import load_file
 
+from search.study.augment import with_parts
 from search.study.inputs import read_inputs
 from search.study.output import open_record, open_study, spec_of
 from search.study.sampling import Sampling
@@ -307,7 +308,7 @@ def test_a_best_config_trains_the_same_student_again(ran: Ran, tmp_path: Path) -
     original = ran.after[int(row["trial"])]
     assert original.last is not None
     spec = load_study(ran.output / "best" / f"trial-{row['trial']}.yaml")
-    inputs = read_inputs(spec, lambda text: None)
+    inputs = with_parts(read_inputs(spec, lambda text: None), lambda text: None)
     assert spec.bounds == {}
     parameters, shape = Sampling(spec, inputs.teacher, inputs.vocabularies, {}).suggest([], 0)
     config = trial_config(spec, parameters, shape, inputs.teacher.depth, 0)

@@ -78,6 +78,11 @@ class StudentRow(Frozen):
     config: TrialConfig
     parameters: dict[str, str | int | float]
 
+    @property
+    def is_worth_having(self) -> bool:
+        """Better than a bag of n-grams, where that was measured."""
+        return self.lift_kept is None or self.lift_kept > 0
+
 
 def architecture_in_words(config: TrialConfig) -> str:
     """Such as `bert, layers 0 2 5, width 384 and 1536, vocabulary used (11,572), embeddings full`: hidden and feed-forward."""
@@ -256,12 +261,20 @@ def millions(number: float) -> str:
     return f"{number / 1e6:.1f} M" if number >= 999_500 else f"{number / 1e3:.0f} k"
 
 
+def _how_many(rows: Sequence[StudentRow]) -> str:
+    """Such as `5 students worth having`; those that a bag of n-grams equals are on the front for their size alone."""
+    count = sum(row.is_worth_having for row in rows)
+    worth = f"{count} student{'s' * (count != 1)} worth having"
+    rest = len(rows) - count
+    return f"{worth}; {rest} more no better than a bag of n-grams" if rest else worth
+
+
 def front_as_text(
     spec: StudySpec, rows: Sequence[StudentRow], front: ParetoFront, references: Sequence[Reference]
 ) -> Table:
     """The front and what it is held against, for a terminal."""
     test = f"test/{spec.quality}"
-    table = Table(title=f"{spec.name}: {len(rows)} student{'s' * (len(rows) != 1)} worth having", title_justify="left")
+    table = Table(title=f"{spec.name}: {_how_many(rows)}", title_justify="left")
     table.add_column("trial", justify="right", no_wrap=True)
     table.add_column("student", overflow="fold", ratio=1)
     for title in (
@@ -283,6 +296,7 @@ def front_as_text(
             with_spread(row.without_distillation.get(test)),
             percent(row.share_of_teacher),
             percent(row.lift_kept, 0),
+            style="" if row.is_worth_having else "dim",
         )
     table.add_section()
     for reference in references:
