@@ -17,10 +17,10 @@ from spaces.student import StudentShape
 from spaces.study import StudySpec
 from spaces.yaml_io import to_yaml
 
-# What share of one core's measured matrix-product rate training reaches, with its three passes counted. fp32: measured on
-# a Xeon without AMX, students of 1 to 6 layers, 384 wide (decision 0003). bf16: from the design page's 9,257 tokens/s of a
-# two-layer student where the products alone would allow 60,000, and the first-token layer of decision 0003.
-EFFICIENCY = {"fp32": 0.8, "bf16": 0.2}
+# A step's matrix products run at a share of their measured rate, and what else it does (memory passes, small operators, Python)
+# takes as long as so many operations would. Of one core, students of 1 to 6 layers, 192 to 384 wide: 60 of 75 GFLOP/s in fp32
+# (a Xeon without AMX, decision 0003), 200 to 290 of 490 in bf16 (an EPYC with AVX512-BF16, decision 0012).
+PRODUCTS_SHARE, THE_REST = 0.9, 550e9
 START_SECONDS = 25.0  # Ray, the lanes, their imports
 
 
@@ -145,15 +145,14 @@ def _estimate(spec: StudySpec, inputs: Inputs, shapes: list[StudentShape], num_l
 
 
 def _training_rate() -> float:
-    """FLOPs a second that training on one core may reach: its matrix products', measured for a moment, times a share."""
+    """FLOPs a second that training on one core may reach, from the rate of its matrix products, measured for a moment."""
     import torch
 
     from search.trial.device import bf16_pays, device
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    name = "bf16" if bf16_pays(device().type) else "fp32"
-    kind = torch.bfloat16 if name == "bf16" else torch.float32
+    kind = torch.bfloat16 if bf16_pays(device().type) else torch.float32
     left, right = torch.randn(1024, 384, dtype=kind), torch.randn(384, 1536, dtype=kind)
     left @ right
     begun, count = time.perf_counter(), 0
@@ -161,4 +160,5 @@ def _training_rate() -> float:
         left @ right
         count += 1
     torch.set_num_threads(threads)
-    return EFFICIENCY[name] * count * 2 * 1024 * 384 * 1536 / (time.perf_counter() - begun)
+    rate = count * 2 * 1024 * 384 * 1536 / (time.perf_counter() - begun)
+    return 1 / (1 / (PRODUCTS_SHARE * rate) + 1 / THE_REST)
