@@ -130,10 +130,14 @@ def measure(folder: Path, result: StudyResult, wanted: list[tuple[Variant, int]]
     queue = deque((variant, seed) for variant, seed in wanted if variant.key(seed) not in known)
     if not queue:
         return
-    space = result.spec.space
-    if any(variant.config.hidden_share for variant, _ in queue):  # so that the teacher's states are kept in files
-        of_last = {"hidden_share": Choice(values=(HIDDEN_SHARE,))}
-        space = SearchSpace({**space.parameters, **of_last})
+    # Only what these want: their vocabularies, and the teacher's last states in files where a loss is on them.
+    wants: dict[str, tuple[Any, ...]] = {
+        "vocabulary": tuple(sorted({variant.config.vocabulary for variant, _ in queue}))
+    }
+    if any(variant.config.hidden_share for variant, _ in queue):
+        wants["hidden_share"] = (HIDDEN_SHARE,)
+    wanted_space = {name: Choice(values=values) for name, values in wants.items()}
+    space = SearchSpace({**result.spec.space.parameters, **wanted_space})
     spec = result.spec.model_copy(update={"space": space})
     inputs = read_inputs(spec, print)
     with ExitStack() as stack:
