@@ -16,9 +16,9 @@ from search.study.output import spec_of
 from search.trial import teacher
 from search.trial.context import WorkerContext
 from search.trial.evaluate import score
-from search.trial.importance import load_importance, rank
-from search.trial.initialise import initialise, spans, unshared
-from search.trial.narrow import is_narrower, narrowed
+from search.trial.start.importance import load_importance, rank
+from search.trial.start.initialise import initialise, spans, unshared
+from search.trial.start.narrow import is_narrower, narrowed
 from search.trial.students import build_student
 from spaces.architecture import InvalidStudent, copied_layers
 

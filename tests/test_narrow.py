@@ -17,9 +17,9 @@ from search.trial import work
 from search.trial.context import WorkerContext
 from search.trial.data import Vocabulary, padded
 from search.trial.forward import Classifier
-from search.trial.importance import Importance, channels_of, most_important, rank
-from search.trial.initialise import initialise, unshared
-from search.trial.narrow import narrowed
+from search.trial.start.importance import Importance, channels_of, most_important, rank
+from search.trial.start.initialise import initialise, unshared
+from search.trial.start.narrow import narrowed
 from search.trial.students import build_student
 from search.trial.teacher import load_teacher
 from spaces.architecture import InvalidStudent

@@ -27,9 +27,9 @@ from transformers import (
 from search.trial.context import WorkerContext
 from search.trial.data import Tokens, Vocabulary, padded
 from search.trial.forward import Classifier, FirstTokenClassifier, classifier
-from search.trial.groups import starting_layers
 from search.trial.hidden_losses import cosine_loss
-from search.trial.initialise import can_copy, factorise, initialise, spans, unshared
+from search.trial.start.groups import starting_layers
+from search.trial.start.initialise import can_copy, factorise, initialise, spans, unshared
 from search.trial.students import build_student
 from search.trial.vocabulary import cut_vocabulary, full_vocabulary, load_tokenizer
 from spaces.errors import TrialError

@@ -23,7 +23,7 @@ from search.study.hidden import with_hidden_states
 from search.study.inputs import FORMAT, Inputs, Say
 from search.study.teachers import fingerprint
 from search.trial.data import TransferSet
-from search.trial.importance import FILE as IMPORTANCE_FILE
+from search.trial.start.importance import FILE as IMPORTANCE_FILE
 from spaces.errors import StudyError
 from spaces.trial import WorkItem, WorkKind
 from spaces.yaml_io import write_whole

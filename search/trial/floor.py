@@ -10,7 +10,7 @@ import numpy as np
 from search.trial.context import WorkerContext
 from search.trial.data import Tokens, TransferSet
 from search.trial.evaluate import score
-from search.trial.initialise import can_copy, initialise, unshared
+from search.trial.start.initialise import can_copy, initialise, unshared
 from search.trial.students import build_student
 from search.trial.teacher import load_teacher
 from spaces.student import StudentShape

@@ -14,12 +14,12 @@ from search.trial.context import WorkerContext
 from search.trial.data import TransferSet
 from search.trial.deliver.huggingface import deliver
 from search.trial.evaluate import score
-from search.trial.groups import starting_layers
-from search.trial.importance import load_importance, rank
-from search.trial.initialise import can_copy, initialise, unshared
 from search.trial.loop import Schedule, fit
 from search.trial.matching import Matcher
-from search.trial.narrow import is_narrower, narrowed
+from search.trial.start.groups import starting_layers
+from search.trial.start.importance import load_importance, rank
+from search.trial.start.initialise import can_copy, initialise, unshared
+from search.trial.start.narrow import is_narrower, narrowed
 from search.trial.states import states_of, write_states
 from search.trial.students import build_student
 from spaces.errors import TrialError

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from search.trial.importance import Importance, channels_of, most_important
 from search.trial.layouts import LAYOUTS
+from search.trial.start.importance import Importance, channels_of, most_important
 from spaces.student import StudentShape
 
 State = Mapping[str, torch.Tensor]

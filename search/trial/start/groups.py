@@ -13,7 +13,7 @@ from search.trial.data import Batch, Tokens, Vocabulary, padded
 from search.trial.device import device
 from search.trial.forward import named_inputs
 from search.trial.hidden_losses import cosine_loss
-from search.trial.initialise import copy_layers, initialise, spans
+from search.trial.start.initialise import copy_layers, initialise, spans
 from search.trial.states import LaneStates
 from spaces.trial import TrialConfig
 
