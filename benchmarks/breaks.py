@@ -1,6 +1,7 @@
 """Breaks each thing that a correct distillation gets right, once, in a copy of the project, and sees its test fail.
 
     python benchmarks/breaks.py            # writes docs/right.md
+    python benchmarks/breaks.py WORDS      # those alone whose point has the words; the others' lines stay as they are
 
 A break that no test notices ends this with status 1. The points are those of the project's field notes, section 2.
 """
@@ -101,7 +102,10 @@ BREAKS = [
 
 
 def main() -> None:
-    lines, unseen = [], []
+    words, unseen = " ".join(sys.argv[1:]), []
+    page = ROOT / "docs" / "right.md"
+    told = [line for line in page.read_text().splitlines() if line.startswith("| ")] if words else []
+    lines = {line.split("|")[1].strip(): line for line in told[1:]}
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "copy"
         names = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split(
@@ -110,7 +114,7 @@ def main() -> None:
         for name in filter(None, names):
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / name, copy / name)
-        for entry in BREAKS:
+        for entry in (entry for entry in BREAKS if words in entry.point):
             path = copy / entry.file
             whole = path.read_text()
             assert entry.old in whole, f"{entry.file} no longer holds {entry.old!r}"
@@ -123,12 +127,12 @@ def main() -> None:
             seen = done.returncode == 1 and bool(found)
             said = f"`{found[0].removeprefix('E').strip().replace('|', '/')[:110]}`" if seen else "**not noticed**"
             print(f"{'seen  ' if seen else 'UNSEEN'} {entry.point}: {said}", flush=True)
-            lines.append(f"| {entry.point} | `{entry.test}` | {said} |")
+            lines[entry.point] = f"| {entry.point} | `{entry.test}` | {said} |"
             unseen += [] if seen else [entry.point]
     head = "# Right\n\nPoints that a correct distillation gets right, the test that holds it, and what that test said when\n"
     head += "the point was broken once on purpose. Made by `python benchmarks/breaks.py`.\n\n"
     head += "| point | test | what breaking it did |\n|---|---|---|\n"
-    (ROOT / "docs" / "right.md").write_text(head + "\n".join(lines) + "\n")
+    page.write_text(head + "".join(f"{lines[entry.point]}\n" for entry in BREAKS if entry.point in lines))
     sys.exit(1 if unseen else 0)
 
 
