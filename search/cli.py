@@ -17,6 +17,7 @@ from rich.console import Console
 
 from spaces.errors import InputError, StudyError
 
+INTERRUPTED = 130  # by Ctrl-C, or told to end
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=True,
@@ -157,7 +158,7 @@ def guarded(command: Callable[[], Any]) -> int:
         return 1
     except KeyboardInterrupt:
         stderr.print("stopped; run the same command again to continue", markup=False)
-        return 130
+        return INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -174,6 +175,8 @@ def main() -> None:
             app(standalone_mode=True)
         except SystemExit as end:
             status = int(end.code or 0) if not isinstance(end.code, str) else 2
+            if status == INTERRUPTED:  # Typer's, which says nothing
+                raise KeyboardInterrupt from None
 
     sys.exit(guarded(command) or status)
 

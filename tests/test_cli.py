@@ -376,3 +376,16 @@ def test_the_check_of_loaded_modules_finds_one() -> None:
 
 def test_front_needs_neither_ray_nor_torch(finished: StudySpec) -> None:
     assert loaded(COMMAND.format(["front", str(finished.output)]), HEAVY) == []
+
+
+def test_ctrl_c_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Typer turns it into an exit of its own, without a word."""
+
+    def interrupted(**settings: Any) -> None:
+        raise SystemExit(130)
+
+    monkeypatch.setattr("search.cli.app", interrupted)
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 130
+    assert "run the same command again to continue" in capsys.readouterr().err

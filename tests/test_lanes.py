@@ -282,3 +282,24 @@ def test_a_killed_driver_leaves_no_process(tmp_path: Path) -> None:
     while left := processes_with(mark):
         assert time.monotonic() < deadline, left
         time.sleep(0.2)
+
+
+TOLD_TO_END = """
+import os, signal, time
+import ray
+from search.lanes.quiet import start_ray
+start_ray(num_cpus=1)
+try:
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)
+except KeyboardInterrupt:
+    ray.shutdown()
+    print("ended")
+"""
+
+
+@pytest.mark.ray
+def test_told_to_end_a_driver_ends_as_by_ctrl_c() -> None:
+    done = subprocess.run([sys.executable, "-c", TOLD_TO_END], capture_output=True, text=True, timeout=600)
+    assert (done.returncode, done.stdout) == (0, "ended\n")
+    assert "SIGTERM" not in done.stderr  # Ray's stack

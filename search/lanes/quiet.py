@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 import warnings
 from typing import Any
 
@@ -69,6 +71,9 @@ def start_ray(*, num_cpus: int | None = None, num_gpus: int | None = None) -> di
     # Ray prints, whatever the log level, that a worker died. The lanes see to that themselves, and the message would
     # tear the display. To go when Ray lets one choose.
     ray._private.worker.print_to_stdstream = lambda *_, **__: None
+    # Told to end (`kill`, `timeout`, a scheduler), Ray would print a stack and leave its processes behind.
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     return dict(ray.cluster_resources())
 
 
