@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from spaces.errors import Fault
 from spaces.families.layout import Tensors
-from spaces.named import function_named
+from spaces.named import all_named
 
 if TYPE_CHECKING:
     from spaces.student import StudentShape
@@ -29,22 +29,16 @@ HEADS: dict[str, type[Head] | None] = {STOCK: None}
 
 def register_heads(own: Mapping[str, str]) -> list[Fault]:
     """Imports the heads that a study names (name -> "file.py:Class") into the registry; what is wrong with them."""
-    faults = []
-    for name, path in own.items():
-        try:
-            head = function_named(path)
-        except Exception as error:
-            faults.append(Fault(f"heads.{name}", f"{path} cannot be imported: {type(error).__name__}: {error}"))
-            continue
-        if name == STOCK:
-            faults.append(Fault(f"heads.{name}", "is every family's own head; choose another name"))
-        elif not isinstance(head, type) or not callable(getattr(head, "tensors", None)):
-            faults.append(
-                Fault(f"heads.{name}", f"{path} is no class with a static method `tensors` (docs/extending.md)")
-            )
-        else:
-            HEADS[name] = head
+    found, faults = all_named(own, "heads", _fault_of)
+    HEADS.update(found)
     return faults
+
+
+def _fault_of(name: str, path: str, head: Any) -> str:
+    if name == STOCK:
+        return "is every family's own head; choose another name"
+    known = isinstance(head, type) and callable(getattr(head, "tensors", None))
+    return "" if known else f"{path} is no class with a static method `tensors` (docs/extending.md)"
 
 
 def with_head(stored: Tensors, shape: StudentShape) -> Tensors:

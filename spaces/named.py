@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
+
+from spaces.errors import Fault
 
 
 @functools.cache
@@ -21,3 +23,24 @@ def function_named(path: str) -> Callable[..., Any]:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return getattr(module, function)
+
+
+def all_named(
+    own: Mapping[str, str], key: str, fault_of: Callable[[str, str, Any], str]
+) -> tuple[dict[str, Any], list[Fault]]:
+    """What a study names under `key` (name -> path), imported, and what is wrong with the rest; `fault_of` says of a
+    name, its path and what was imported what is wrong, or nothing."""
+    found: dict[str, Any] = {}
+    faults: list[Fault] = []
+    for name, path in own.items():
+        try:
+            value = function_named(path)
+        except Exception as error:
+            problem = f"{path} cannot be imported: {type(error).__name__}: {error}"
+        else:
+            problem = fault_of(name, path, value)
+        if problem:
+            faults.append(Fault(f"{key}.{name}", problem))
+        else:
+            found[name] = value
+    return found, faults

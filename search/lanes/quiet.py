@@ -49,7 +49,7 @@ def start_ray(*, num_cpus: int | None = None, num_gpus: int | None = None) -> di
 
     Returns the cluster's resources. `num_cpus` and `num_gpus` are for a local one; None lets Ray count.
     """
-    joins = bool(os.environ.get("RAY_ADDRESS"))
+    joins, told_to_end = bool(os.environ.get("RAY_ADDRESS")), signal.getsignal(signal.SIGTERM)
     if joins:
         # Whether the cluster asks for a token is its own affair, and its processes do not inherit our environment.
         mode = os.environ.get("RAY_AUTH_MODE")
@@ -71,9 +71,10 @@ def start_ray(*, num_cpus: int | None = None, num_gpus: int | None = None) -> di
     # Ray prints, whatever the log level, that a worker died. The lanes see to that themselves, and the message would
     # tear the display. To go when Ray lets one choose.
     ray._private.worker.print_to_stdstream = lambda *_, **__: None
-    # Told to end (`kill`, `timeout`, a scheduler), Ray would print a stack and leave its processes behind.
+    # Told to end (`kill`, `timeout`, a scheduler), Ray would print a stack and leave its processes behind. It has put a
+    # handler of its own over that of a program which has one.
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, told_to_end if callable(told_to_end) else signal.default_int_handler)
     return dict(ray.cluster_resources())
 
 

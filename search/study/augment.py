@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 import ray
 
 from search.lanes.pool import LanePool
-from search.study.inputs import FORMAT, Inputs, Say, unlabelled_split
+from search.study.inputs import Inputs, Say, key_of, unlabelled_split
 from search.study.texts import UNLABELLED, LabelledTexts
 from search.trial.data import Split, Tokens
 from spaces.errors import StudyError
@@ -82,6 +81,6 @@ def _parts(inputs: Inputs) -> dict[Path, range]:
     """The files that the made-up texts lie in, and the training rows of each."""
     spec, size = inputs.spec, len(inputs.texts.splits["train"])
     assert spec.data.augmentation != "none"
-    recipe = [inputs.source.fingerprint, inputs.labelled_fingerprint, spec.data.augmentation.model_dump(), spec.seed]
-    folder = spec.cache / "texts" / hashlib.sha256(json.dumps([*recipe, FORMAT]).encode()).hexdigest()[:16]
+    recipe = [inputs.labelled_fingerprint, spec.data.augmentation.model_dump(), spec.seed]
+    folder = spec.cache / "texts" / key_of(recipe)
     return {folder / f"{start}.json": range(start, min(start + PART_ROWS, size)) for start in range(0, size, PART_ROWS)}

@@ -120,9 +120,9 @@ def _tokenise(
         )
     weights = class_weights(spec, splits["train"].labels, label_names)
     common = [source.fingerprint, max_length, label_names, spec.task, FORMAT]
-    labelled, fingerprint = (_fingerprint([known.fingerprint, *common]) for known in (texts.labelled, texts))
+    labelled, fingerprint = (key_of([known.fingerprint, *common]) for known in (texts.labelled, texts))
     if spec.data.augmentation != "none":  # what it makes follows from these
-        fingerprint = _fingerprint([fingerprint, spec.data.augmentation.model_dump(), spec.seed])
+        fingerprint = key_of([fingerprint, spec.data.augmentation.model_dump(), spec.seed])
     transfer = TransferSet(
         splits, vocabularies, label_names, max_length, fingerprint, spec.about.target, spec.about.problem_type, weights,
         dict(spec.metrics), dict(spec.families), dict(spec.heads),
@@ -131,7 +131,8 @@ def _tokenise(
     return spec, transfer, labelled, notes
 
 
-def _fingerprint(parts: list[Any]) -> str:
+def key_of(parts: list[Any]) -> str:
+    """A short name for what follows from these parts."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
@@ -152,8 +153,10 @@ def _labels(split: LabelledTexts, name: str, label_names: list[str], target: str
 
 def unlabelled_split(inputs: Inputs, texts: LabelledTexts) -> Split:
     """More texts without labels, in the pieces of every vocabulary of the study."""
-    transfer = inputs.transfer
-    full = Tokens.encode(load_tokenizer(transfer.vocabularies["full"]), texts.texts, texts.pairs, transfer.max_length)
+    from transformers import AutoTokenizer
+
+    transfer, tokenizer = inputs.transfer, AutoTokenizer.from_pretrained(inputs.source.folder)
+    full = Tokens.encode(tokenizer, texts.texts, texts.pairs, transfer.max_length)
     tokens = _in_every_vocabulary(texts, full, transfer.vocabularies, transfer.max_length)
     return Split(tokens, _labels(texts, UNLABELLED, transfer.label_names, transfer.target))
 

@@ -19,7 +19,7 @@ from spaces.yaml_io import to_yaml
 
 # A step's matrix products run at a share of their measured rate, and what else it does (memory passes, small operators, Python)
 # takes as long as so many operations would. Of one core, students of 1 to 6 layers, 192 to 384 wide: 60 of 75 GFLOP/s in fp32
-# (a Xeon without AMX, decision 0003), 200 to 290 of 490 in bf16 (an EPYC with AVX512-BF16, decision 0012).
+# (a Xeon without AMX, decision 0003), 140 to 290 of 490 in bf16 (an EPYC with AVX512-BF16, other work beside).
 PRODUCTS_SHARE, THE_REST = 0.9, 550e9
 START_SECONDS = 25.0  # Ray, the lanes, their imports
 

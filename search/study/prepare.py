@@ -5,7 +5,6 @@ the cache by content hash.
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from search.lanes.pool import LanePool
 from search.results.front import Reference
 from search.study.augment import with_made_up_texts
 from search.study.hidden import with_hidden_states
-from search.study.inputs import FORMAT, Inputs, Say
+from search.study.inputs import FORMAT, Inputs, Say, key_of
 from search.study.teachers import fingerprint
 from search.trial.data import TransferSet
 from search.trial.start.importance import FILE as IMPORTANCE_FILE
@@ -50,10 +49,12 @@ def prepare(
 
     `meanwhile` is given the transfer set when it is there, for work that needs no teacher: one lane alone fine-tunes."""
     spec, output = inputs.spec, inputs.spec.output
-    meanwhile(ray.put(inputs.transfer))
-    inputs = with_made_up_texts(inputs, pool, say)
+    reference = ray.put(inputs.transfer)
+    meanwhile(reference)
+    given, inputs = inputs, with_made_up_texts(inputs, pool, say)
     transfer = inputs.transfer
-    reference = ray.put(transfer)
+    if inputs is not given:
+        reference = ray.put(transfer)
     folder = output / "teacher"
     made_from = _teacher_key(inputs)
     if not (folder / "made_from.txt").is_file() or (folder / "made_from.txt").read_text() != made_from:
@@ -84,7 +85,7 @@ def _teacher_key(inputs: Inputs) -> str:
         spec = inputs.spec
         parts += [inputs.labelled_fingerprint, spec.teacher.fine_tune.model_dump(), spec.data.class_weights]
         parts += [spec.seed, FORMAT]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+    return key_of(parts)
 
 
 def _fine_tune(inputs: Inputs, pool: LanePool, transfer: ray.ObjectRef, folder: Path, threads: int, say: Say) -> None:

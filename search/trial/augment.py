@@ -100,6 +100,10 @@ def replacing(base: str, words: str, candidates: int, max_length: int, texts: tu
     if words == "embeddings":
         table = AutoModel.from_pretrained(base).get_input_embeddings().weight.detach().float().numpy()
         return NearWords(near_words(texts, tokenizer, table, candidates))
+    if not tokenizer.is_fast:
+        raise TrialError(
+            f"{base} has no fast tokenizer, which says where in a text a piece lies; write words: embeddings"
+        )
     model, loaded = AutoModelForMaskedLM.from_pretrained(base, output_loading_info=True)
     if loaded["missing_keys"]:
         raise TrialError(
@@ -184,21 +188,22 @@ class MaskedWords:
             return
         texts = [draft.text for draft in drafts]
         pairs = [second for _, second in texts] if len(drafts[0].sides) > 1 else None
-        first = [text for text, _ in texts]
-        encoded = self._tokenizer(first, pairs, truncation="longest_first", max_length=self._max_length)
-        tokens = Tokens.encode(self._tokenizer, first, pairs, self._max_length)
-        places = [
-            self._places(draft, encoded.encodings[index], share) for index, draft in enumerate(drafts)
-        ]  # (position, side, word) of what is masked
+        encodings = self._tokenizer(
+            [first for first, _ in texts], pairs, truncation="longest_first", max_length=self._max_length
+        ).encodings
+        types = None if pairs is None else [encoding.type_ids for encoding in encodings]
+        tokens = Tokens.laid_out([encoding.ids for encoding in encodings], types)
+        places = [self._places(draft, encoding, share) for draft, encoding in zip(drafts, encodings, strict=True)]
         done = 0
         for rows in evaluation_rows(tokens.lengths, MASKED_TOKENS):
-            rows = np.array([row for row in rows if places[row]], np.int64)
-            if len(rows):
-                self._replace(drafts, tokens, rows, places, share)
-            done += max(1, len(rows))
-            context.heartbeat(min(done, len(drafts)), len(drafts))
+            masked = np.array([row for row in rows if places[row]], np.int64)
+            if len(masked):
+                self._replace(drafts, tokens, masked, places, share)
+            done += len(rows)
+            context.heartbeat(done, len(drafts))
 
     def _places(self, draft: Draft, encoding: Any, share: float) -> list[tuple[int, int, int]]:
+        """(position of the piece, side, word) of each word that is replaced."""
         assert draft.draws is not None
         out, word_at = [], []
         for words in draft.sides:

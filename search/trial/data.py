@@ -66,6 +66,11 @@ class Tokens:
         else:
             encoded = tokenizer(list(texts), pair_list, truncation="longest_first", max_length=max_length)
             rows, types = encoded["input_ids"], encoded.get("token_type_ids") if pair_list is not None else None
+        return cls.laid_out(rows, types)
+
+    @classmethod
+    def laid_out(cls, rows: Sequence[Sequence[int]], types: Sequence[Sequence[int]] | None) -> Tokens:
+        """Rows of pieces, end to end; `types` are their token types where there are pairs."""
         offsets = np.zeros(len(rows) + 1, np.int64)
         np.cumsum([len(row) for row in rows], out=offsets[1:])
         ids = np.concatenate([np.asarray(row, np.int32) for row in rows])
