@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import uuid
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,7 +46,7 @@ class Segment(tune.Trainable):
         return None
 
 
-class SegmentSearcher(Searcher):
+class SegmentSearcher(Searcher, ABC):
     """What the study implements: `next_item` and `finished`, both called in the driver's main thread.
 
     What they raise ends the run and comes out of `run_segments`. Each result is acknowledged when `finished` returns:
@@ -65,16 +66,16 @@ class SegmentSearcher(Searcher):
         self._lost: list[str] = []  # keys whose Tune actor died: only the waiting has to be done again
         self._losses: dict[str, int] = {}
 
+    @abstractmethod
     def next_item(self, trial_id: str) -> WorkItem | Literal["finished"] | None:
         """The next segment, or None to be asked again once another has finished, or "finished" for no more.
 
         None is allowed only while a segment is with the lanes: Tune would sleep, second by second, for ever.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def finished(self, key: str, result: WorkResult) -> None:
         """A segment came back; with `result.error` if it failed."""
-        raise NotImplementedError
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if self.error is not None:
@@ -133,8 +134,8 @@ class SegmentSearcher(Searcher):
     def set_state(self, state: dict[str, Any]) -> None:
         return None
 
-    def __reduce__(self) -> tuple[type[SegmentSearcher], tuple[()]]:
-        return SegmentSearcher, ()
+    def __reduce__(self) -> tuple[type[Searcher], tuple[()]]:
+        return Searcher, ()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SegmentSearcher:
         return self
