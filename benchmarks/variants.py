@@ -1,7 +1,8 @@
 """Students of a finished search trained again in variants, three seeds each: what each part of the method is worth.
 
     python benchmarks/variants.py sizes DIR [SEEDS]       the best student by validation at 60, 40 and 25 % of the teacher's
-                                                          parameters: as found, without distillation, by the textbook
+                                                          parameters: as found, without distillation, by the textbook,
+                                                          without made-up texts
     python benchmarks/variants.py ablation DIR [SEEDS]    the best at 40 %, each part of the method left out once
     python benchmarks/variants.py texts DIR [SEEDS]       the best at 25 %: made-up texts against the same steps without
     python benchmarks/variants.py albert DIR [SEEDS]      ALBERT's grid: embedding size by groups, and what a group starts from
@@ -77,6 +78,7 @@ def sizes(result: StudyResult) -> Iterator[Variant]:
         yield Variant("sizes", name, "as found", config)
         yield Variant("sizes", name, "without distillation", config.without_distillation())
         yield Variant("sizes", name, "textbook", config.model_copy(update={**TEXTBOOK, **plain}), made_up=False)
+        yield Variant("sizes", name, "no made-up texts", config, made_up=False)
 
 
 def ablation(result: StudyResult) -> Iterator[Variant]:
