@@ -139,3 +139,25 @@ def transfer(data_folder: Path, teacher: Path, tmp_path_factory: pytest.TempPath
         for name, split in made.splits.items()
     }
     return made.with_teacher_logits(logits)
+
+
+@pytest.fixture
+def run_item(teacher: Path, transfer: Any, tmp_path: Path) -> Callable[..., tuple[Any, dict[str, Any]]]:
+    """Trains a trial through the worker's own door; (measurement, weights)."""
+    from safetensors.torch import load_file
+
+    from search.trial.context import WorkerContext
+    from search.trial.work import perform
+    from spaces.trial import Measurement, TrialConfig, WorkItem, WorkKind
+
+    def run_it(config: TrialConfig, name: str = "t", **fields: Any) -> tuple[Measurement, dict[str, Any]]:
+        payload = {"teacher": str(teacher), **fields.pop("payload", {})}
+        folder = tmp_path / name
+        item = WorkItem(
+            key=name, kind=WorkKind.TRAIN, trial=3, config=config, folder=str(folder), payload=payload, **fields
+        )
+        measurement, _ = perform(item, WorkerContext(data={"transfer": transfer}))
+        assert measurement is not None
+        return measurement, load_file(folder / f"attempt-{item.attempt}" / "weights.safetensors")
+
+    return run_it
