@@ -17,7 +17,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests' matrices are tiny: t
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from hypothesis import settings
 settings.register_profile("tiny", deadline=None, print_blob=True)
 settings.load_profile("tiny")
 
+DOCS = Path(__file__).parent.parent / "docs"
 LABELS = ["food", "music", "sport"]
 
 
@@ -139,3 +140,52 @@ def transfer(data_folder: Path, teacher: Path, tmp_path_factory: pytest.TempPath
         for name, split in made.splits.items()
     }
     return made.with_teacher_logits(logits)
+
+
+@pytest.fixture
+def run_item(teacher: Path, transfer: Any, tmp_path: Path) -> Callable[..., tuple[Any, dict[str, Any]]]:
+    """Trains a trial through the worker's own door; (measurement, weights)."""
+    from safetensors.torch import load_file
+
+    from search.trial.context import WorkerContext
+    from search.trial.work import perform
+    from spaces.trial import Measurement, TrialConfig, WorkItem, WorkKind
+
+    def run_it(config: TrialConfig, name: str = "t", **fields: Any) -> tuple[Measurement, dict[str, Any]]:
+        payload = {"teacher": str(teacher), **fields.pop("payload", {})}
+        folder = tmp_path / name
+        item = WorkItem(
+            key=name, kind=WorkKind.TRAIN, trial=3, config=config, folder=str(folder), payload=payload, **fields
+        )
+        measurement, _ = perform(item, WorkerContext(data={"transfer": transfer}))
+        assert measurement is not None
+        return measurement, load_file(folder / f"attempt-{item.attempt}" / "weights.safetensors")
+
+    return run_it
+
+
+@pytest.fixture
+def registries() -> Iterator[None]:
+    """After the test, the families and the heads that there are by themselves."""
+    from spaces.families import FAMILIES
+    from spaces.heads import HEADS
+
+    before = [(registry, dict(registry)) for registry in (FAMILIES, HEADS)]
+    yield
+    for registry, entries in before:
+        registry.clear()
+        registry.update(entries)
+
+
+@pytest.fixture
+def documented(tmp_path: Path) -> Callable[[str], Path]:
+    """Writes the example of docs/extending.md whose first line names the file."""
+
+    def write(name: str) -> Path:
+        blocks = (DOCS / "extending.md").read_text().split("```python\n")[1:]
+        code = next(block for block in blocks if block.startswith(f"# {name}")).split("```")[0]
+        path = tmp_path / name
+        path.write_text(code)
+        return path
+
+    return write

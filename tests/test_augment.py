@@ -12,8 +12,8 @@ import tiny
 import torch
 
 from search.study import augment
-from search.study.augment import missing_parts, with_parts
-from search.study.inputs import Inputs, read_inputs
+from search.study.augment import missing_parts
+from search.study.inputs import read_inputs
 from search.study.texts import read_texts
 from search.trial import losses
 from search.trial.augment import Draft, Made, MaskedWords, NearWords, make_up, near_words, replacing
@@ -22,7 +22,6 @@ from search.trial.data import Tokens
 from search.trial.loop import Schedule, fit
 from search.trial.teacher import teach
 from search.trial.vocabulary import load_tokenizer
-from search.trial.work import perform
 from spaces.errors import InputError, TrialError
 from spaces.study import AugmentationSpec, StudySpec
 
@@ -119,8 +118,7 @@ def test_masked_words_become_what_the_model_holds_likeliest(masked_lm: Path) -> 
     drafts = [Draft([list(side) for side in sides], draws), Draft([["a", "team"], ["a"]], [np.ones(2), np.ones(1)])]
     words(drafts, 0.5, WorkerContext())
     handle.remove()
-    # likeliest first, the second half of the draws takes the second; a word itself is never a candidate for its place,
-    # and `soup`, which the third likeliest would replace, is one piece like the others
+    # a draw below 0.25 takes the likeliest word, one from there to 0.5 the second; no word is its own candidate
     assert drafts[0].sides[0][:3] == ["soup", "unheardof", "bread"]
     assert drafts[0].sides[0][3] == "bread"
     assert drafts[0].sides[1][:2] == ["team", "42"]
@@ -156,14 +154,6 @@ def test_a_head_that_is_not_there_is_told(base_teacher: Path, study_of: Callable
         read_inputs(study_of(data=data, teacher=str(base_teacher)), lambda text: None)
 
 
-def made_up(inputs: Inputs) -> Inputs:
-    """By the lanes' own work, one part after the other, here."""
-    train = inputs.texts.splits["train"]
-    for item in missing_parts(inputs):
-        perform(item, WorkerContext(data={"texts": (train.texts, train.pairs)}))
-    return with_parts(inputs, lambda text: None)
-
-
 def test_a_study_with_more_text(
     study_of: Callable[..., StudySpec], teacher: Path, masked_lm: Path, tmp_path: Path, data_folder: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -173,7 +163,7 @@ def test_a_study_with_more_text(
     (tmp_path / "more.txt").write_text("\n".join([*lines, "", lines[0].replace(" ", "  ")]) + "\n")
     files = {name: str(data_folder / f"{name}.tsv") for name in ("train", "validation", "test")}
     data = {**files, "max_length": 32, "unlabelled": str(tmp_path / "more.txt"), "augmentation": {"copies": 2}}
-    inputs = made_up(read_inputs(study_of(data=data), lambda text: None))
+    inputs = tiny.made_up(read_inputs(study_of(data=data), lambda text: None))
     transfer = inputs.transfer
     more = transfer.splits["unlabelled"]
     num_train = len(transfer.splits["train"].labels)

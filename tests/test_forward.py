@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from student_toys import LABELS, a_shape, shapes
+from transformers import RobertaConfig, RobertaForSequenceClassification
 
 from search.trial.forward import ATTENTION, LONGEST_WRITTEN_OUT, Classifier, FirstTokenClassifier, attention, classifier
 from search.trial.students import build_student
+from spaces.families import FAMILIES
 from spaces.student import StudentShape
 
 SHAPES = {
@@ -52,6 +58,47 @@ def test_the_short_pass_is_the_stock_pass(name: str) -> None:
     hidden = torch.where(mask_BT.bool(), ids_BT, (ids_BT + 7) % 50)
     torch.testing.assert_close(short(hidden, mask_BT, types_BT), ours, atol=1e-5, rtol=1e-5)
     assert (short((ids_BT + 7) % 50, mask_BT, types_BT) - ours).abs().max() > 0.01
+
+
+@settings(max_examples=25)
+@given(shape=shapes(), data=st.data())
+def test_the_short_forward_pass_is_the_stock_one(shape: StudentShape, data: st.DataObject) -> None:
+    model = build_student(shape, label_names=[str(i) for i in range(shape.num_labels)], dropout=0.3).eval()
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter.data, std=0.5, generator=generator)
+    lengths = torch.randint(1, shape.max_positions + 1, (4, 1), generator=generator)
+    column = torch.arange(int(lengths.max()))
+    ids = torch.randint(0, shape.vocabulary_size, (4, len(column)), generator=generator)
+    types = torch.randint(0, max(1, shape.type_vocabulary_size), ids.shape, generator=generator)
+    mask = (column < lengths).long()
+    short = classifier(model).eval()
+    assert isinstance(short, FirstTokenClassifier)
+    assert len(list(short.parameters())) == len(list(model.parameters()))  # none is registered twice
+    with torch.no_grad():
+        stock = Classifier(model)(ids, mask, types)
+        assert torch.allclose(short(ids, mask, types), stock, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_the_short_forward_pass_drops_and_learns_as_the_stock_one_does(family: str) -> None:
+    changes = {"albert": {"embedding_size": 8}, "distilbert": {"type_vocabulary_size": 0}}.get(family, {})
+    shape = a_shape(family=family, **changes)
+    model = build_student(shape, label_names=LABELS, dropout=0.0).train()
+    ids = torch.randint(0, 40, (4, 9), generator=torch.Generator().manual_seed(0))
+    everything, types = torch.ones_like(ids), torch.zeros_like(ids)
+
+    def gradients(forward: Any) -> list[torch.Tensor]:
+        model.zero_grad()
+        forward(ids, everything, types).square().sum().backward()
+        return [parameter.grad.clone() for parameter in model.parameters()]
+
+    for short, stock in zip(gradients(classifier(model)), gradients(Classifier(model)), strict=True):
+        assert torch.allclose(short, stock, atol=1e-6, rtol=1e-3)
+    dropping = classifier(build_student(shape, label_names=LABELS, dropout=0.3))
+    outputs = [[dropping.train(mode)(ids, everything, types).detach() for _ in range(2)] for mode in (True, False)]
+    assert not torch.equal(*outputs[0])
+    assert torch.equal(*outputs[1])
 
 
 @pytest.mark.parametrize("length", [9, LONGEST_WRITTEN_OUT + 3])
@@ -105,3 +152,13 @@ def test_stock_models_of_any_kind_attend_by_ours(kind: str, tmp_path: Path) -> N
     assert not any("scaled_dot_product" in event.name for event in seen.events())
     model.save_pretrained(tmp_path)
     assert ATTENTION not in (tmp_path / "config.json").read_text()
+
+
+def test_other_architectures_run_as_they_are() -> None:
+    config = {"num_hidden_layers": 1, "hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 8}
+    model = RobertaForSequenceClassification(RobertaConfig(vocab_size=20, type_vocab_size=1, **config)).eval()
+    assert type(classifier(model)) is Classifier
+    ids = torch.randint(3, 20, (2, 5), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        stock = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+        assert torch.equal(classifier(model)(ids, torch.ones_like(ids), torch.ones_like(ids)), stock)

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_students import a_shape, student_of
-from test_training import a_config, same
+from student_toys import a_shape, student_of
+from training_toys import a_config, same
 
 from search.study.inputs import read_inputs
 from search.trial import device

@@ -11,7 +11,7 @@ import tiny
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_students import LABELS, a_shape, other_teacher
+from student_toys import LABELS, a_shape, other_teacher
 
 from search.trial import work
 from search.trial.context import WorkerContext

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,24 +24,12 @@ from spaces.families import FAMILIES
 from spaces.study import StudySpec
 from spaces.trial import WorkItem, WorkKind
 
-DOCS = Path(__file__).parent.parent / "docs" / "extending.md"
-
-
-@pytest.fixture(autouse=True)
-def registry() -> Iterator[None]:
-    before = dict(FAMILIES)
-    yield
-    FAMILIES.clear()
-    FAMILIES.update(before)
+pytestmark = pytest.mark.usefixtures("registries")
 
 
 @pytest.fixture
-def example(tmp_path: Path) -> Path:
-    blocks = DOCS.read_text().split("```python\n")[1:]
-    code = next(block for block in blocks if block.startswith("# electra_students.py")).split("```")[0]
-    path = tmp_path / "electra_students.py"
-    path.write_text(code)
-    return path
+def example(documented: Callable[[str], Path]) -> Path:
+    return documented("electra_students.py")
 
 
 def test_the_example_is_searched_trained_and_loads_anywhere(

@@ -48,6 +48,9 @@ def test_a_preset_runs_small(name: str, tmp_path: Path) -> None:
         spec = with_data(spec, tmp_path / "data")
     inputs = read_inputs(spec, lambda text: None)
     assert inputs.fine_tunes
+    if spec.data.augmentation != "none":
+        inputs = tiny.made_up(inputs)
+        assert len(inputs.transfer.splits["unlabelled"].labels) > len(inputs.transfer.splits["train"].labels)
 
     folder, alone = tmp_path / "fine_tuned", WorkerContext(data={"transfer": inputs.transfer})
     settings = {**spec.teacher.fine_tune.model_dump(), "epochs": 1}

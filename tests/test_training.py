@@ -1,4 +1,4 @@
-"""Training one student: losses by hand, batches as properties, and the same trial bit for bit however it is run."""
+"""Training: what the teacher says, the schedule by hand, and the same trial bit for bit however it is run."""
 
 from __future__ import annotations
 
@@ -7,39 +7,28 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import tiny
 import torch
 import training_toys
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from training_toys import a_config, same
 
-from search.trial import checkpoint, floor
 from search.trial.context import WorkerContext
-from search.trial.data import (
-    Split,
-    Tokens,
-    TransferSet,
-    padded,
-)
-from search.trial.deliver.huggingface import deliver
+from search.trial.data import Tokens, TransferSet
 from search.trial.evaluate import predict
 from search.trial.loop import Schedule, fit, parameter_groups
 from search.trial.losses import soft_loss
 from search.trial.metrics import of_class
 from search.trial.students import build_student
 from search.trial.teacher import fine_tune, load_teacher, teach
-from search.trial.work import perform
 from spaces.errors import TrialError
-from spaces.student import StudentShape
 from spaces.study import FineTune
-from spaces.trial import Measurement, TrialConfig, WorkItem, WorkKind
 
 # the teacher
 
@@ -143,53 +132,6 @@ def test_biases_and_norms_do_not_decay() -> None:
 
 
 # a trial
-
-
-def a_config(transfer: TransferSet, **changes: Any) -> TrialConfig:
-    settings: dict[str, Any] = {
-        "layers": (0, 2),
-        "vocabulary": "used",
-        "temperature": 2.0,
-        "soft_share": 0.5,
-        "learning_rate": 3e-3,
-        "batch_size": 16,
-        "warmup_share": 0.1,
-        "weight_decay": 0.01,
-        "dropout": 0.2,
-        "epochs": 3.0,
-        "seed": 11,
-        **changes,
-    }
-    layers = settings["layers"]
-    shape = StudentShape(
-        family="bert", depth=len(layers), hidden_size=32, num_heads=4, intermediate_size=64,
-        embedding_size=settings.pop("rank", 32), num_hidden_groups=len(layers),
-        vocabulary_size=len(transfer.vocabularies[settings["vocabulary"]].kept), max_positions=48,
-        type_vocabulary_size=2, num_labels=3,
-    )  # fmt: skip
-    return TrialConfig(shape=shape, **settings)
-
-
-@pytest.fixture
-def run_item(teacher: Path, transfer: TransferSet, tmp_path: Path) -> Callable[..., tuple[Measurement, dict[str, Any]]]:
-    """Trains a trial through the worker's own door; (measurement, weights)."""
-
-    def run_it(config: TrialConfig, name: str = "t", **fields: Any) -> tuple[Measurement, dict[str, Any]]:
-        payload = {"teacher": str(teacher), **fields.pop("payload", {})}
-        folder = tmp_path / name
-        item = WorkItem(
-            key=name, kind=WorkKind.TRAIN, trial=3, config=config, folder=str(folder), payload=payload, **fields
-        )
-        measurement, _ = perform(item, WorkerContext(data={"transfer": transfer}))
-        assert measurement is not None
-        return measurement, load_file(folder / f"attempt-{item.attempt}" / "weights.safetensors")
-
-    return run_it
-
-
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    assert one.keys() == other.keys()
-    return all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_a_seed_says_everything_whatever_ran_before(run_item: Any, transfer: TransferSet) -> None:
@@ -313,124 +255,3 @@ def test_bf16_and_fp32_agree(
         student.load_state_dict(state)
         scores.append(predict(student, transfer.splits["train"].tokens["used"], 0, WorkerContext(), exact=True))
     assert np.abs(scores[0] - scores[1]).max() < 0.1 * scores[0].std()
-
-
-# scores, folders, floors
-
-
-def test_metrics_by_hand() -> None:
-    logits = np.eye(3, dtype=np.float32)[[0, 1, 1, 1]]
-    scored = of_class(logits, np.array([0, 0, 1, 2]))
-    assert scored["accuracy"] == 0.5
-    # F1: 2 * 1 * 0.5 / 1.5 = 2/3 of class 0; precision 1/3 and recall 1 = 1/2 of class 1; 0 of class 2
-    assert scored["macro_f1"] == pytest.approx((2 / 3 + 1 / 2 + 0) / 3)
-
-
-def test_predictions_come_in_the_rows_order_and_the_mode_is_restored() -> None:
-    model, (tokens, _, _) = training_toys.a_student(dropout=0.5).train(), training_toys.some_rows()
-    together = predict(model, tokens, 0, WorkerContext(), exact=True)
-    assert model.training
-    model.eval()
-    with torch.no_grad():
-        for row in (0, 8, 16):
-            batch = padded(tokens, np.array([row]), 0)
-            alone = model(input_ids=batch.ids_BT, attention_mask=batch.mask_BT).logits[0]
-            assert np.allclose(together[row], alone, atol=1e-5)
-
-
-def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
-    folder = tmp_path / "best" / "trial-1"
-    with checkpoint.folder_whole(folder) as temporary:
-        (temporary / "old").write_text("1")
-        assert not folder.exists()
-
-    def break_off() -> None:
-        with checkpoint.folder_whole(folder) as temporary:
-            (temporary / "new").write_text("2")
-            raise RuntimeError("the disk is full")
-
-    with pytest.raises(RuntimeError, match="disk is full"):
-        break_off()
-    assert [path.name for path in folder.iterdir()] == ["old"]
-    with checkpoint.folder_whole(folder) as temporary:
-        (temporary / "new").write_text("2")
-    assert [path.name for path in folder.iterdir()] == ["new"]
-    assert list(folder.parent.iterdir()) == [folder]  # nothing is left beside it
-
-
-def test_a_checkpoint_executes_nothing(tmp_path: Path) -> None:
-    class Evil:
-        def __reduce__(self) -> Any:
-            return (Path(tmp_path / "touched").touch, ())
-
-    torch.save({"optimizer": Evil()}, tmp_path / "progress.pt")
-    with pytest.raises(Exception, match="Weights only load failed"):
-        checkpoint.load_progress(tmp_path)
-    assert not (tmp_path / "touched").exists()
-
-
-SCORE = """
-import sys, csv, torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
-folder, data = sys.argv[1:]
-model, tokenizer = AutoModelForSequenceClassification.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-rows = [line.rstrip("\\n").split("\\t") for line in open(data)][1:]
-batch = tokenizer([text for text, _ in rows], padding=True, return_tensors="pt")
-with torch.no_grad():
-    predicted = model.eval()(**batch).logits.argmax(-1).tolist()
-print(sum(model.config.id2label[i] == label for i, (_, label) in zip(predicted, rows)) / len(rows))
-"""
-
-
-@pytest.mark.slow
-def test_what_is_delivered_scores_what_it_says_in_another_process(
-    run_item: Any, teacher: Path, transfer: TransferSet, data_folder: Path, tmp_path: Path
-) -> None:
-    config = a_config(transfer, epochs=8.0, soft_share=0.0, dropout=0.0)
-    trained, _ = run_item(config, "trained", payload={"exact": True})  # in fp32, as who loads it
-    weights = tmp_path / "trained" / "attempt-1"
-    output = deliver(config, str(teacher), weights, tmp_path / "best", transfer, WorkerContext())
-    assert output["metrics"]["validation/accuracy"] == trained.metrics["validation/accuracy"] > 0.5
-    assert output["num_parameters"] == config.shape.num_parameters
-    assert (tmp_path / "best" / "model.safetensors").stat().st_size == output["num_bytes"] == config.shape.num_bytes
-    command = [sys.executable, "-c", SCORE, str(tmp_path / "best"), str(data_folder / "test.tsv")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert float(done.stdout) == pytest.approx(output["metrics"]["test/accuracy"])
-
-
-def test_weights_that_are_gone_are_named(teacher: Path, transfer: TransferSet, tmp_path: Path) -> None:
-    payload = {"teacher": str(teacher), "weights": str(tmp_path / "gone")}
-    config = a_config(transfer)
-    item = WorkItem(key="d", kind=WorkKind.DELIVER, trial=3, config=config, folder=str(tmp_path / "o"), payload=payload)
-    with pytest.raises(TrialError, match="the weights of trial 3 are no longer in"):
-        perform(item, WorkerContext(data={"transfer": transfer}))
-
-
-def test_floors_of_the_tiny_task(teacher: Path, transfer: TransferSet) -> None:
-    always = floor.majority(transfer)
-    assert always["test/accuracy"] == pytest.approx(1 / 3)  # 10 of 30
-    assert always["test/macro_f1"] == pytest.approx((2 * (1 / 3) / (4 / 3)) / 3)  # one class at F1 1/2, two at 0
-    grams, size = floor.n_grams(transfer, WorkerContext())
-    assert grams["test/accuracy"] > 0.6
-    assert size % 3 == 0  # a weight a feature and class, and a bias a class
-    assert size > 3
-    whole = a_config(transfer, layers=(0, 1, 2)).shape
-    cut = floor.cut_teacher(str(teacher), whole, transfer, "used", WorkerContext())
-    split = transfer.splits["validation"]
-    assert cut is not None
-    logits = predict(load_teacher(str(teacher)), split.tokens["full"], 0, WorkerContext(), exact=True)
-    agreed = of_class(logits, split.labels)["accuracy"]
-    assert abs(cut["validation/accuracy"] - agreed) <= 0.1  # only words that training never used can differ
-
-
-def test_a_rank_without_part_in_an_item_does_nothing(transfer: TransferSet) -> None:
-    item = WorkItem(key="f", kind=WorkKind.FLOOR, payload={"floor": "n_grams"})
-    assert perform(item, WorkerContext(rank=1, world_size=2, data={"transfer": transfer})) == (None, {})
-
-
-def test_a_split_keeps_its_texts_only_where_they_are_scored(transfer: TransferSet) -> None:
-    assert transfer.splits["train"].texts is None
-    split = transfer.splits["test"]
-    assert isinstance(split, Split)
-    assert split.texts is not None
-    assert split.texts[0] == [row["text"] for row in tiny.texts(30, 2)]

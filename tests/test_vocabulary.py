@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_students import UNKNOWN_WORD, a_shape, counts_of, logits_of, student_of
+from student_toys import a_shape, counts_of, logits_of, student_of
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -18,6 +18,8 @@ from transformers import (
 
 from search.trial.data import Tokens
 from search.trial.vocabulary import cut_vocabulary, is_word_piece, load_tokenizer, write_tokenizer
+
+UNKNOWN_WORD = "soundtrack"
 
 
 def pieces(tokenizer: Any, text: str) -> list[str]:

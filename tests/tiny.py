@@ -196,3 +196,15 @@ def teacher_shape(**changes: Any) -> Any:
         "num_parameters": 1,
     }
     return TeacherShape.model_validate({**plain, **changes})
+
+
+def made_up(inputs: Any) -> Any:
+    """The inputs with what their augmentation makes: by the lanes' own work, one part after the other, here."""
+    from search.study.augment import missing_parts, with_parts
+    from search.trial.context import WorkerContext
+    from search.trial.work import perform
+
+    train = inputs.texts.splits["train"]
+    for item in missing_parts(inputs):
+        perform(item, WorkerContext(data={"texts": (train.texts, train.pairs)}))
+    return with_parts(inputs, lambda text: None)

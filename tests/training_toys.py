@@ -1,4 +1,4 @@
-"""What the training tests run in processes of their own; imports little, so that they start soon."""
+"""What the training tests share and run in processes of their own; imports little, so that these start soon."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import torch
 
 from search.trial import device
 from search.trial.context import WorkerContext
-from search.trial.data import Batch, Tokens
+from search.trial.data import Batch, Tokens, TransferSet
 from search.trial.loop import Schedule, fit
 from search.trial.matching import Matcher
 from search.trial.students import build_student
 from spaces.student import StudentShape
+from spaces.trial import TrialConfig
 
 NUM_ROWS = 17  # in batches of 8: the last one holds a single row, and leaves a second worker without
 
@@ -72,3 +73,33 @@ def one_of_two(rank: int, folder: str) -> None:
     weights, loss = fit_some(rank, 2)
     torch.save({"weights": weights, "loss": loss}, Path(folder) / f"{rank}.pt")
     torch.distributed.destroy_process_group()
+
+
+def a_config(transfer: TransferSet, **changes: Any) -> TrialConfig:
+    settings: dict[str, Any] = {
+        "layers": (0, 2),
+        "vocabulary": "used",
+        "temperature": 2.0,
+        "soft_share": 0.5,
+        "learning_rate": 3e-3,
+        "batch_size": 16,
+        "warmup_share": 0.1,
+        "weight_decay": 0.01,
+        "dropout": 0.2,
+        "epochs": 3.0,
+        "seed": 11,
+        **changes,
+    }
+    layers = settings["layers"]
+    shape = StudentShape(
+        family="bert", depth=len(layers), hidden_size=32, num_heads=4, intermediate_size=64,
+        embedding_size=settings.pop("rank", 32), num_hidden_groups=len(layers),
+        vocabulary_size=len(transfer.vocabularies[settings["vocabulary"]].kept), max_positions=48,
+        type_vocabulary_size=2, num_labels=3,
+    )  # fmt: skip
+    return TrialConfig(shape=shape, **settings)
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    assert one.keys() == other.keys()
+    return all(torch.equal(one[name], other[name]) for name in one)
