@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,12 +18,19 @@ def function_named(path: str) -> Callable[..., Any]:
     module_name, _, function = path.rpartition(":")
     if not module_name.endswith(".py"):
         return getattr(importlib.import_module(module_name), function)
-    spec = importlib.util.spec_from_file_location("study_functions", module_name)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return getattr(module, function)
+    if module_name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(module_name, module_name)
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[module_name] = module = importlib.util.module_from_spec(
+            spec
+        )  # dataclasses look there for their own
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[module_name]
+            raise
+    return getattr(sys.modules[module_name], function)
 
 
 def all_named(

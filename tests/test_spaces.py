@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from spaces import yaml_io
 from spaces.architecture import LAYER_POLICIES, InvalidStudent, copied_layers
 from spaces.errors import Fault, InputError, StudyError, TrialError, near_miss
+from spaces.named import function_named
 from spaces.parameters import Choice, FloatRange, IntRange, Parameter, parse_parameter
 from spaces.space import PARAMETERS, SearchSpace, parse_space
 from spaces.trial import BestConfig, Measurement, TrialConfig, WorkItem, WorkKind, WorkResult, derived_seed
@@ -352,6 +353,29 @@ def test_a_best_config_of_schema_1_still_loads() -> None:
 
 
 LIGHT = ("torch", "ray", "optuna", "transformers", "numpy")
+
+
+COSTS = """
+from __future__ import annotations
+from dataclasses import dataclass
+
+@dataclass
+class Costs:
+    euros: float = 2.5
+
+COSTS, OTHER = Costs(), Costs(1)
+"""
+
+
+def test_a_file_of_ones_own_may_hold_dataclasses(tmp_path: Path) -> None:
+    path = tmp_path / "costs.py"
+    path.write_text(COSTS)
+    assert function_named(f"{path}:COSTS").euros == 2.5
+    assert type(function_named(f"{path}:OTHER")) is type(function_named(f"{path}:COSTS"))  # one module, imported once
+    (tmp_path / "torn.py").write_text("VALUE = 1\nraise ValueError('torn')\n")
+    for _ in range(2):  # what failed is not taken for imported
+        with pytest.raises(ValueError, match="torn"):
+            function_named(f"{tmp_path / 'torn.py'}:VALUE")
 
 
 def test_spaces_imports_nothing_heavy() -> None:
