@@ -243,7 +243,7 @@ def test_shared_texts_are_counted_and_dropped_on_request(study_of: Callable[...,
     data = {name: str(tiny.write_tsv(tmp_path / f"{name}.tsv", split)) for name, split in rows.items()}
     texts = read_texts(study_of(data=data))
     assert any(
-        "5 texts of train stand in validation or test too; write data.drop_shared: true" in n for n in texts.notes
+        "train shares 5 texts with validation or test; write data.drop_shared: true" in n for n in texts.notes
     )
     assert len(texts.splits["train"]) == 35
     dropped = read_texts(study_of(data={**data, "drop_shared": True}))

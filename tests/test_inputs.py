@@ -90,7 +90,7 @@ def test_tsv_is_text_and_nothing_but_text(reading: Callable[..., StudyTexts]) ->
         assert split.labels == ["NA", "yes"] * 5
     assert texts.label_names == ["NA", "yes"]
     assert texts.notes == [
-        "10 texts of train stand in validation or test too; write data.drop_shared: true to drop them"
+        "train shares 10 texts with validation or test; write data.drop_shared: true to drop them"
     ]
 
 

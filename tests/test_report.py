@@ -112,10 +112,16 @@ def test_sizes_alone_may_be_the_objectives(tmp_path: Path) -> None:
     assert "Trial 0" in (tmp_path / "report.html").read_text()
 
 
-def test_an_empty_study_still_reports(tmp_path: Path) -> None:
-    spec = a_spec()
+@pytest.mark.parametrize(
+    ("teacher", "name"),
+    [("package:a_model/model", "a_model"), ("an-org/a-model", "a-model"), ("/data/a-folder", "a-folder")],
+)
+def test_an_empty_study_still_reports(teacher: str, name: str, tmp_path: Path) -> None:
+    spec = a_spec(teacher=teacher)
     write_report(tmp_path / "report.html", spec, ParetoFront.of([], spec, REFERENCES), [], REFERENCES, [])
-    assert "no front to choose from" in (tmp_path / "report.html").read_text()
+    text = (tmp_path / "report.html").read_text()
+    assert "no front to choose from" in text
+    assert f"Students of {name} for" in text
 
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

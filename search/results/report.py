@@ -160,7 +160,7 @@ def write_report(
     page = Template(PAGE).substitute(
         title=html.escape(f"{spec.name}: students worth having"),
         name=html.escape(spec.name),
-        subtitle=html.escape(f"Students of {Path(spec.teacher.model).name} for {spec.task}. Trials: {told}."),
+        subtitle=html.escape(f"Students of {_teacher(spec)} for {spec.task}. Trials: {told}."),
         cards="".join(_card(answer) for answer in answers(spec, front, rows, references)),
         table=_table(spec, front, rows, references),
         failures=_failures(outcomes),
@@ -261,7 +261,7 @@ def _made(spec: StudySpec, front: ParetoFront, references: Sequence[Reference]) 
         "Lift kept": "(student - n-grams) / (teacher - n-grams): how much of what the teacher adds is kept",
         "Hypervolume": f"{front.hypervolume:.4f} on (1 - quality, log10 size), up to {reference}",
         "Data": source,
-        "Teacher": Path(spec.teacher.model).name,
+        "Teacher": _teacher(spec),
     }
     items = "".join(f"<dt>{html.escape(name)}</dt><dd>{html.escape(text)}</dd>" for name, text in facts.items())
     shown = ("task", "space", "objectives", "bounds", "training", "budget", "search", "confirm", "seed")
@@ -272,3 +272,9 @@ def _made(spec: StudySpec, front: ParetoFront, references: Sequence[Reference]) 
 
 def _source(train: Any) -> str:
     return train.name if isinstance(train, Path) else f"{train.hub} {train.config or ''} ({train.split})"
+
+
+def _teacher(spec: StudySpec) -> str:
+    """A teacher by the name that people know: of its package, its folder or its place on the hub."""
+    model = spec.teacher.model
+    return model.removeprefix("package:").split("/")[0] if model.startswith("package:") else Path(model).name

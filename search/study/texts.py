@@ -141,8 +141,8 @@ def _shared(texts: StudyTexts, drop: bool) -> StudyTexts:
         count = len(splits[name]) - len(kept)
         if not count:
             continue
-        done = "were dropped" if drop else "write data.drop_shared: true to drop them"
-        notes.append(f"{count:,} texts of {name} stand in validation or test too; {done}")
+        done = "dropped" if drop else "write data.drop_shared: true to drop them"
+        notes.append(f"{name} shares {count:,} {'text' if count == 1 else 'texts'} with validation or test; {done}")
         if drop:
             splits[name] = splits[name].pick(np.array(kept, np.int64))
     return replace(texts, splits=splits, notes=notes)
