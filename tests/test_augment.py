@@ -242,9 +242,7 @@ def test_shared_texts_are_counted_and_dropped_on_request(study_of: Callable[...,
     rows["train"] += rows["test"][:4] + rows["validation"][:1]
     data = {name: str(tiny.write_tsv(tmp_path / f"{name}.tsv", split)) for name, split in rows.items()}
     texts = read_texts(study_of(data=data))
-    assert any(
-        "train shares 5 texts with validation or test; write data.drop_shared: true" in n for n in texts.notes
-    )
+    assert any("train shares 5 texts with validation or test; write data.drop_shared: true" in n for n in texts.notes)
     assert len(texts.splits["train"]) == 35
     dropped = read_texts(study_of(data={**data, "drop_shared": True}))
     assert len(dropped.splits["train"]) == len(dropped.splits["train"].labels) == 30

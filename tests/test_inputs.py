@@ -89,9 +89,7 @@ def test_tsv_is_text_and_nothing_but_text(reading: Callable[..., StudyTexts]) ->
         assert split.pairs is None
         assert split.labels == ["NA", "yes"] * 5
     assert texts.label_names == ["NA", "yes"]
-    assert texts.notes == [
-        "train shares 10 texts with validation or test; write data.drop_shared: true to drop them"
-    ]
+    assert texts.notes == ["train shares 10 texts with validation or test; write data.drop_shared: true to drop them"]
 
 
 def test_csv_may_quote(reading: Callable[..., StudyTexts]) -> None:

@@ -117,7 +117,7 @@ def test_sizes_alone_may_be_the_objectives(tmp_path: Path) -> None:
     [("package:a_model/model", "a_model"), ("an-org/a-model", "a-model"), ("/data/a-folder", "a-folder")],
 )
 def test_an_empty_study_still_reports(teacher: str, name: str, tmp_path: Path) -> None:
-    spec = a_spec(teacher=teacher)
+    spec = a_spec(teacher={"model": teacher})
     write_report(tmp_path / "report.html", spec, ParetoFront.of([], spec, REFERENCES), [], REFERENCES, [])
     text = (tmp_path / "report.html").read_text()
     assert "no front to choose from" in text
