@@ -19,7 +19,6 @@ from spaces.yaml_io import parse_study, parse_yaml, preset_names, preset_text, w
 
 STUDIES = preset_names("studies")
 TRIALS_BEYOND_THE_FIRST = 3
-WIDTHS = {"sst2-quick": 384}  # its space gives widths as numbers
 
 
 def test_there_are_presets_to_run() -> None:
@@ -29,7 +28,7 @@ def test_there_are_presets_to_run() -> None:
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_preset_runs_small(name: str, tmp_path: Path) -> None:
     raw = parse_yaml(preset_text("studies", name), name)
-    teacher = tiny.write_teacher(tmp_path / "teacher", depth=6, hidden=WIDTHS.get(name, 192))
+    teacher = tiny.write_teacher(tmp_path / "teacher", depth=6, hidden=192)
     raw["teacher"] = {**raw["teacher"], "model": str(teacher)}
     raw["teacher"].pop("sha256", None)
     raw["cache"] = str(tmp_path / "cache")
