@@ -22,11 +22,9 @@ def function_named(path: str) -> Callable[..., Any]:
         spec = importlib.util.spec_from_file_location(module_name, module_name)
         assert spec is not None
         assert spec.loader is not None
-        sys.modules[module_name] = module = importlib.util.module_from_spec(
-            spec
-        )  # dataclasses look there for their own
+        sys.modules[module_name] = importlib.util.module_from_spec(spec)  # first: dataclasses look there for their own
         try:
-            spec.loader.exec_module(module)
+            spec.loader.exec_module(sys.modules[module_name])
         except BaseException:
             del sys.modules[module_name]
             raise
