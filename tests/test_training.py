@@ -22,7 +22,7 @@ from training_toys import a_config, same
 from search.trial.context import WorkerContext
 from search.trial.data import Tokens, TransferSet
 from search.trial.evaluate import predict
-from search.trial.loop import Schedule, fit, parameter_groups
+from search.trial.loop import Schedule, fit
 from search.trial.losses import soft_loss
 from search.trial.metrics import of_class
 from search.trial.students import build_student
@@ -119,16 +119,6 @@ def test_the_rate_rises_and_falls_once(warmup: float, total: int) -> None:
     top = factors.index(max(factors))
     assert factors[: top + 1] == sorted(factors[: top + 1])
     assert factors[top:] == sorted(factors[top:], reverse=True)
-
-
-def test_biases_and_norms_do_not_decay() -> None:
-    model = training_toys.a_student()
-    decayed, plain = parameter_groups(model, 0.01)
-    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.01, 0.0)
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    assert {names[id(p)].rsplit(".", 1)[-1] for p in decayed["params"]} == {"weight"}
-    assert all("LayerNorm" in names[id(p)] or names[id(p)].endswith("bias") for p in plain["params"])
-    assert len(decayed["params"]) + len(plain["params"]) == len(names)
 
 
 # a trial

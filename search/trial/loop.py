@@ -19,11 +19,11 @@ from search.trial.device import autocast, device
 from search.trial.forward import classifier
 from search.trial.losses import distillation_loss
 from search.trial.matching import MatchedClassifier, Matcher
+from search.trial.optimizer import Optimizer
 from search.trial.states import States
 from spaces.errors import TrialError
 
 CHECK_EVERY = 20  # steps between looks at the loss: each look waits for the device
-MAX_GRADIENT_NORM = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,13 +63,6 @@ class Fitted:
     progress: dict[str, Any]
 
 
-def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """No weight decay on biases and LayerNorm, as BERT was trained."""
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    plain = [p for p in model.parameters() if p.ndim <= 1]
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
-
-
 def fit(
     model: Any,
     tokens: Tokens,
@@ -99,12 +92,11 @@ def fit(
     where, world = device(), context.world_size
     model.to(where)
     runner: torch.nn.Module = classifier(model) if matcher is None else MatchedClassifier(model, matcher.to(where))
-    optimizer = torch.optim.AdamW(
-        parameter_groups(runner, schedule.weight_decay), lr=schedule.learning_rate, fused=True
-    )
     num_labelled = len(tokens) if num_labelled is None else num_labelled
     total = schedule.total_steps(num_labelled)
     step, last_step = round(start_share * total), round(end_share * total)
+    alone_on_cpu = world == 1 and where.type == "cpu"  # a GPU has bandwidth, workers average whole gradients
+    optimizer = Optimizer(runner, schedule.weight_decay, step, last_step, by_rows=alone_on_cpu)
     if progress is not None:
         optimizer.load_state_dict(progress["optimizer"])
         torch.set_rng_state(progress["random_state"])
@@ -130,8 +122,6 @@ def fit(
         rows = rows_of_epoch[position]
         mine = rows[context.rank :: world] if world > 1 else rows
         batch = padded(tokens, mine if len(mine) else rows[:1], pad_id).to(where)
-        for group in optimizer.param_groups:
-            group["lr"] = schedule.learning_rate * schedule.factor(step, total)
         if step == first_step:
             context.mark_first_step()
         inputs = (batch.ids_BT, batch.mask_BT, batch.types_BT)
@@ -160,9 +150,7 @@ def fit(
         if len(mine) == 0:
             loss = loss * 0  # a rank without rows still takes part in the all-reduce
         (loss * world).backward()  # DDP averages over ranks; the loss is already a share of the whole batch's
-        torch.nn.utils.clip_grad_norm_(runner.parameters(), MAX_GRADIENT_NORM, foreach=True)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.step(schedule.learning_rate * schedule.factor(step, total))
         loss_sum += loss.detach()
         num_tokens += int(lengths[mine].sum())
         step += 1
@@ -174,6 +162,7 @@ def fit(
                     f"the loss is not finite by step {step} of {total}; a lower learning_rate than "
                     f"{schedule.learning_rate:g} or a longer warm-up usually helps"
                 )
+    optimizer.settle()
     seconds = time.perf_counter() - begun
     done = step - first_step
     kept = {"optimizer": optimizer.state_dict(), "random_state": torch.get_rng_state(), "step": step}
