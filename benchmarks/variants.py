@@ -97,10 +97,10 @@ def ablation(result: StudyResult) -> Iterator[Variant]:
 def texts(result: StudyResult) -> Iterator[Variant]:
     found = best_at(result, 25)
     assert found is not None
-    for times in (1, 3):
-        config = found.model_copy(update={"epochs": times * found.epochs})
-        yield Variant("texts", "at most 25 %", f"{times}x the steps, made-up texts", config)
-        yield Variant("texts", "at most 25 %", f"{times}x the steps, the labelled text", config, made_up=False)
+    for share, words in ((1 / 3, "a third of the steps"), (1, "the study's steps")):
+        config = found.model_copy(update={"epochs": share * found.epochs})
+        yield Variant("texts", "at most 25 %", f"{words}, made-up texts", config)
+        yield Variant("texts", "at most 25 %", f"{words}, the labelled text", config, made_up=False)
 
 
 def albert(result: StudyResult) -> Iterator[Variant]:

@@ -132,9 +132,9 @@ class TouchedRows(nn.Module):
 
     def _rows(self, used_U: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Copies of (weight, mean, square) of these rows, up to now."""
-        rows = tuple(whole.detach()[used_U] for whole in self._wholes())
-        self.steps.make_up(self._seen_N[used_U], *rows)
-        return rows
+        weight_UH, mean_UH, square_UH = (whole.detach()[used_U] for whole in self._wholes())
+        self.steps.make_up(self._seen_N[used_U], weight_UH, mean_UH, square_UH)
+        return weight_UH, mean_UH, square_UH
 
     def _put(self, used_U: torch.Tensor, rows: tuple[torch.Tensor, ...], seen: int) -> None:
         for whole, part in zip(self._wholes(), rows, strict=True):
