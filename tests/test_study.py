@@ -39,9 +39,10 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(3600)]
 
 NUM_TRIALS = 5
 DRIVER = """
-import functools, search.study.prepare as prepare, search.study.run as run
+import functools, study_toys, search.study.prepare as prepare, search.study.run as run
 prepare.STEPS_A_PART = 45  # so that the teacher's 90 steps are two parts
 run.LanePool = functools.partial(run.LanePool, perform="study_toys:perform")
+study_toys.count_puts()
 from search.cli import main
 main()
 """
@@ -186,6 +187,19 @@ def test_the_teacher_reads_the_data_once(ran: Ran) -> None:
     assert sum(kind == "fine_tune" for kind, *_ in ran.log) == 2  # its two parts, once each
     assert len(list((ran.path.parent / "cache" / "teachers").iterdir())) == 1  # no part is left behind
     assert "the teacher's outputs are in the cache" in ran.stderr
+
+
+def test_how_often_the_data_goes_into_the_object_store(ran: Ran) -> None:
+    """For what needs no teacher, with made-up parts, with the teacher's outputs, and with its hidden states where they are not yet
+    in the cache; one after the other, so that the last one stays. What Ray itself puts there is small."""
+    lines = [line.split() for line in (ran.path.parent / "log.txt.puts").read_text().splitlines()]
+    sizes = [int(size) for kind, size in lines if kind == "TransferSet"]
+    splits = read_inputs(load_study(ran.path), lambda text: None).transfer.splits.values()
+    tokens = [tokens for split in splits for tokens in split.tokens.values()]
+    arrays = sum(each.ids.nbytes + each.offsets.nbytes + each.second.nbytes for each in tokens)
+    assert len(sizes) == 4 + 3  # killed, and run again
+    assert max(sizes) < arrays + 100_000  # tokenizers' files, the test split's texts, labels and outputs
+    assert sum(int(size) for kind, size in lines if kind != "TransferSet") < 500_000
 
 
 # what it left

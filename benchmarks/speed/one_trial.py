@@ -1,7 +1,7 @@
 """One trial, by everybody: what a training token costs in distilsearch, in a careful hand-written loop, in TextBrewer, and in a
 Hugging Face Trainer with a distillation loss.
 
-    python benchmarks/speed/one_trial.py TEACHER DATA OUT [--hand-loop FILE] [--rounds 3] [--rows 15000] [--layers 0 3] [--names ...]
+    python benchmarks/speed/one_trial.py TEACHER DATA OUT [--hand-loop FILE] [--rounds 3] [--rows 15000] [--names ...]
 
 TEACHER: a BERT classifier's folder. DATA: a folder with train.tsv, validation.tsv, test.tsv (columns text, label). OUT keeps a line
 of trials.jsonl for each measurement; the same command goes on where it was stopped. FILE: such a loop; `--cut-vocabulary
@@ -47,7 +47,8 @@ def distilsearch(task: Task) -> Line:
     begun = time.perf_counter()
     folder, pad_id = task.teacher.name_or_path, transfer.vocabularies["full"].pad_id
     logits = {
-        name: teach(folder, split, np.arange(len(split.labels)), pad_id, alone) for name, split in transfer.splits.items()
+        name: teach(folder, split, np.arange(len(split.labels)), pad_id, alone)
+        for name, split in transfer.splits.items()
     }
     taught = time.perf_counter() - begun
     context = WorkerContext(data={"transfer": transfer.with_teacher_logits(logits)})
@@ -69,7 +70,10 @@ def textbrewer(task: Task) -> Line:
     def batch(rows: list[dict[str, Any]]) -> dict[str, Any]:
         made = task.collate(rows)
         common = {"attention_mask": made["attention_mask"], "labels": made["labels"]}
-        return {"teacher": {"input_ids": made["input_ids"], **common}, "student": {"input_ids": made["student_ids"], **common}}
+        return {
+            "teacher": {"input_ids": made["input_ids"], **common},
+            "student": {"input_ids": made["student_ids"], **common},
+        }
 
     loader = torch.utils.data.DataLoader(task.rows(), batch_size=BATCH, shuffle=True, collate_fn=batch)  # type: ignore[arg-type]
     student = task.student()
@@ -153,12 +157,17 @@ def in_its_own_process(name: str, arguments: argparse.Namespace, data: str) -> L
 
 def table(lines: list[Line]) -> str:
     ours = statistics.median(line["rate"] for line in lines if line["name"] == "distilsearch")
-    out = ["| | tokens/s | distilsearch is | peak memory, MB | validation | test | runs |", "|---|---|---|---|---|---|---|"]
+    out = [
+        "| | tokens/s | distilsearch is | peak memory, MB | validation | test | runs |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for name in dict.fromkeys(line["name"] for line in lines):
         own = [line for line in lines if line["name"] == name]
         rate = statistics.median(line["rate"] for line in own)
         memory = max((line["megabytes"] for line in own if "megabytes" in line), default=None)
-        scores = [f"{statistics.fmean(line[f'{split}/accuracy'] for line in own):.3f}" for split in ("validation", "test")]
+        scores = [
+            f"{statistics.fmean(line[f'{split}/accuracy'] for line in own):.3f}" for split in ("validation", "test")
+        ]
         shown = "" if memory is None else f"{memory:.0f}"
         out.append(f"| {name} | {rate:,.0f} | {ours / rate:.1f}x | {shown} | {' | '.join(scores)} | {len(own)} |")
     return "\n".join(out)

@@ -22,10 +22,10 @@ from spaces.trial import TrialConfig
 from spaces.yaml_io import parse_study
 
 BATCH, MAX_LENGTH, TEMPERATURE, SOFT_SHARE, LEARNING_RATE, DROPOUT = 64, 64, 2.0, 0.9, 1e-4, 0.1
-SETTINGS = dict(
-    temperature=TEMPERATURE, soft_share=SOFT_SHARE, learning_rate=LEARNING_RATE, batch_size=BATCH, warmup_share=0.1,
-    weight_decay=0.01, dropout=DROPOUT,
-)  # fmt: skip
+SETTINGS = {
+    "temperature": TEMPERATURE, "soft_share": SOFT_SHARE, "learning_rate": LEARNING_RATE, "batch_size": BATCH,
+    "warmup_share": 0.1, "weight_decay": 0.01, "dropout": DROPOUT,
+}  # fmt: skip
 
 
 def few_rows(data: Path, out: Path, rows: int) -> Path:
@@ -64,9 +64,7 @@ class Task:
         values = {"depth": len(layers), "vocabulary": "used", "family": "bert"}
         shape = inputs.spec.space.shape(values, inputs.teacher, inputs.vocabularies)
         settings = {**SETTINGS, "epochs": 1.0, "seed": 0, **changes}
-        config = TrialConfig(
-            shape=shape, layers=layers, vocabulary="used", **settings
-        )
+        config = TrialConfig(shape=shape, layers=layers, vocabulary="used", **settings)
         return cls(inputs, config, load_teacher(teacher))
 
     @functools.cached_property
@@ -100,7 +98,10 @@ class Task:
         train = self.inputs.transfer.splits["train"]
         tokens = train.tokens["full"]
         return [
-            {"ids": tokens.ids[tokens.offsets[i] : tokens.offsets[i + 1]].astype(np.int64), "label": int(train.labels[i])}
+            {
+                "ids": tokens.ids[tokens.offsets[i] : tokens.offsets[i + 1]].astype(np.int64),
+                "label": int(train.labels[i]),
+            }
             for i in range(len(train.labels))
         ]
 

@@ -1,7 +1,7 @@
 """Suggests the parameters of a trial with Optuna, from what the record says has been measured.
 
-Each ask is seeded from (study seed, trial number) and works on an in-memory study rebuilt from the record, so that an
-interrupted study suggests what an uninterrupted one would have.
+Each ask is seeded from (study seed, trial number) and sees the finished trials in the order in which they finished, in an
+in-memory study of its own, so that an interrupted study suggests what an uninterrupted one would have.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import optuna
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.samplers import RandomSampler, TPESampler
 from optuna.trial import Trial, create_trial
 from optuna.trial import TrialState as OptunaState
 
@@ -38,6 +38,8 @@ class Sampling:
         limits: Mapping[str, tuple[float, float]],
     ) -> None:
         self._spec, self._teacher, self._vocabularies, self._limits = spec, teacher, vocabularies, limits
+        self._seen: list[int] = []  # the trials that the in-memory study holds, in its order
+        self._study = self._new_study()
         self._valid = [
             (values, shape)
             for values, shape in spec.space.architectures(teacher, vocabularies)
@@ -84,27 +86,36 @@ class Sampling:
     def _ask(
         self, outcomes: Sequence[TrialOutcome], seed: int, given: Mapping[str, Value], explore: bool
     ) -> dict[str, Value]:
-        directions = list(self._spec.objectives.values())
-        sampler: BaseSampler = RandomSampler(seed=seed)
         done = [outcome for outcome in outcomes if outcome.state is TrialState.DONE]
         if self._spec.search.sampler == "tpe" and not explore and len(done) >= self._spec.search.startup_trials:
-            sampler = TPESampler(
-                seed=seed,
-                n_startup_trials=0,
-                multivariate=True,
-                group=True,
-            )
-        study = optuna.create_study(directions=directions, sampler=sampler)
-        if not isinstance(sampler, RandomSampler):
-            study.add_trials([self._seen(outcome) for outcome in done])
+            study = self._study_of(done)
+            study.sampler = TPESampler(seed=seed, n_startup_trials=0, multivariate=True, group=True)
+        else:
+            study = self._new_study()
+            study.sampler = RandomSampler(seed=seed)
         trial = study.ask()
 
         def suggest(name: str, parameter: Parameter) -> Value:
             return given[name] if name in given else _suggest(trial, name, parameter)
 
-        return self._spec.space.point(suggest)
+        values = self._spec.space.point(suggest)
+        study.tell(trial, state=OptunaState.FAIL)  # the samplers pass over what failed
+        return values
 
-    def _seen(self, outcome: TrialOutcome) -> optuna.trial.FrozenTrial:
+    def _new_study(self) -> optuna.Study:
+        return optuna.create_study(directions=list(self._spec.objectives.values()))
+
+    def _study_of(self, done: Sequence[TrialOutcome]) -> optuna.Study:
+        """The in-memory study with these trials. It only grows: making it anew costs a second by 2,000 trials."""
+        ordered = sorted(done, key=lambda outcome: (_finished_at(outcome), outcome.number))
+        numbers = [outcome.number for outcome in ordered]
+        if numbers[: len(self._seen)] != self._seen:
+            self._study, self._seen = self._new_study(), []
+        self._study.add_trials([self._as_seen(outcome) for outcome in ordered[len(self._seen) :]])
+        self._seen = numbers
+        return self._study
+
+    def _as_seen(self, outcome: TrialOutcome) -> optuna.trial.FrozenTrial:
         """A finished trial as Optuna's sampler reads it, measured bounds as constraints (above 0: violated)."""
         values = outcome.values()
         searched = {name: value for name, value in outcome.parameters.items() if self._is_searched(name)}
@@ -147,6 +158,10 @@ class Sampling:
         except InvalidStudent as error:
             reason = str(error)
         return f"holds no valid student of this teacher ({self._teacher.depth} layers, width {self._teacher.hidden_size}): {reason}"
+
+
+def _finished_at(outcome: TrialOutcome) -> float:
+    return outcome.last.cost.get("finished_at", 0.0) if outcome.last else 0.0
 
 
 def _suggest(trial: Trial, name: str, parameter: Parameter) -> Value:

@@ -1,0 +1,233 @@
+"""A study of 16 trials, by distilsearch and by Ray's documented recipe: a Tuner over a function that builds a TorchTrainer for each
+trial, the teacher in its loop.
+
+    python benchmarks/speed/study.py TEACHER DATA OUT [--rows 15000] [--names distilsearch recipe recipe-padded]
+
+TEACHER, DATA as for one_trial.py. Everybody trains the same 16 trials (four temperatures, two rates, two soft shares) of the same
+student for one epoch of the same rows, two trials at a time, one thread each. `recipe` pads a batch to its longest row;
+`recipe-padded` to 128 pieces, as the examples do, and is measured on two trials of a tenth of the rows: its line says what 16 whole
+ones would take at that rate. OUT keeps a line of studies.jsonl for each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from task import BATCH, Task, few_rows
+
+TRIALS = [
+    {"temperature": temperature, "learning_rate": rate, "soft_share": soft}
+    for temperature, rate, soft in itertools.product((1.0, 2.0, 4.0, 8.0), (1e-4, 3e-4), (0.5, 0.9))
+]
+LAYERS, AT_ONCE, PAD = (0, 3), 2, 128
+Line = dict[str, Any]
+
+
+class Memory(threading.Thread):
+    """The most that this process and its descendants held at once, in MB; shared pages count once."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.most = 0.0
+
+    def run(self) -> None:
+        while True:
+            self.most = max(self.most, sum(map(self._held, self._family())) / 1024)
+            time.sleep(2)
+
+    @staticmethod
+    def _family() -> list[int]:
+        parents = {}
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    parents[int(entry.name)] = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
+                except OSError:
+                    continue
+        family = {os.getpid()}
+        while more := {pid for pid, parent in parents.items() if parent in family} - family:
+            family |= more
+        return list(family)
+
+    @staticmethod
+    def _held(pid: int) -> int:
+        try:
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        except OSError:
+            return 0
+        return next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)
+
+
+def distilsearch(arguments: argparse.Namespace, data: str) -> Line:
+    from search import run_study
+    from spaces.yaml_io import parse_study
+
+    files = {split: str(Path(data) / f"{split}.tsv") for split in ("train", "validation", "test")}
+    given = [{**trial, "depth": len(LAYERS), "layers": list(LAYERS), "vocabulary": "used"} for trial in TRIALS]
+    with tempfile.TemporaryDirectory() as folder:
+        spec = parse_study(
+            {
+                "name": "speed",
+                "data": {**files, "max_length": 64},
+                "teacher": arguments.teacher,
+                "space": {
+                    "depth": len(LAYERS), "layers": [list(LAYERS)], "vocabulary": "used", "temperature": {"float": [1, 8]},
+                    "soft_share": {"float": [0.5, 1]}, "learning_rate": {"float": [1e-4, 3e-4]}, "batch_size": BATCH,
+                    "dropout": 0.1,
+                },
+                "training": {"epochs": 1},
+                "budget": {"trials": len(TRIALS)},
+                "search": {"first": given},
+                "confirm": {"seeds": 1, "without_distillation": "none"},
+                "tracking": {"wandb": "none"},
+                "cache": folder,
+                "output": str(Path(folder) / "out"),
+            },
+            "the benchmark",
+            Path.cwd(),
+        )  # fmt: skip
+        result = run_study(spec)
+    scores = {key_of(o.config.model_dump()): o.values()["accuracy"] for o in result.outcomes}
+    return {"trials": len(result.outcomes), "rows": arguments.rows, "scores": scores}
+
+
+def recipe(arguments: argparse.Namespace, data: str, pad: int = 0, trials: list[dict[str, float]] = TRIALS) -> Line:
+    import ray
+    from ray import tune
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    def trial(config: dict[str, Any]) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            result = TorchTrainer(
+                train_one,
+                train_loop_config=config,
+                scaling_config=ScalingConfig(num_workers=1),
+                run_config=RunConfig(name="trial", storage_path=folder),
+            ).fit()
+            tune.report(dict(result.metrics or {}))
+
+    ray.init(num_cpus=2 * AT_ONCE, log_to_driver=False)  # each trial has a CPU for its driver, and one for its worker
+    common = {"teacher": arguments.teacher, "data": data, "pad": pad}
+    with tempfile.TemporaryDirectory() as folder:
+        results = tune.Tuner(
+            trial,
+            param_space={**common, "trial": tune.grid_search(trials)},
+            tune_config=tune.TuneConfig(max_concurrent_trials=AT_ONCE),
+            run_config=tune.RunConfig(storage_path=folder, verbose=0),
+        ).fit()
+    scores = {key_of(done.config["trial"]): done.metrics["accuracy"] for done in results}
+    seconds = [done.metrics["train_seconds"] for done in results]
+    ray.shutdown()
+    return {"trials": len(scores), "rows": arguments.rows, "scores": scores, "train_seconds": sum(seconds)}
+
+
+def train_one(config: dict[str, Any]) -> None:
+    """The training function of the recipe: PyTorch, with Ray's `prepare` functions."""
+    from ray import train
+    from ray.train.torch import prepare_data_loader, prepare_model
+    from transformers import get_linear_schedule_with_warmup
+
+    torch.set_num_threads(1)
+    settings = config["trial"]
+    task = Task.read(config["teacher"], config["data"], LAYERS)
+    student = task.student()
+    model = prepare_model(student)
+    rows = torch.utils.data.DataLoader(
+        task.rows(), batch_size=BATCH, shuffle=True, collate_fn=lambda rows: task.collate(rows, config["pad"])
+    )  # type: ignore[arg-type]
+    loader = prepare_data_loader(rows)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings["learning_rate"], weight_decay=0.01)
+    schedule = get_linear_schedule_with_warmup(optimizer, len(loader) // 10, len(loader))
+    temperature, soft_share = settings["temperature"], settings["soft_share"]
+    begun = time.perf_counter()
+    model.train()
+    for batch in loader:
+        mask = batch["attention_mask"]
+        outputs = model(input_ids=batch["student_ids"], attention_mask=mask, labels=batch["labels"])
+        with torch.no_grad():
+            teacher_BC = task.teacher(input_ids=batch["input_ids"], attention_mask=mask).logits
+        soft = F.kl_div(
+            F.log_softmax(outputs.logits / temperature, dim=-1), F.softmax(teacher_BC / temperature, dim=-1),
+            reduction="batchmean",
+        )  # fmt: skip
+        loss = soft_share * temperature**2 * soft + (1 - soft_share) * outputs.loss
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+    seconds = time.perf_counter() - begun
+    train.report({"accuracy": task.scores(student)["validation/accuracy"], "train_seconds": seconds})
+
+
+def key_of(trial: dict[str, Any]) -> str:
+    return json.dumps([trial[name] for name in ("temperature", "learning_rate", "soft_share")])
+
+
+def measured(name: str, arguments: argparse.Namespace) -> Line:
+    memory = Memory()
+    memory.start()
+    out = Path(arguments.out)
+    tenth = name == "recipe-padded"
+    data = str(
+        few_rows(Path(arguments.data), out / ("tenth" if tenth else "data"), arguments.rows // (10 if tenth else 1))
+    )
+    begun = time.perf_counter()
+    if name == "distilsearch":
+        line = distilsearch(arguments, data)
+    else:
+        line = recipe(arguments, data, PAD if tenth else 0, TRIALS[:2] if tenth else TRIALS)
+    line = {"name": name, "wall_seconds": time.perf_counter() - begun, "megabytes": memory.most, **line}
+    if tenth:  # two trials side by side took wall_seconds; 16 are eight times that, with ten times the training in each
+        training = line["train_seconds"] / 2
+        line["of_16_whole_trials"] = len(TRIALS) / AT_ONCE * (line["wall_seconds"] + 9 * training)
+    return line
+
+
+def table(lines: list[Line]) -> str:
+    whole = {line["name"]: line.get("of_16_whole_trials", line["wall_seconds"]) for line in lines}
+    out = [
+        "| | wall, s | trials an hour | distilsearch is | peak memory, MB | mean validation |",
+        "|---|---|---|---|---|---|",
+    ]
+    for line in lines:
+        seconds = whole[line["name"]]
+        mean = "" if "of_16_whole_trials" in line else f"{sum(line['scores'].values()) / len(line['scores']):.3f}"
+        out.append(
+            f"| {line['name']} | {seconds:,.0f} | {3600 * len(TRIALS) / seconds:,.0f} | "
+            f"{seconds / whole['distilsearch']:.1f}x | {line['megabytes']:,.0f} | {mean} |"
+        )
+    return "\n".join(out)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    for name in ("teacher", "data", "out"):
+        parser.add_argument(name)
+    parser.add_argument("--rows", type=int, default=15_000)
+    parser.add_argument("--names", nargs="+", default=["distilsearch", "recipe-padded", "recipe"])
+    arguments = parser.parse_args()
+    Path(arguments.out).mkdir(parents=True, exist_ok=True)
+    file = Path(arguments.out) / "studies.jsonl"
+    for name in arguments.names:
+        line = measured(name, arguments)
+        with open(file, "a") as kept:
+            kept.write(json.dumps(line) + "\n")
+        print(f"{name}: {line['wall_seconds']:.0f} s", flush=True)
+    sys.stdout.write(table([json.loads(line) for line in file.read_text().splitlines()]) + "\n")
+
+
+if __name__ == "__main__":
+    main()

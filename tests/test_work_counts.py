@@ -1,0 +1,95 @@
+"""What a trial costs, counted and not timed: a change that doubles one of these is slower whatever the machine."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from training_toys import a_config
+
+from search.trial import loop
+from search.trial.data import TransferSet
+from search.trial.optimizer import Optimizer
+from search.trial.teacher import load_teacher
+from spaces.trial import TrialConfig, WorkItem, WorkKind
+
+EPOCHS, STEPS = 3, 24  # 120 rows in batches of 16
+opened: list[str] | None = None
+
+
+def _note(event: str, arguments: tuple[Any, ...]) -> None:
+    if event == "open" and opened is not None:
+        opened.append(str(arguments[0]))
+
+
+sys.addaudithook(_note)  # for good: Python has no way to take it back
+
+
+@contextmanager
+def files_opened() -> Iterator[list[str]]:
+    global opened
+    opened = []
+    try:
+        yield opened
+    finally:
+        opened = None
+
+
+@pytest.fixture
+def counts(monkeypatch: pytest.MonkeyPatch, teacher: Path) -> Iterator[Counter[str]]:
+    """Teacher's forward passes, student's, steps, and looks at a tensor's value, of what runs from here on."""
+    seen: Counter[str] = Counter()
+
+    def counted(owner: Any, name: str, word: str) -> None:
+        plain = getattr(owner, name)
+
+        def call(*args: Any, **more: Any) -> Any:
+            seen[word] += 1
+            return plain(*args, **more)
+
+        monkeypatch.setattr(owner, name, call)
+
+    counted(Optimizer, "step", "steps")
+    counted(torch.Tensor, "item", "looks")
+    counted(loop, "padded", "batches")
+    counted(loop, "training_rows", "epochs drawn")
+    hook = load_teacher(str(teacher)).register_forward_hook(lambda *_: seen.update(["teacher"]))
+    yield seen
+    hook.remove()
+
+
+def test_a_trial_steps_as_often_as_its_schedule_says_and_never_asks_the_teacher(
+    run_item: Any, transfer: TransferSet, counts: Counter[str]
+) -> None:
+    measurement, _ = run_item(a_config(transfer, epochs=EPOCHS))
+    assert (counts["steps"], counts["batches"], counts["epochs drawn"]) == (STEPS, STEPS, EPOCHS)
+    assert measurement.cost["optimizer_steps"] == STEPS
+    assert counts["teacher"] == 0
+    assert counts["looks"] <= STEPS / loop.CHECK_EVERY + 2  # each one waits for a GPU
+
+
+def test_a_trial_reads_no_files_but_its_own(run_item: Any, transfer: TransferSet, tmp_path: Path) -> None:
+    """The teacher, the data and all modules are in memory from the trial before; on a network's disk each file counts."""
+    config = a_config(transfer)
+    run_item(config, "before")
+    with files_opened() as files:
+        run_item(config, "counted")
+    others = [name for name in files if not name.startswith(str(tmp_path / "counted")) and str(tmp_path) not in name]
+    assert others == []
+    assert len(files) <= 4, files
+
+
+def test_what_a_lane_is_handed_is_small(transfer: TransferSet) -> None:
+    """The data goes once into the object store; an item carries its config."""
+    config: TrialConfig = a_config(transfer)
+    item = WorkItem(
+        key="trial:0", kind=WorkKind.TRAIN, trial=0, config=config, folder="/a/folder", payload={"teacher": "/t"}
+    )
+    assert len(pickle.dumps(item)) < 4096
