@@ -19,7 +19,7 @@ import torch
 
 from search.trial.context import WorkerContext
 from search.trial.data import Tokens, evaluation_rows, padded
-from search.trial.device import device
+from search.trial.device import autocast, device
 from search.trial.forward import Classifier, stored_layers
 from search.trial.layouts import LAYOUTS
 from search.trial.losses import TARGET_LOSSES
@@ -56,7 +56,8 @@ def load_importance(folder: str) -> Importance | None:
 def rank(
     model: Any, tokens: Tokens, labels: np.ndarray, target: str, pad_id: int, context: WorkerContext
 ) -> Importance:
-    """Runs the teacher, in eval mode, forwards and backwards over (at most MAX_ROWS of) the labelled rows."""
+    """Runs the teacher, in eval mode, forwards and backwards over (at most MAX_ROWS of) the labelled rows. Its weights get no
+    gradient: that of the activations is all that is asked for."""
     layout, config = LAYOUTS[model.config.model_type], model.config
     chosen = np.random.default_rng(0).permutation(len(tokens))[:MAX_ROWS]
     tokens, labels = tokens.taken(chosen), labels[chosen]
@@ -74,6 +75,11 @@ def rank(
     for name, part in (("heads", "attention_output"), ("neurons", "output"), ("hidden", "output_norm")):
         for module in {id(layer[part]): layer[part] for layer in stored_layers(model)}.values():
             handles.append(module.register_forward_hook(keep(name)))
+    embeddings = model.get_submodule(layout.embeddings)
+    handles.append(embeddings.register_forward_hook(lambda module, inputs, output: output.requires_grad_()))
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    for weight in trained:
+        weight.requires_grad_(False)
     where = device()
     model.to(where).eval()
     forward = Classifier(model)
@@ -85,19 +91,17 @@ def rank(
             batch = padded(tokens, rows, pad_id).to(where)
             seen.clear()
             with torch.enable_grad():
-                outputs = forward(batch.ids_BT, batch.mask_BT, batch.types_BT)
+                with autocast():
+                    outputs = forward(batch.ids_BT, batch.mask_BT, batch.types_BT)
                 # num_valid=1: a sum over rows, so that each row's gradient is its own
                 loss = TARGET_LOSSES[target].hard(outputs, torch.from_numpy(labels[rows].astype(kind)).to(where), 1)
-                model.zero_grad(set_to_none=True)
                 loss.backward()
             for name, index in seen:
                 value = seen[name, index]
                 assert value.grad is not None
-                change = (
-                    (value.detach() * value.grad).flatten(1, -2).sum(1)
-                    if value.ndim == 3
-                    else value.detach() * value.grad
-                )
+                change = value.detach().float() * value.grad.float()
+                if value.ndim == 3:
+                    change = change.sum(1)
                 if name == "heads":
                     change = change.unflatten(-1, (config.num_attention_heads, -1)).sum(-1)
                 key = name if name in ("hidden", "pooled") else f"{name}/{index}"
@@ -107,7 +111,8 @@ def rank(
     finally:
         for handle in handles:
             handle.remove()
-        model.zero_grad(set_to_none=True)
+        for weight in trained:
+            weight.requires_grad_(True)
     each = {
         name: torch.stack([sums[f"{name}/{index}"] for index in range(config.num_hidden_layers)]).numpy()
         for name in ("heads", "neurons")
