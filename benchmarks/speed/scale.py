@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from search.record.record import Record, open_storage
-from search.results.front import ParetoFront, Reference
+from search.results.front import Reference
 from search.study.budget import Budget
 from search.study.sampling import Sampling
 from search.study.searcher import StudySearcher
@@ -57,7 +57,7 @@ def trials(count: int) -> None:
         sampling = Sampling(spec, TEACHER, {"full": 30522, "used": 12000}, {})
         budget = Budget(
             spec, num_lanes=8, tokens_per_text=12, deadline=time.monotonic() + 1e6,
-            front_size=lambda: len(ParetoFront.of(searcher.ordered, spec, REFERENCES).points),
+            front_size=lambda: len(searcher.front.points),
         )  # fmt: skip
         searcher = StudySearcher(
             spec,
@@ -86,11 +86,7 @@ def trials(count: int) -> None:
                     f"tell {statistics.median(telling[last]) * 1e3:.0f} ms (medians), memory {megabytes():.0f} MB",
                     flush=True,
                 )
-        print(f"{count} trials: {sum(asking) + sum(telling):.0f} s in all, front of {len(front_of(searcher))}")
-
-
-def front_of(searcher: StudySearcher) -> tuple[int, ...]:
-    return ParetoFront.of(searcher.ordered, searcher._spec, REFERENCES).trials
+        print(f"{count} trials: {sum(asking) + sum(telling):.0f} s in all, front of {len(searcher.front.points)}")
 
 
 def simulated(item: WorkItem) -> WorkResult:

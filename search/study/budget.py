@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from itertools import islice
 from statistics import median
 
 from spaces.student import StudentShape
@@ -12,6 +13,7 @@ from spaces.trial import TrialOutcome, TrialState
 
 OVERHEAD_SECONDS = 12.0  # delivery, report and the closing of lanes, as measured on two cores
 FRONT_GUESS = 5  # points of the front before one is known
+RECENT = 100  # trials whose times say what the next one takes
 
 
 class Budget:
@@ -59,10 +61,13 @@ class Budget:
 
     def seconds_for(self, shape: StudentShape, outcomes: Sequence[TrialOutcome]) -> float | None:
         """The predicted seconds of one full trial; None before anything was measured."""
+        done = (
+            o for o in reversed(outcomes) if o.state is TrialState.DONE and o.last and o.last.cost.get("train_seconds")
+        )
         rates = [
             outcome.last.cost["train_seconds"] / outcome.config.shape.flops(self._tokens)
-            for outcome in outcomes
-            if outcome.state is TrialState.DONE and outcome.last and outcome.last.cost.get("train_seconds")
+            for outcome in islice(done, RECENT)
+            if outcome.last
         ]
         return median(rates) * shape.flops(self._tokens) if rates else None
 

@@ -5,23 +5,28 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from search.lanes.pool import plan_lanes
 from search.study.budget import FRONT_GUESS, OVERHEAD_SECONDS
 from search.study.inputs import Inputs, read_inputs
+from search.study.pace import measure_pace
 from search.study.run import known_limits
 from search.study.sampling import Sampling
 from search.study.secrets import mask_secrets
+from search.trial.device import bf16_pays, device
+from spaces.parameters import Choice
 from spaces.student import StudentShape
 from spaces.study import StudySpec
 from spaces.yaml_io import to_yaml
 
-# A step's matrix products run at a share of their measured rate, and what else it does (memory passes, small operators, Python)
-# takes as long as so many operations would. Of one core, students of 1 to 6 layers, 192 to 384 wide: 60 of 75 GFLOP/s in fp32
-# (a Xeon without AMX, decision 0003), 140 to 290 of 490 in bf16 (an EPYC with AVX512-BF16, other work beside).
-PRODUCTS_SHARE, THE_REST = 0.9, 550e9
-START_SECONDS = 25.0  # Ray, the lanes, their imports
+START_SECONDS = 20.0  # Ray, the lanes, their imports
+MAKING_SECONDS = 160e-6  # of making one text up
+HIDDEN_FACTOR = 2.2  # what a loss on hidden states does to a step
+EXACT_FACTOR = 4.0  # fp32 against bf16, where bf16 pays
+RANKED_ROWS, RANKING_FACTOR = 1024, 3.0  # the teacher's parts are ranked on so many texts, forwards and backwards
+THREADS_GAIN = 0.4  # n threads fine-tune a teacher n ** 0.4 times as fast as one: 1.3x on two
 
 
 @dataclass(frozen=True)
@@ -60,8 +65,7 @@ class Plan:
             *(f"note: {note}" for note in self.notes),
             f"students: {self.num_shapes:,} shapes, {sizes}; the teacher has {self.teacher_parameters:,}",
             f"cluster: {held}: {self.num_lanes} lanes of {resources.workers_per_lane} workers",
-            "time, roughly (within a factor of two): "
-            + ", ".join(f"{name} {value / 60:.1f} min" for name, value in self.seconds.items()),
+            "time, about: " + ", ".join(f"{name} {value / 60:.1f} min" for name, value in self.seconds.items()),
         ]
         if self.spec.budget.minutes is not None:
             kept = self.seconds["confirmation and delivery"] / 60
@@ -73,8 +77,10 @@ class Plan:
 
 
 def make_plan(spec: StudySpec) -> Plan:
-    """Reads and tokenises the data, asks the cluster what it holds, measures the processor for a moment."""
+    """Reads and tokenises the data, asks the cluster what it holds, and trains two of the students for some steps."""
+    begun = time.perf_counter()
     inputs = read_inputs(spec, lambda text: None)
+    reading = time.perf_counter() - begun
     spec = inputs.spec
     sampling = Sampling(spec, inputs.teacher, inputs.vocabularies, known_limits(inputs))
     shapes = sorted(set(sampling.shapes), key=lambda shape: shape.num_parameters)
@@ -89,7 +95,7 @@ def make_plan(spec: StudySpec) -> Plan:
         teacher_parameters=inputs.teacher.num_parameters,
         cluster={name: value for name, value in cluster.items() if name in ("CPU", "GPU")},
         num_lanes=num_lanes,
-        seconds=_estimate(spec, inputs, shapes, num_lanes),
+        seconds=_estimate(spec, inputs, sampling, num_lanes, reading),
     )
 
 
@@ -110,55 +116,68 @@ def _cluster() -> dict[str, float]:
     return {**found, "GPU": float(torch.cuda.device_count())} if torch.cuda.is_available() else found
 
 
-def _estimate(spec: StudySpec, inputs: Inputs, shapes: list[StudentShape], num_lanes: int) -> dict[str, float]:
-    rate = _training_rate() * spec.resources.workers_per_lane * max(1.0, spec.resources.cpus_per_worker)
+def _estimate(
+    spec: StudySpec, inputs: Inputs, sampling: Sampling, num_lanes: int, read_seconds: float
+) -> dict[str, float]:
+    """Seconds by part, from the pace of this machine's processor (or its GPU) and the study's own sizes."""
+    sizes = {name: len(split.tokens["full"].ids) for name, split in inputs.transfer.splits.items()}
     num_texts = len(inputs.transfer.splits["train"].labels)
-    length = max(1, round(inputs.num_train_tokens / num_texts))
-    texts = spec.training.steps * 64 if spec.training.steps else spec.training.epochs * num_texts
-    trial = 3 * sum(shape.flops(length) for shape in shapes) / len(shapes) * texts / rate  # backward costs two forwards
-    teacher = StudentShape(
-        family="bert",
-        num_hidden_groups=inputs.teacher.depth,
-        embedding_size=inputs.teacher.embedding_size or inputs.teacher.hidden_size,
-        **inputs.teacher.model_dump(exclude={"model_type", "num_parameters", "embedding_size"}),
-    ).flops(length)
-    everything = sum(len(split.labels) for split in inputs.transfer.splits.values())
-    if spec.data.augmentation != "none":
-        passes = 2 if spec.data.augmentation.words == "masked-lm" else 1
-        everything += passes * spec.data.augmentation.copies * num_texts
-    preparation = START_SECONDS + teacher * everything / (rate * num_lanes)
+    length = max(1, round(sizes["train"] / num_texts))
+    batch = spec.space.parameter("batch_size")
+    batch_size = round(fmean(map(float, batch.values)) if isinstance(batch, Choice) else fmean((batch.low, batch.high)))
+    shapes = sorted(sampling.shapes, key=lambda shape: shape.flops(length))
+    teacher = _as_student(inputs)
+    pace = measure_pace(inputs, shapes, teacher, length, batch_size)
+    workers = spec.resources.workers_per_lane * max(1.0, spec.resources.cpus_per_worker)
+    trials, epochs = spec.budget.trials, spec.training.epochs
+    exact = EXACT_FACTOR if bf16_pays(device().type) else 1.0
+
+    # One trial, on average: those that `search.first` gives as they are, the rest as the space holds them.
+    flops = fmean(
+        shape.flops(length) / length for number in range(min(trials, 100)) for shape in sampling.open_to(number)
+    )
+    share_of_teacher = flops / (teacher.flops(length) / length)
+    trained = spec.training.steps * batch_size * length if spec.training.steps else epochs * sizes["train"]
+    hidden = HIDDEN_FACTOR if spec.space.teacher_states(inputs.teacher.depth) else 1.0
+    trial = trained * pace.training(flops) * hidden / workers + sizes["validation"] * pace.reading * share_of_teacher
+
+    made = spec.data.augmentation.copies * num_texts if spec.data.augmentation != "none" else 0
+    growth = made / sum(len(split.labels) for split in inputs.transfer.splits.values())
+    preparation = START_SECONDS + read_seconds * (1 + growth) + made * MAKING_SECONDS / num_lanes
+    read = sum(sizes.values()) + made * length * (2 if _replaces_by_masked_lm(spec) else 1)
+    preparation += read * pace.reading / num_lanes
+    if spec.space.narrows:
+        preparation += min(RANKED_ROWS, num_texts) * length * pace.reading * RANKING_FACTOR / num_lanes
     if inputs.fine_tunes:
-        preparation += 3 * teacher * spec.teacher.fine_tune.epochs * num_texts / (rate * max(1, num_lanes) ** 0.5)
-    confirm = spec.confirm
-    again = FRONT_GUESS * (confirm.seeds - 1) + {"all": FRONT_GUESS, "best": 1, "none": 0}[confirm.without_distillation]
-    after = OVERHEAD_SECONDS + again * trial / num_lanes
-    search = spec.budget.trials * trial / num_lanes
+        tokens = spec.teacher.fine_tune.epochs * sizes["train"]
+        preparation += tokens * pace.training(teacher.flops(length) / length) / max(1, num_lanes) ** THREADS_GAIN
+
+    confirm, points = spec.confirm, min(FRONT_GUESS, trials)
+    again = points * (confirm.seeds - 1) + {"all": points, "best": 1, "none": 0}[confirm.without_distillation]
+    scored = (sizes["validation"] + sizes["test"]) * pace.reading * exact
+    after = OVERHEAD_SECONDS + (again * trial + points * scored * share_of_teacher) / num_lanes
+    # The floors' part of the first lanes, and at the end half a trial for whoever has to wait for the last.
+    search = ((trials + (num_lanes - 1) / 2) * trial + scored) / num_lanes
     if spec.budget.minutes is not None:
         search = max(0.0, min(search, 60 * spec.budget.minutes - preparation - after))
     return {
         "preparation (less where cached)": preparation,
         "one trial": trial,
-        f"search of {spec.budget.trials} trials": search,
+        f"search of {trials} trials": search,
         "confirmation and delivery": after,
         "in all": preparation + search + after,
     }
 
 
-def _training_rate() -> float:
-    """FLOPs a second that training on one core may reach, from the rate of its matrix products, measured for a moment."""
-    import torch
+def _as_student(inputs: Inputs) -> StudentShape:
+    """The teacher as arithmetic sees it."""
+    return StudentShape(
+        family="bert",
+        num_hidden_groups=inputs.teacher.depth,
+        embedding_size=inputs.teacher.embedding_size or inputs.teacher.hidden_size,
+        **inputs.teacher.model_dump(exclude={"model_type", "num_parameters", "embedding_size"}),
+    )
 
-    from search.trial.device import bf16_pays, device
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    kind = torch.bfloat16 if bf16_pays(device().type) else torch.float32
-    left, right = torch.randn(1024, 384, dtype=kind), torch.randn(384, 1536, dtype=kind)
-    left @ right
-    begun, count = time.perf_counter(), 0
-    while time.perf_counter() - begun < 0.2:
-        left @ right
-        count += 1
-    torch.set_num_threads(threads)
-    rate = count * 2 * 1024 * 384 * 1536 / (time.perf_counter() - begun)
-    return 1 / (1 / (PRODUCTS_SHARE * rate) + 1 / THE_REST)
+def _replaces_by_masked_lm(spec: StudySpec) -> bool:
+    return spec.data.augmentation != "none" and spec.data.augmentation.words == "masked-lm"

@@ -132,7 +132,7 @@ def _search(
         tokens_per_text=inputs.num_train_tokens / len(inputs.transfer.splits["train"].labels),
         deadline=None if minutes is None else begun + 60 * minutes,
         scoring_share=_scoring_share(inputs),
-        front_size=lambda: len(ParetoFront.of(searcher.ordered, spec, prepared.references).points),
+        front_size=lambda: len(searcher.front.points),
     )
 
     def told(outcome: TrialOutcome) -> None:

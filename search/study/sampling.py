@@ -61,6 +61,12 @@ class Sampling:
         """Every student the space holds within the bounds."""
         return [shape for _, shape in self._valid]
 
+    def open_to(self, number: int) -> list[StudentShape]:
+        """Those that trial `number` may be, before anything is measured: all, or what `search.first` leaves open."""
+        given = self._spec.search.first[number] if number < len(self._spec.search.first) else {}
+        fixed = {name: value for name, value in given.items() if PARAMETERS[name].shapes}.items()
+        return [shape for values, shape in self._valid if fixed <= values.items()]
+
     def suggest(self, outcomes: Sequence[TrialOutcome], number: int) -> tuple[dict[str, Value], StudentShape]:
         """The parameters of trial `number`: valid, within the bounds that arithmetic knows, and not tried before."""
         given = self._spec.search.first[number] if number < len(self._spec.search.first) else {}

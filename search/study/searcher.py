@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 from search.lanes.trainable import SegmentSearcher
@@ -59,6 +59,8 @@ class StudySearcher(SegmentSearcher):
                     self._finish(outcome.number, TrialState.DONE)
                 else:
                     self._unfinished.append(outcome.number)
+        self.front = ParetoFront.of(self.ordered, spec, references)  # as it stands
+        self._forget_weights(self.ordered)
 
     @property
     def ordered(self) -> list[TrialOutcome]:
@@ -87,10 +89,14 @@ class StudySearcher(SegmentSearcher):
         assert number is not None
         if result.error:
             self._finish(number, TrialState.FAILED, error=result.error)
+            self._forget_weights([self.outcomes[number]])
         else:
             self.measured(result.timed_measurement)
             self._finish(number, TrialState.DONE)
-            self._collect()
+            # Who beats no point of the front belongs to no later one either: these alone decide.
+            candidates = [self.outcomes[trial] for trial in {*self.front.trials, number}]
+            self.front = ParetoFront.of(candidates, self._spec, self._references)
+            self._forget_weights(candidates)
         self._told(self.outcomes[number])
 
     def measured(self, measurement: Measurement) -> None:
@@ -106,16 +112,12 @@ class StudySearcher(SegmentSearcher):
         self._record.set_state(number, state, values, error)
         self.outcomes[number] = outcome.model_copy(update={"state": state, "error": error})
 
-    def _collect(self) -> None:
+    def _forget_weights(self, outcomes: Iterable[TrialOutcome]) -> None:
         """Weights are kept for the front alone: whoever left it cannot come back."""
-        front = set(ParetoFront.of(self.ordered, self._spec, self._references).trials)
-        for outcome in self.ordered:
+        for outcome in outcomes:
+            over = outcome.state in (TrialState.DONE, TrialState.FAILED)
             folder = trial_folder(self._spec, outcome.number)
-            if (
-                outcome.state in (TrialState.DONE, TrialState.FAILED)
-                and outcome.number not in front
-                and folder.exists()
-            ):
+            if over and outcome.number not in self.front.trials and folder.exists():
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _item(self, outcome: TrialOutcome, attempt: int) -> WorkItem:

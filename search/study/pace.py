@@ -1,0 +1,116 @@
+"""How fast this machine trains and reads, found by doing a little of it: what `plan` reckons with.
+
+A training step costs matrix products, which grow with a student's FLOPs, and much that does not: small operators, memory passes,
+Python. So two students of the study's own space are trained for some steps, and a line is drawn through what a token cost.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from search.study.inputs import Inputs
+from search.trial.context import WorkerContext
+from search.trial.data import Tokens
+from search.trial.evaluate import predict
+from search.trial.loop import Schedule, fit
+from search.trial.students import build_student
+from spaces.student import StudentShape
+
+SECONDS = 1.5  # of training a student before it is timed, and again while it is
+MAX_STEPS = 12
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Of one worker. A token of a student of f FLOPs a token trains in `a_token + a_flop * f` seconds; the teacher reads one in
+    `reading` seconds."""
+
+    a_token: float
+    a_flop: float
+    reading: float
+
+    def training(self, flops_a_token: float) -> float:
+        return self.a_token + self.a_flop * flops_a_token
+
+
+def measure_pace(
+    inputs: Inputs, shapes: Sequence[StudentShape], teacher: StudentShape, length: int, batch_size: int
+) -> Pace:
+    """`shapes` come by size. Some ten seconds for students of a small teacher."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        ends = [shapes[0], shapes[-1]]
+        seconds = [training_seconds(inputs, shape, batch_size) for shape in ends]
+        flops = [shape.flops(length) / length for shape in ends]
+        rising = (seconds[1] - seconds[0]) / (flops[1] - flops[0]) if flops[1] > flops[0] else 0.0
+        slope = rising if rising > 0 else seconds[1] / flops[1]
+        return Pace(max(0.0, seconds[0] - slope * flops[0]), slope, reading_seconds(inputs, teacher))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def training_seconds(inputs: Inputs, shape: StudentShape, batch_size: int) -> float:
+    """Seconds a token, without padding, of training a student of this shape on the study's own text."""
+    transfer = inputs.transfer
+    tokens = _tokens(inputs, shape.vocabulary_size)
+    student = _random_model(inputs, shape)
+    labels = transfer.splits["train"].labels
+    logits = np.zeros((len(tokens), len(transfer.label_names)), np.float32)
+    steps = 1
+    while True:
+        schedule = Schedule(
+            learning_rate=1e-5,
+            batch_size=batch_size,
+            warmup_share=0.0,
+            epochs=1,
+            steps=steps,
+            temperature=2.0,
+            soft_share=0.5,
+        )
+        fitted = fit(
+            student, tokens, labels, logits, schedule, pad_id=0, seed=0, context=WorkerContext(), target=transfer.target
+        )
+        # The first time each shape of batch is new to the libraries: the same steps once more are what training is like.
+        if steps > 1 or fitted.seconds > SECONDS:
+            again = fit(
+                student,
+                tokens,
+                labels,
+                logits,
+                schedule,
+                pad_id=0,
+                seed=0,
+                context=WorkerContext(),
+                target=transfer.target,
+            )
+            return again.seconds / again.num_tokens
+        steps = max(2, min(MAX_STEPS, round(SECONDS / fitted.seconds)))
+
+
+def reading_seconds(inputs: Inputs, shape: StudentShape) -> float:
+    """Seconds a token of the teacher's forward pass in evaluation, with random weights in its place."""
+    tokens = inputs.transfer.splits["train"].tokens["full"]
+    model = _random_model(inputs, shape).eval()
+    some = tokens.taken(np.random.default_rng(0).permutation(len(tokens))[:64])
+    predict(model, some, 0, WorkerContext())
+    begun = time.perf_counter()
+    predict(model, some, 0, WorkerContext())
+    return (time.perf_counter() - begun) / len(some.ids)
+
+
+def _tokens(inputs: Inputs, vocabulary_size: int) -> Tokens:
+    names = [name for name, size in inputs.vocabularies.items() if size == vocabulary_size]
+    return inputs.transfer.splits["train"].tokens[names[0]]
+
+
+def _random_model(inputs: Inputs, shape: StudentShape) -> torch.nn.Module:
+    transfer = inputs.transfer
+    return build_student(
+        shape, label_names=transfer.label_names, problem_type=transfer.problem_type, dropout=0.0, teacher_config=None
+    )
