@@ -4,9 +4,9 @@ trial, the teacher in its loop.
     python benchmarks/speed/study.py TEACHER DATA OUT [--rows 15000] [--names distilsearch recipe recipe-padded]
 
 TEACHER, DATA as for one_trial.py. Everybody trains the same 16 trials (four temperatures, two rates, two soft shares) of the same
-student for one epoch of the same rows, two trials at a time, one thread each. `recipe` pads a batch to its longest row;
-`recipe-padded` to 128 pieces, as the examples do, and is measured on two trials of a tenth of the rows: its line says what 16 whole
-ones would take at that rate. OUT keeps a line of studies.jsonl for each.
+student for one epoch of the same rows, two trials at a time, one thread each. `recipe` pads a batch to its longest row and is measured on
+the first four trials, `recipe-padded` pads to 128 pieces, as the examples do, and is measured on two trials of a tenth of the rows: their lines
+say what 16 whole ones take at that rate. OUT keeps a line of studies.jsonl for each.
 """
 
 from __future__ import annotations
@@ -188,12 +188,12 @@ def measured(name: str, arguments: argparse.Namespace) -> Line:
     if name == "distilsearch":
         line = distilsearch(arguments, data)
     else:
-        line = recipe(arguments, data, PAD if tenth else 0, TRIALS[:2] if tenth else TRIALS)
-    line = {"name": name, "wall_seconds": time.perf_counter() - begun, "megabytes": memory.most, **line}
-    if tenth:  # two trials side by side took wall_seconds; 16 are eight times that, with ten times the training in each
-        training = line["train_seconds"] / 2
-        line["of_16_whole_trials"] = len(TRIALS) / AT_ONCE * (line["wall_seconds"] + 9 * training)
-    return line
+        line = recipe(arguments, data, PAD if tenth else 0, TRIALS[: 2 if tenth else 4])
+    wall = time.perf_counter() - begun
+    # The trials ran AT_ONCE at a time; a tenth of the rows leaves nine tenths of the training out.
+    missing = 9 * line["train_seconds"] / AT_ONCE if tenth else 0.0
+    whole = (wall + missing) * len(TRIALS) / line["trials"]
+    return {"name": name, "wall_seconds": wall, "of_16_whole_trials": whole, "megabytes": memory.most, **line}
 
 
 def table(lines: list[Line]) -> str:
@@ -204,7 +204,8 @@ def table(lines: list[Line]) -> str:
     ]
     for line in lines:
         seconds = whole[line["name"]]
-        mean = "" if "of_16_whole_trials" in line else f"{sum(line['scores'].values()) / len(line['scores']):.3f}"
+        scores = [line["scores"][key] for key in sorted(same) if key in line["scores"]]
+        mean = "" if line["name"] == "recipe-padded" else f"{sum(scores) / len(scores):.3f} ({len(scores)})"
         out.append(
             f"| {line['name']} | {seconds:,.0f} | {3600 * len(TRIALS) / seconds:,.0f} | "
             f"{seconds / whole['distilsearch']:.1f}x | {line['megabytes']:,.0f} | {mean} |"
