@@ -19,7 +19,7 @@ from torch import nn
 
 from search.trial.layouts import LAYOUTS, PARTS
 
-LONGEST_WRITTEN_OUT = 128  # tokens
+MOST_WRITTEN_OUT = 2**25  # weights of attention: 200 MB a layer until the backward pass
 ATTENTION = "distilsearch"  # the name of `attention` among Hugging Face's
 
 
@@ -126,16 +126,15 @@ def attention(
 ) -> torch.Tensor:
     """softmax(query key' / sqrt(D)) value over the tokens that `mask` keeps (None: all), (B, A, Q, D).
 
-    PyTorch's fused attention multiplies each head of each text by itself on a processor in bf16: of a step on short texts its
-    backward pass alone took half. There it is written out, up to the length where the table of weights costs more."""
+    PyTorch's fused attention multiplies each head of each text by itself on a processor in bf16: of a step its backward pass
+    alone took half. There it is written out, unless the table of weights would take too much memory (decision 0012)."""
     on_cpu_in_bf16 = query_BAQD.dtype == torch.bfloat16 and query_BAQD.device.type == "cpu"
-    if not on_cpu_in_bf16 or key_BATD.shape[2] > LONGEST_WRITTEN_OUT:
+    if not on_cpu_in_bf16 or query_BAQD.shape[:3].numel() * key_BATD.shape[2] > MOST_WRITTEN_OUT:
         return F.scaled_dot_product_attention(query_BAQD, key_BATD, value_BATD, attn_mask=mask, dropout_p=dropout)
     scores_BAQT = (query_BAQD * query_BAQD.shape[-1] ** -0.5) @ key_BATD.transpose(-1, -2)
-    scores_BAQT = scores_BAQT.float()
-    if mask is not None:
-        scores_BAQT = scores_BAQT.masked_fill(~mask, float("-inf"))
-    weights_BAQT = scores_BAQT.softmax(-1).to(value_BATD.dtype)
+    # In fp32 from here on: the sum takes the wider type of the two.
+    seen = scores_BAQT.float() if mask is None else scores_BAQT + torch.zeros(mask.shape).masked_fill(~mask, -math.inf)
+    weights_BAQT = seen.softmax(-1).to(value_BATD.dtype)
     return (F.dropout(weights_BAQT, dropout) if dropout else weights_BAQT) @ value_BATD
 
 
