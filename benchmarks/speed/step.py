@@ -1,10 +1,12 @@
 """Where a training step's time goes, and how far each part is from its floor, for three students on short and on long texts.
 
-    python benchmarks/speed/step.py [short long]
+    python benchmarks/speed/step.py [short long reading]
+
+`reading`: the teacher's pass as a lane does it, against stock transformers on the same sorted batches in the same number format.
 
 One thread, random weights and made-up ids of real lengths (short: SST-2's, batches of 64; long: SQuAD's with their paragraph,
-batches of 8), no dropout. Floors: matrix products at the rate measured here for bf16 (fp32 where bf16 does not pay), counted without
-padding and as the last layer is computed; the optimizer's 28 bytes and clipping's 12 bytes a weight at the bandwidth measured here.
+batches of 8), no dropout. Floors: matrix products at the rate measured here for bf16 (fp32 where bf16 does not pay), counted
+without padding and as the last layer is computed; AdamW's 28 bytes and clipping's 12 a weight at the bandwidth measured here.
 """
 
 from __future__ import annotations
@@ -23,8 +25,8 @@ import torch
 
 from search.trial import loop, optimizer
 from search.trial.context import WorkerContext
-from search.trial.data import Tokens
-from search.trial.device import bf16_pays
+from search.trial.data import Tokens, padded
+from search.trial.device import autocast, bf16_pays
 from search.trial.evaluate import predict
 from search.trial.loop import Schedule, fit
 from search.trial.students import build_student
@@ -147,15 +149,42 @@ def account(name: str, kind: str, product_rate: float, bytes_rate: float) -> Non
     print(f"    evaluation {1e6 * reading:.1f} us a token, floor {1e6 * floor:.1f}", flush=True)
 
 
+def reading() -> None:
+    shape = shape_of(6, 384, 1536, 30_522)
+    student = build_student(shape, label_names=["a", "b"], dropout=0.0).eval()
+    for kind in TEXTS:
+        tokens = rows_of(kind, 40 * TEXTS[kind][-1], shape.vocabulary_size)
+        order = np.argsort(tokens.lengths, kind="stable")
+
+        @torch.inference_mode()
+        def plain(tokens: Tokens = tokens, order: np.ndarray = order) -> None:
+            for start in range(0, len(order), 128):
+                batch = padded(tokens, order[start : start + 128], 0)
+                with autocast():
+                    stock(input_ids=batch.ids_BT, attention_mask=batch.mask_BT, token_type_ids=batch.types_BT)
+
+        stock = build_student(shape, label_names=["a", "b"], dropout=0.0).eval()
+        rates = {
+            name: len(tokens.ids) / seconds_of(work, 1)
+            for name, work in (
+                ("ours", lambda tokens=tokens: predict(student, tokens, 0, WorkerContext())),
+                ("plain", plain),
+            )
+        }
+        print(f"reading, {kind}: {rates['ours']:,.0f} tokens/s, the plain forward pass {rates['plain']:,.0f}")
+
+
 def main(kinds: list[str]) -> None:
     torch.set_num_threads(1)
     keep_freed_memory()
     product_rate, bytes_rate = rate(), bandwidth()
     print(f"products {product_rate / 1e9:.0f} GFLOP/s, memory {bytes_rate / 1e9:.0f} GB/s, one core")
     for kind in kinds:
-        for name in STUDENTS:
+        for name in STUDENTS if kind in TEXTS else ():
             account(name, kind, product_rate, bytes_rate)
+    if "reading" in kinds:
+        reading()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:] or list(TEXTS))
+    main(sys.argv[1:] or [*TEXTS, "reading"])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import numpy as np
 import torch
 
 from search.trial.metrics import measure
+
+ENCODED_AT_ONCE = 20_000  # texts
 
 
 @dataclass(frozen=True)
@@ -39,11 +42,12 @@ class Tokens:
         return Tokens(ids, offsets, self.second[rows])
 
     @classmethod
-    def joined(cls, first: Tokens, second: Tokens) -> Tokens:
-        """The rows of both."""
-        offsets = np.concatenate([first.offsets, first.offsets[-1] + second.offsets[1:]])
-        ids = np.concatenate([first.ids, second.ids])
-        return cls(ids, offsets, np.concatenate([first.second, second.second]))
+    def joined(cls, *parts: Tokens) -> Tokens:
+        """The rows of all, one part after the other; at least one part."""
+        lengths = np.concatenate([part.lengths for part in parts])
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        ids = np.concatenate([part.ids for part in parts])
+        return cls(ids, offsets, np.concatenate([part.second for part in parts]))
 
     def remapped(self, new_ids: np.ndarray) -> Tokens:
         """The same rows in another vocabulary; `new_ids[old]` is the new id."""
@@ -54,18 +58,27 @@ class Tokens:
         """Tokenises with truncation to `max_length` pieces (the longer text of a pair is cut first)."""
         if not texts:
             return cls(np.zeros(0, np.int32), np.zeros(1, np.int64), np.zeros(0, np.int32))
-        pair_list = list(pairs) if pairs is not None else None
+        parts = []
+        for start in range(
+            0, len(texts), ENCODED_AT_ONCE
+        ):  # what a tokenizer returns of a text takes a hundred times its ids
+            part = slice(start, start + ENCODED_AT_ONCE)
+            some = list(texts[part])
+            parts.append(cls._encoded(tokenizer, some, None if pairs is None else list(pairs[part]), max_length))
+        return cls.joined(*parts)
+
+    @classmethod
+    def _encoded(cls, tokenizer: Any, texts: list[str], pairs: list[str] | None, max_length: int) -> Tokens:
         if getattr(tokenizer, "is_fast", False):  # straight from the Rust side: half the time of the Python wrapper
             backend = tokenizer.backend_tokenizer
             backend.enable_truncation(max_length, strategy="longest_first")
             backend.no_padding()
-            both = list(texts) if pair_list is None else list(zip(texts, pair_list, strict=True))
-            encodings = backend.encode_batch_fast(both)
+            encodings = backend.encode_batch_fast(texts if pairs is None else list(zip(texts, pairs, strict=True)))
             rows = [encoding.ids for encoding in encodings]
-            types = [encoding.type_ids for encoding in encodings] if pair_list is not None else None
+            types = [encoding.type_ids for encoding in encodings] if pairs is not None else None
         else:
-            encoded = tokenizer(list(texts), pair_list, truncation="longest_first", max_length=max_length)
-            rows, types = encoded["input_ids"], encoded.get("token_type_ids") if pair_list is not None else None
+            encoded = tokenizer(texts, pairs, truncation="longest_first", max_length=max_length)
+            rows, types = encoded["input_ids"], encoded.get("token_type_ids") if pairs is not None else None
         return cls.laid_out(rows, types)
 
     @classmethod
@@ -73,7 +86,7 @@ class Tokens:
         """Rows of pieces, end to end; `types` are their token types where there are pairs."""
         offsets = np.zeros(len(rows) + 1, np.int64)
         np.cumsum([len(row) for row in rows], out=offsets[1:])
-        ids = np.concatenate([np.asarray(row, np.int32) for row in rows])
+        ids = np.fromiter(chain.from_iterable(rows), np.int32, int(offsets[-1]))
         second = np.diff(offsets).astype(np.int32)
         for index, row_types in enumerate(types or ()):
             if 1 in row_types:
