@@ -10,15 +10,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 import torch
+from small_search import REFERENCES, TEACHER, a_sampling, a_spec, history, reopened
 from training_toys import a_config
 
+from search.results.front import ParetoFront
+from search.study.budget import Budget
+from search.study.searcher import StudySearcher
 from search.trial import loop
 from search.trial.data import TransferSet
 from search.trial.optimizer import Optimizer
 from search.trial.teacher import load_teacher
-from spaces.trial import TrialConfig, WorkItem, WorkKind
+from spaces.trial import Measurement, TrialConfig, WorkItem, WorkKind, WorkResult
 
 EPOCHS, STEPS = 3, 24  # 120 rows in batches of 16
 opened: list[str] | None = None
@@ -93,3 +98,48 @@ def test_what_a_lane_is_handed_is_small(transfer: TransferSet) -> None:
         key="trial:0", kind=WorkKind.TRAIN, trial=0, config=config, folder="/a/folder", payload={"teacher": "/t"}
     )
     assert len(pickle.dumps(item)) < 4096
+
+
+def test_the_sampler_is_told_of_each_trial_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[int] = []
+    plain = optuna.Study.add_trials
+
+    def add(study: optuna.Study, trials: Any) -> None:
+        told.append(len(trials))
+        plain(study, trials)
+
+    monkeypatch.setattr(optuna.Study, "add_trials", add)
+    spec = a_spec(search={"startup_trials": 3})
+    history(spec, a_sampling(spec), 12)
+    assert len(told) >= 12 - 3
+    assert sum(told) == 11  # the twelfth is not measured yet
+
+
+def test_the_front_is_found_among_its_own_points_and_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not among all trials: a study of thousands redraws it thousands of times."""
+    sizes: list[int] = []
+    plain = ParetoFront.of.__func__  # type: ignore[attr-defined]
+
+    def of(cls: Any, outcomes: Any, *more: Any) -> ParetoFront:
+        sizes.append(len(outcomes))
+        return plain(cls, outcomes, *more)
+
+    monkeypatch.setattr(ParetoFront, "of", classmethod(of))
+    spec = a_spec(tmp_path, budget={"trials": 12}, search={"sampler": "random"})
+    budget = Budget(spec, num_lanes=1, tokens_per_text=10.0, deadline=None, front_size=lambda: 1)
+    searcher = StudySearcher(
+        spec, reopened(tmp_path), a_sampling(spec), budget, references=REFERENCES, teacher_depth=TEACHER.depth, payload={},
+        told=lambda outcome: None,
+    )  # fmt: skip
+    for number in range(12):
+        item = searcher.next_item("any")
+        assert isinstance(item, WorkItem)
+        metrics = {"validation/accuracy": 0.5 + 0.03 * (number * 7 % 11)}
+        measurement = Measurement(trial=number, attempt=1, step=1, share=1.0, metrics=metrics)
+        searcher.finished(
+            item.key, WorkResult(key=item.key, kind=item.kind, trial=number, attempt=1, lane=0, measurement=measurement)
+        )
+    whole = plain(ParetoFront, searcher.ordered, spec, REFERENCES)
+    assert searcher.front == whole
+    assert 1 < len(whole.points) < 12
+    assert max(sizes) <= len(whole.points) + 3
