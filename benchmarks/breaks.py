@@ -39,7 +39,7 @@ BREAKS = [
     Break("3 padding is masked", "search/trial/forward.py",
           "attn_mask=mask,", "attn_mask=None,", "test_forward.py::test_the_short_pass_is_the_stock_pass"),
     Break("3 padding is masked where attention is written out", "search/trial/forward.py",
-          'scores_BAQT.masked_fill(~mask, float("-inf"))', "scores_BAQT",
+          "scores_BAQT + torch.zeros(mask.shape).masked_fill(~mask, -math.inf)", "scores_BAQT.float()",
           "test_forward.py::test_attention_in_bf16_is_the_fused_one_to_its_rounding"),
     Break("3 padding is masked in the losses on hidden states", "search/trial/hidden_losses.py",
           "torch.where(there, values_BT, values_BT.new_zeros(()))", "values_BT",

@@ -73,10 +73,12 @@ def run(
 
 @app.command()
 def plan(study: StudyPath, data: DataFolder = None, as_json: AsJson = False) -> None:
-    """Show, without training, what a study would do: the resolved study, the students' sizes, the lanes, the time."""
+    """Show what a study would do: the resolved study, the students' sizes, the lanes, the time.
+
+    Nothing is kept; two of the students are trained for a few seconds to see what a step costs here."""
     from search.study.plan import make_plan
 
-    made = make_plan(_load(study, data=data))
+    made = make_plan(_load(study, data=data), lambda text: Console(stderr=True).print(text, soft_wrap=True))
     if as_json:
         typer.echo(json.dumps(made.as_dict(), indent=2))
     else:

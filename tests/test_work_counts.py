@@ -25,6 +25,8 @@ from search.trial.optimizer import Optimizer
 from search.trial.teacher import load_teacher
 from spaces.trial import Measurement, TrialConfig, WorkItem, WorkKind, WorkResult
 
+pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+
 EPOCHS, STEPS = 3, 24  # 120 rows in batches of 16
 opened: list[str] | None = None
 

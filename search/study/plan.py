@@ -10,7 +10,7 @@ from typing import Any
 
 from search.lanes.pool import plan_lanes
 from search.study.budget import FRONT_GUESS, OVERHEAD_SECONDS
-from search.study.inputs import Inputs, read_inputs
+from search.study.inputs import Inputs, Say, read_inputs
 from search.study.pace import measure_pace
 from search.study.run import known_limits
 from search.study.sampling import Sampling
@@ -76,9 +76,12 @@ class Plan:
         return "\n".join(lines)
 
 
-def make_plan(spec: StudySpec) -> Plan:
-    """Reads and tokenises the data, asks the cluster what it holds, and trains two of the students for some steps."""
+def make_plan(spec: StudySpec, say: Say = lambda text: None) -> Plan:
+    """Reads and tokenises the data, asks the cluster what it holds, and trains two of the students for some steps.
+
+    `say` is told what goes on."""
     begun = time.perf_counter()
+    say("reading the data and the teacher")
     inputs = read_inputs(spec, lambda text: None)
     reading = time.perf_counter() - begun
     spec = inputs.spec
@@ -86,6 +89,7 @@ def make_plan(spec: StudySpec) -> Plan:
     shapes = sorted(set(sampling.shapes), key=lambda shape: shape.num_parameters)
     cluster = _cluster()
     num_lanes = plan_lanes(spec.resources, cluster)
+    say("training two of the students for some steps")
     return Plan(
         spec=spec,
         notes=inputs.notes,
