@@ -99,7 +99,8 @@ class Measurement(Frozen):
 
 class WorkResult(Frozen):
     """What a lane leaves with the broker. `error` is empty when the work was done; `timing` holds Unix times
-    (received_at, first_step_at, finished_at); `output` is plain data or numpy arrays."""
+    (received_at, first_step_at, finished_at); `output` is plain data or numpy arrays; `memory_gb` is what the lane's first
+    worker holds after the work, without what it shares."""
 
     key: str
     kind: WorkKind
@@ -110,12 +111,14 @@ class WorkResult(Frozen):
     output: dict[str, Any] = Field(default_factory=dict)
     error: str = ""
     timing: dict[str, float] = Field(default_factory=dict)
+    memory_gb: float = 0.0
 
     @property
     def timed_measurement(self) -> Measurement:
-        """The measurement, with its lane and times among its costs, as the record keeps it."""
+        """The measurement, with its lane, its memory and times among its costs, as the record keeps it."""
         assert self.measurement is not None
-        cost = {**self.measurement.cost, "lane": float(self.lane), **self.timing}
+        lane = {"lane": float(self.lane), "lane_memory_gb": self.memory_gb}
+        cost = {**self.measurement.cost, **lane, **self.timing}
         return self.measurement.model_copy(update={"cost": cost})
 
 

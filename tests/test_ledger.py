@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.lanes.ledger import Ledger
+from search.lanes.ledger import SERVED_AT_LEAST, Ledger
 from spaces.errors import StudyError
 from spaces.trial import WorkItem, WorkKind, WorkResult
 
@@ -114,6 +114,20 @@ def test_ranks_hear_the_same_and_only_rank_0_takes() -> None:
     ledger.submit(item("c"))
     third = take(ledger, 0, lane, 2)
     assert ledger.next_answer(0, lane, 2, rank=1) is third
+
+
+def test_a_lane_that_grows_is_recycled_though_not_at_once() -> None:
+    ledger = Ledger(clock=Clock(), recycle_above_gb=2.0)
+    for number in range(SERVED_AT_LEAST + 2):
+        ledger.submit(item(str(number)))
+    lane = lane_in(ledger)
+    for number in range(SERVED_AT_LEAST):
+        ledger.post(result(take(ledger, 0, lane, number), 0).model_copy(update={"memory_gb": 2.5}))
+    assert ledger.status()["lanes"][0]["memory_gb"] == 2.5
+    assert ledger.next_answer(0, lane, SERVED_AT_LEAST) == "recycle"
+    fresh = lane_in(ledger)
+    ledger.post(result(take(ledger, 0, fresh, 0), 0).model_copy(update={"memory_gb": 1.5}))
+    take(ledger, 0, fresh, 1)
 
 
 def test_recycling_closing_and_giving_up() -> None:

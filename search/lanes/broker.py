@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -28,8 +29,15 @@ class Broker:
     Every call may be retried. Create it with `start_broker`.
     """
 
-    def __init__(self, recycle_after: int = 50, silence_seconds: float = 120) -> None:
-        self._ledger = Ledger(clock=time.time, recycle_after=recycle_after, silence_seconds=silence_seconds)
+    def __init__(
+        self, recycle_after: int = 50, silence_seconds: float = 120, recycle_above_gb: float = math.inf
+    ) -> None:
+        self._ledger = Ledger(
+            clock=time.time,
+            recycle_after=recycle_after,
+            recycle_above_gb=recycle_above_gb,
+            silence_seconds=silence_seconds,
+        )
         self._silence_seconds = silence_seconds
         self._changed = asyncio.Event()
         self._workers: dict[int, ActorHandle] = {}  # rank 0 of each lane
@@ -168,9 +176,11 @@ def first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0]}"
 
 
-def start_broker(name: str, *, recycle_after: int = 50, silence_seconds: float = 120) -> ActorHandle:
+def start_broker(
+    name: str, *, recycle_after: int = 50, silence_seconds: float = 120, recycle_above_gb: float = math.inf
+) -> ActorHandle:
     """A broker on this node, found by `name` within this job; it ends with the driver."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     # Every rank of every lane and every Tune trainable may have a question open: the limit is out of reach on purpose.
     options = {"name": name, "num_cpus": 0, "max_concurrency": 100_000, "scheduling_strategy": here}
-    return ray.remote(Broker).options(**options).remote(recycle_after, silence_seconds)
+    return ray.remote(Broker).options(**options).remote(recycle_after, silence_seconds, recycle_above_gb)

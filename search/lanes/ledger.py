@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from spaces.trial import WorkItem, WorkResult
 
 Answer = WorkItem | Literal["stop", "recycle"]
 
+SERVED_AT_LEAST = 10  # items before a lane is recycled for its memory: a fresh one takes seconds
 DEATHS_ALLOWED = 1  # an item that one lane died under is handed out again; the second death fails it
 
 
@@ -49,6 +51,7 @@ class Lane:
     total: int = 0
     num_served: int = 0  # by this incarnation
     num_posted: int = 0  # by all of them
+    memory_gb: float = 0.0  # as of its last result
     reason: str = ""  # why it was killed, if we did it
     answers: dict[int, Answer] = field(default_factory=dict)  # by sequence number, until every rank is past it
     asked: dict[int, int] = field(default_factory=dict)  # by rank, the sequence number it asked for last
@@ -62,9 +65,16 @@ class Ledger:
     what the item's present holder says. `clock` gives seconds; it need not start anywhere in particular.
     """
 
-    def __init__(self, *, clock: Callable[[], float], recycle_after: int = 50, silence_seconds: float = 120) -> None:
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], float],
+        recycle_after: int = 50,
+        recycle_above_gb: float = math.inf,
+        silence_seconds: float = 120,
+    ) -> None:
         self._clock = clock
-        self._recycle_after = recycle_after
+        self._recycle_after, self._recycle_above_gb = recycle_after, recycle_above_gb
         self._silence_seconds = silence_seconds
         self._entries: dict[str, Entry] = {}
         self._queue: deque[str] = deque()
@@ -123,7 +133,7 @@ class Ledger:
         book = self._lanes[lane]
         self._take_back(lane, book, book.reason or "its workers were replaced")
         book.incarnation += 1
-        book.alive, book.reason, book.num_served = True, "", 0
+        book.alive, book.reason, book.num_served, book.memory_gb = True, "", 0, 0.0
         book.answers, book.asked = {}, {}
         self._enter(book, LaneState.IDLE)
         return book.incarnation
@@ -174,6 +184,7 @@ class Ledger:
             book = self._lanes[result.lane]
             book.key = ""
             book.num_served += 1
+            book.memory_gb = result.memory_gb
             book.num_posted += 1
             self._enter(book, LaneState.IDLE)
         return True
@@ -210,6 +221,7 @@ class Ledger:
                 "total": book.total,
                 "since": book.since,
                 "posted": book.num_posted,
+                "memory_gb": book.memory_gb,
                 "seconds": seconds,
             }
         settled = sum(entry.result is not None for entry in self._entries.values())
@@ -230,7 +242,8 @@ class Ledger:
         if self._closed or self.error:
             self._enter(book, LaneState.ENDED)
             return "stop"
-        if book.num_served >= self._recycle_after:
+        too_large = book.memory_gb > self._recycle_above_gb and book.num_served >= SERVED_AT_LEAST
+        if too_large or book.num_served >= self._recycle_after:
             self._enter(book, LaneState.RECYCLING)
             return "recycle"
         if not self._queue:

@@ -59,7 +59,10 @@ class LanePool:
         self._folder = storage.resolve() / f"lanes-{uuid.uuid4().hex[:8]}"
         self.broker_name = f"distilsearch-{uuid.uuid4().hex[:8]}"
         self.broker: ActorHandle = start_broker(
-            self.broker_name, recycle_after=resources.recycle_after, silence_seconds=silence_seconds
+            self.broker_name,
+            recycle_after=resources.recycle_after,
+            recycle_above_gb=_most_memory(resources, num_lanes),
+            silence_seconds=silence_seconds,
         )
         self._closing = threading.Event()
         self._threads = [
@@ -214,6 +217,13 @@ def plan_lanes(resources: ResourcesSpec, cluster_resources: Mapping[str, float])
     if faults:
         raise InputError.of("resources", "; ".join(faults))
     return min(fits) if resources.lanes == "auto" else resources.lanes
+
+
+def _most_memory(resources: ResourcesSpec, num_lanes: int) -> float:
+    """GB that a worker may hold before its lane is recycled: what the study says, or its share of what Ray has for workers."""
+    if resources.recycle_above_gb != "auto":
+        return resources.recycle_above_gb
+    return ray.cluster_resources().get("memory", math.inf) / 1e9 / (num_lanes * resources.workers_per_lane)
 
 
 def _cause(error: BaseException) -> BaseException:

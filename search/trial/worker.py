@@ -5,9 +5,11 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import resource
 import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -117,6 +119,7 @@ class Visit:
             attempt=item.attempt,
             lane=self._lane,
             timing=timing,
+            memory_gb=own_memory_gb(),
             **fields,
         )
 
@@ -141,6 +144,15 @@ def keep_freed_memory() -> None:
     if hasattr(libc, "mallopt"):
         libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
         libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+def own_memory_gb() -> float:
+    """What this process holds and shares with nobody; where that cannot be known, the most it ever held."""
+    try:
+        resident, shared = map(int, Path("/proc/self/statm").read_text().split()[1:3])
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    return (resident - shared) * resource.getpagesize() / 1e9
 
 
 def quieten_worker() -> None:
