@@ -1,4 +1,4 @@
-"""Where a study's lane-seconds went, from its own record: gaps between segments, idle time by cause, teacher passes.
+"""Where a study's lane-seconds went, from its own record: stages, gaps between segments, idle time by cause.
 
     python benchmarks/account.py DIR
 
@@ -26,6 +26,10 @@ def main(folder: Path) -> None:
         segments = [o.last.cost for o in kept.outcomes() if o.last and "first_step_at" in o.last.cost]
         for run in sorted({bisect(runs, segment["received_at"]) for segment in segments}):
             account(f"{name}, run {run}", [s for s in segments if bisect(runs, s["received_at"]) == run])
+    stages = record.fact("stages") or {}
+    whole = sum(stages.values())
+    for name, seconds in stages.items():
+        print(f"{name}: {seconds:.1f} s ({seconds / whole:.0%})")
     print(f"the teacher's passes over the data: {record.fact('teacher_passes'):.2f}")
     status = record.fact("lanes") or {}
     for lane, entry in status.get("status", {}).get("lanes", {}).items():

@@ -189,6 +189,13 @@ def test_the_teacher_reads_the_data_once(ran: Ran) -> None:
     assert "the teacher's outputs are in the cache" in ran.stderr
 
 
+def test_the_record_says_where_the_time_went(ran: Ran) -> None:
+    stages = ran.fact("stages")
+    assert next(iter(stages)) == "reading"
+    assert len(stages) == 7
+    assert all(seconds >= 0 for seconds in stages.values())
+
+
 def test_how_often_the_data_goes_into_the_object_store(ran: Ran) -> None:
     """For what needs no teacher, with made-up parts, with the teacher's outputs, and with its hidden states where they are not yet
     in the cache; one after the other, so that the last one stays. What Ray itself puts there is small."""

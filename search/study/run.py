@@ -34,6 +34,7 @@ from search.study.prepare import Prepared, prepare
 from search.study.progress import Display, Silent
 from search.study.sampling import Sampling
 from search.study.searcher import StudySearcher
+from search.study.stages import Stages
 from search.study.tracking import Tracker, make_tracker
 from spaces.errors import InputError, StudyError
 from spaces.study import StudySpec
@@ -44,7 +45,7 @@ SILENCE_SECONDS = 300.0  # a lane that says nothing for so long is killed
 
 def run_study(spec: StudySpec, display: Display | None = None) -> StudyResult:
     """Runs the study, or continues it. Raises InputError for what the user can mend, StudyError for the rest."""
-    show, begun = display or Silent(), time.monotonic()
+    show, begun, stages = display or Silent(), time.monotonic(), Stages()
     result = _done_before(spec)
     if result is not None:
         return result
@@ -54,6 +55,7 @@ def run_study(spec: StudySpec, display: Display | None = None) -> StudyResult:
     spec = inputs.spec
     for note in inputs.notes:
         show.say(note)
+    stages.ended("reading")
     # Made for its errors: an empty space is refused before Ray starts.
     Sampling(spec, inputs.teacher, inputs.vocabularies, known_limits(inputs))
     with ExitStack() as stack:
@@ -64,6 +66,7 @@ def run_study(spec: StudySpec, display: Display | None = None) -> StudyResult:
         show.say("starting Ray")
         cluster = stack.enter_context(_ray())
         num_lanes = plan_lanes(spec.resources, cluster)
+        stages.ended("starting Ray")
         tracker = make_tracker(spec, spec.output)
         stack.callback(tracker.close)
         pool = stack.enter_context(
@@ -78,9 +81,11 @@ def run_study(spec: StudySpec, display: Display | None = None) -> StudyResult:
         record.keep("teacher_passes", (record.fact("teacher_passes") or 0) + prepared.teacher_passes)
         payload = {"teacher": str(prepared.teacher_folder), "refs": {"transfer": prepared.transfer}}
         floors.ask(payload)
+        stages.ended("preparation, and the lanes' start")
 
         searcher, budget = _search(spec, inputs, record, pool, prepared, payload, show, tracker, begun)
         references = floors.collect(prepared.references)
+        stages.ended("search")
         outcomes = searcher.ordered
         front = ParetoFront.of(outcomes, spec, references)
         if not front.points:
@@ -89,7 +94,9 @@ def run_study(spec: StudySpec, display: Display | None = None) -> StudyResult:
         show.say(f"{len(front.points)} students on the front; confirming them")
         delivery = Delivery(spec, front, outcomes, record, pool, payload)
         confirmations = confirm(spec, front, outcomes, again, pool, budget, payload, show.told, meanwhile=delivery.ask)
+        stages.ended("confirmation")
         delivered = delivery.collect()
+        stages.ended("delivery")
         idle = pool.status()
         provenance = {
             "teacher": {"model": spec.teacher.model, "fingerprint": inputs.source.fingerprint},
@@ -101,6 +108,8 @@ def run_study(spec: StudySpec, display: Display | None = None) -> StudyResult:
         rows = write_results(spec, front, outcomes, confirmations, delivered, references, provenance)
         record.keep("lanes", {"status": idle, "wall_seconds": time.monotonic() - begun})
         tracker.finished(spec, front, rows, references, spec.output / "best", spec.output / "report.html")
+        stages.ended("tables, report, tracking")
+        record.keep("stages", stages.seconds)
         missing = len(wanted(spec, front, outcomes)) - sum(o.state is not TrialState.RUNNING for o in confirmations)
         if missing > 0:
             show.say(f"the minutes were spent before {missing} confirmations; `run` with more minutes adds them")
