@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from search.lanes.quiet import quieten, start_ray
 from search.record.record import Record, open_storage
 from search.results.front import Reference
 from search.study.budget import Budget
@@ -120,7 +121,7 @@ def lanes(count: int, seconds: int = 60) -> None:
 
     from search.lanes.broker import start_broker
 
-    ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False)
+    start_ray(num_cpus=2)
     broker = start_broker("scale", recycle_after=10**9)
     until = time.monotonic() + seconds
     waits: list[float] = []
@@ -190,6 +191,7 @@ def nodes(count: int, megabytes_shared: int = 100, lanes_each: int = 2) -> None:
     from ray.cluster_utils import Cluster
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+    quieten()
     store = {"object_store_memory": 400 * 2**20, "num_cpus": lanes_each}
     cluster = Cluster(initialize_head=True, head_node_args=store)
     for _ in range(count - 1):
@@ -226,7 +228,7 @@ def examples(count: int) -> None:
     """Rows of 5 to 25 pieces: made, shared, and batches drawn from them."""
     import ray
 
-    ray.init(num_cpus=1, log_to_driver=False, include_dashboard=False)
+    start_ray(num_cpus=1)
     rng = np.random.default_rng(0)
     lengths = rng.integers(5, 26, count)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
