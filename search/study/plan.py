@@ -60,11 +60,12 @@ class Plan:
         sizes = f"{self.smallest.num_parameters:,} to {self.largest.num_parameters:,} parameters"
         held = ", ".join(f"{value:g} {name}" for name, value in self.cluster.items())
         resources = self.spec.resources
+        each = f"{resources.workers_per_lane} workers, {resources.cpus_per_worker:g} CPUs each"
         lines = [
             to_yaml(mask_secrets(self.spec.resolved())),
             *(f"note: {note}" for note in self.notes),
             f"students: {self.num_shapes:,} shapes, {sizes}; the teacher has {self.teacher_parameters:,}",
-            f"cluster: {held}: {self.num_lanes} lanes of {resources.workers_per_lane} workers, {resources.cpus_per_worker:g} CPUs each",
+            f"cluster: {held}: {self.num_lanes} lanes of {each}",
             "  (on a processor two lanes of one core train 1.8 times what one does, one lane of two threads 1.3 times)",
             "time, about: " + ", ".join(f"{name} {value / 60:.1f} min" for name, value in self.seconds.items()),
         ]
