@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock, patch
 
 import pytest
 import torch
@@ -114,7 +115,10 @@ def test_attention_in_bf16_is_the_fused_one_to_its_rounding(most: int, monkeypat
     gradients = [part.grad.clone() for part in parts if part.grad is not None]
     assert len(gradients) == 3
     halves = [part.detach().bfloat16().requires_grad_() for part in parts]
-    found = attention(*halves, mask, 0.0)
+    fused = Mock(wraps=F.scaled_dot_product_attention)
+    with patch("search.trial.forward.F.scaled_dot_product_attention", fused):
+        found = attention(*halves, mask, 0.0)
+    assert fused.called == (most == 10)
     assert found.dtype == torch.bfloat16
     found.square().sum().backward()
     torch.testing.assert_close(found.float(), wanted, atol=0.02, rtol=0.02)

@@ -122,12 +122,22 @@ def test_a_lane_that_grows_is_recycled_though_not_at_once() -> None:
         ledger.submit(item(str(number)))
     lane = lane_in(ledger)
     for number in range(SERVED_AT_LEAST):
-        ledger.post(result(take(ledger, 0, lane, number), 0).model_copy(update={"memory_gb": 2.5}))
+        held = 2.5 if number else 1.5
+        ledger.post(result(take(ledger, 0, lane, number), 0).model_copy(update={"memory_gb": held}))
     assert ledger.status()["lanes"][0]["memory_gb"] == 2.5
     assert ledger.next_answer(0, lane, SERVED_AT_LEAST) == "recycle"
     fresh = lane_in(ledger)
     ledger.post(result(take(ledger, 0, fresh, 0), 0).model_copy(update={"memory_gb": 1.5}))
     take(ledger, 0, fresh, 1)
+
+
+def test_a_lane_that_was_large_from_the_start_is_kept() -> None:
+    ledger = Ledger(clock=Clock(), recycle_above_gb=2.0)
+    for number in range(SERVED_AT_LEAST + 2):
+        ledger.submit(item(str(number)))
+    lane = lane_in(ledger)
+    for number in range(SERVED_AT_LEAST + 1):
+        ledger.post(result(take(ledger, 0, lane, number), 0).model_copy(update={"memory_gb": 2.5 + number / 100}))
 
 
 def test_recycling_closing_and_giving_up() -> None:

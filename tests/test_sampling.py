@@ -73,6 +73,24 @@ def test_an_interrupted_study_suggests_what_an_uninterrupted_one_would(tmp_path:
     assert again != a_sampling(spec).suggest(outcomes[:3], 6)  # what was measured counts
 
 
+def test_a_sampler_that_lived_on_suggests_what_a_new_one_would() -> None:
+    """Trials finish in another order than they began; what an ask leaves behind counts for nothing."""
+    spec = a_spec(search={"startup_trials": 3})
+    lived = a_sampling(spec)
+    outcomes: list[TrialOutcome] = []
+    for number in range(10):
+        finished = [
+            outcome for outcome in outcomes if outcome.number != number - 1 or number % 3
+        ]  # one is late now and then
+        suggested = lived.suggest(finished, number)
+        assert suggested == a_sampling(spec).suggest(finished, number)
+        late = 10.0 * number + (15.0 if number % 3 == 2 else 0.0)
+        outcome = done(spec, *suggested, number, accuracy=0.5 + 0.03 * (number * 7 % 11))
+        assert outcome.last is not None
+        cost = {**outcome.last.cost, "finished_at": late}
+        outcomes.append(outcome.model_copy(update={"measurements": (outcome.last.model_copy(update={"cost": cost}),)}))
+
+
 class Spy(TPESampler):
     seen: list[list[Any]] = []
 

@@ -9,12 +9,14 @@ of trials.jsonl for each measurement; the same command goes on where it was stop
 
 Everybody trains the same student (these layers of the teacher, its vocabulary cut to the text) for one epoch of the same rows:
 AdamW, batches of 64, temperature 2, nine tenths soft, dropout 0.1, one thread, in a process of its own, in turns. Only training is
-timed; distilsearch and the hand-written loop run the teacher once before it (`teacher_seconds`), the others in every step.
+timed; distilsearch and the hand-written loop run the teacher once before it (`teacher_seconds`), the others in every step; TextBrewer
+has no bf16 (its half precision is Apex's), a Trainer has it when asked (`trainer-bf16`).
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import re
 import statistics
@@ -99,8 +101,8 @@ def textbrewer(task: Task) -> Line:
     return {"seconds": seconds, "tokens": task.num_tokens, **task.scores(student)}
 
 
-def trainer(task: Task) -> Line:
-    """The recipe of most tutorials: a Trainer whose loss runs the teacher, batches padded to their longest row."""
+def trainer(task: Task, bf16: bool = False) -> Line:
+    """The recipe of most tutorials: a Trainer whose loss runs the teacher, batches padded to their longest row; in fp32, its default."""
     from transformers import Trainer, TrainingArguments
 
     class DistillationTrainer(Trainer):
@@ -122,7 +124,7 @@ def trainer(task: Task) -> Line:
         arguments = TrainingArguments(
             output_dir=folder, num_train_epochs=1, per_device_train_batch_size=BATCH, learning_rate=LEARNING_RATE,
             weight_decay=0.01, warmup_steps=0.1, use_cpu=True, report_to=[], save_strategy="no", remove_unused_columns=False,
-            disable_tqdm=True,
+            disable_tqdm=True, bf16=bf16,
         )  # fmt: skip
         job = DistillationTrainer(student, arguments, train_dataset=task.rows(), data_collator=task.collate)
         begun = time.perf_counter()
@@ -133,6 +135,7 @@ def trainer(task: Task) -> Line:
 
 CONTENDERS: dict[str, Callable[[Task], Line]] = {
     "distilsearch": distilsearch, "textbrewer": textbrewer, "trainer": trainer,
+    "trainer-bf16": functools.partial(trainer, bf16=True),
 }  # fmt: skip
 
 

@@ -120,7 +120,9 @@ def recipe(arguments: argparse.Namespace, data: str, pad: int = 0, trials: list[
             ).fit()
             tune.report(json.loads(Path(config["came_of_it"]).read_text()))
 
+    begun = time.perf_counter()
     ray.init(num_cpus=2 * AT_ONCE, log_to_driver=False)  # each trial has a CPU for its driver, and one for its worker
+    started = time.perf_counter() - begun
     common = {"teacher": arguments.teacher, "data": data, "pad": pad}
     with tempfile.TemporaryDirectory() as folder:
         results = tune.Tuner(
@@ -132,7 +134,13 @@ def recipe(arguments: argparse.Namespace, data: str, pad: int = 0, trials: list[
     scores = {key_of(done.config["trial"]): done.metrics["accuracy"] for done in results}
     seconds = [done.metrics["train_seconds"] for done in results]
     ray.shutdown()
-    return {"trials": len(scores), "rows": arguments.rows, "scores": scores, "train_seconds": sum(seconds)}
+    return {
+        "trials": len(scores),
+        "rows": arguments.rows,
+        "scores": scores,
+        "train_seconds": sum(seconds),
+        "start_seconds": started,
+    }
 
 
 def train_one(config: dict[str, Any]) -> None:
@@ -196,7 +204,8 @@ def measured(name: str, arguments: argparse.Namespace) -> Line:
     wall = time.perf_counter() - begun
     # The trials ran AT_ONCE at a time; a tenth of the rows leaves nine tenths of the training out.
     missing = 9 * line["train_seconds"] / AT_ONCE if tenth else 0.0
-    whole = (wall + missing) * len(TRIALS) / line["trials"]
+    start = line.get("start_seconds", 0.0)  # of Ray, once
+    whole = start + (wall - start + missing) * len(TRIALS) / line["trials"]
     return {"name": name, "wall_seconds": wall, "of_16_whole_trials": whole, "megabytes": memory.most, **line}
 
 

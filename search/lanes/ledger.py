@@ -15,6 +15,7 @@ from spaces.trial import WorkItem, WorkResult
 Answer = WorkItem | Literal["stop", "recycle"]
 
 SERVED_AT_LEAST = 10  # items before a lane is recycled for its memory: a fresh one takes seconds
+GROWN = 1.5  # times what it held after its first item
 DEATHS_ALLOWED = 1  # an item that one lane died under is handed out again; the second death fails it
 
 
@@ -52,6 +53,7 @@ class Lane:
     num_served: int = 0  # by this incarnation
     num_posted: int = 0  # by all of them
     memory_gb: float = 0.0  # as of its last result
+    first_memory_gb: float = 0.0  # as of its first
     reason: str = ""  # why it was killed, if we did it
     answers: dict[int, Answer] = field(default_factory=dict)  # by sequence number, until every rank is past it
     asked: dict[int, int] = field(default_factory=dict)  # by rank, the sequence number it asked for last
@@ -133,7 +135,8 @@ class Ledger:
         book = self._lanes[lane]
         self._take_back(lane, book, book.reason or "its workers were replaced")
         book.incarnation += 1
-        book.alive, book.reason, book.num_served, book.memory_gb = True, "", 0, 0.0
+        book.alive, book.reason, book.num_served = True, "", 0
+        book.memory_gb = book.first_memory_gb = 0.0
         book.answers, book.asked = {}, {}
         self._enter(book, LaneState.IDLE)
         return book.incarnation
@@ -185,6 +188,7 @@ class Ledger:
             book.key = ""
             book.num_served += 1
             book.memory_gb = result.memory_gb
+            book.first_memory_gb = book.first_memory_gb or result.memory_gb
             book.num_posted += 1
             self._enter(book, LaneState.IDLE)
         return True
@@ -242,7 +246,9 @@ class Ledger:
         if self._closed or self.error:
             self._enter(book, LaneState.ENDED)
             return "stop"
-        too_large = book.memory_gb > self._recycle_above_gb and book.num_served >= SERVED_AT_LEAST
+        # A lane that was as large from the start would be no smaller afterwards.
+        too_large = book.memory_gb > max(self._recycle_above_gb, GROWN * book.first_memory_gb)
+        too_large = too_large and book.num_served >= SERVED_AT_LEAST
         if too_large or book.num_served >= self._recycle_after:
             self._enter(book, LaneState.RECYCLING)
             return "recycle"

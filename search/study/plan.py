@@ -15,18 +15,19 @@ from search.study.pace import measure_pace
 from search.study.run import known_limits
 from search.study.sampling import Sampling
 from search.study.secrets import mask_secrets
-from search.trial.device import bf16_pays, device
+from search.trial.device import bf16_pays, device, use_processor
 from spaces.parameters import Choice
 from spaces.student import StudentShape
 from spaces.study import StudySpec
 from spaces.yaml_io import to_yaml
 
+ONE_CORE = "  (two lanes of one core train 1.8 times what one does, one lane of two threads 1.3 times: decision 0014)"
 START_SECONDS = 20.0  # Ray, the lanes, their imports
 MAKING_SECONDS = 160e-6  # of making one text up
 HIDDEN_FACTOR = 2.2  # what a loss on hidden states does to a step
 EXACT_FACTOR = 4.0  # fp32 against bf16, where bf16 pays
 RANKED_ROWS, RANKING_FACTOR = 1024, 3.0  # the teacher's parts are ranked on so many texts, forwards and backwards
-THREADS_GAIN = 0.4  # n threads fine-tune a teacher n ** 0.4 times as fast as one: 1.3x on two
+THREADS_GAIN = 0.4  # n threads train n ** 0.4 times as fast as one: 1.3x on two
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Plan:
             *(f"note: {note}" for note in self.notes),
             f"students: {self.num_shapes:,} shapes, {sizes}; the teacher has {self.teacher_parameters:,}",
             f"cluster: {held}: {self.num_lanes} lanes of {each}",
-            "  (on a processor two lanes of one core train 1.8 times what one does, one lane of two threads 1.3 times)",
+            *(() if resources.gpus_per_worker else (ONE_CORE,)),
             "time, about: " + ", ".join(f"{name} {value / 60:.1f} min" for name, value in self.seconds.items()),
         ]
         if self.spec.budget.minutes is not None:
@@ -133,14 +134,17 @@ def _estimate(
     batch_size = round(fmean(map(float, batch.values)) if isinstance(batch, Choice) else fmean((batch.low, batch.high)))
     shapes = sorted(sampling.shapes, key=lambda shape: shape.flops(length))
     teacher = _as_student(inputs)
+    if not spec.resources.gpus_per_worker:
+        use_processor()  # as the lanes will
     pace = measure_pace(inputs, shapes, teacher, length, batch_size)
-    workers = spec.resources.workers_per_lane * max(1.0, spec.resources.cpus_per_worker)
+    threads = max(1.0, spec.resources.cpus_per_worker)
+    workers = spec.resources.workers_per_lane * threads**THREADS_GAIN
     trials, epochs = spec.budget.trials, spec.training.epochs
     exact = EXACT_FACTOR if bf16_pays(device().type) else 1.0
 
     # One trial, on average: those that `search.first` gives as they are, the rest as the space holds them.
     flops = fmean(
-        shape.flops(length) / length for number in range(min(trials, 100)) for shape in sampling.open_to(number)
+        fmean(shape.flops(length) / length for shape in sampling.open_to(number)) for number in range(min(trials, 100))
     )
     share_of_teacher = flops / (teacher.flops(length) / length)
     trained = spec.training.steps * batch_size * length if spec.training.steps else epochs * sizes["train"]
@@ -156,7 +160,7 @@ def _estimate(
         preparation += min(RANKED_ROWS, num_texts) * length * pace.reading * RANKING_FACTOR / num_lanes
     if inputs.fine_tunes:
         tokens = spec.teacher.fine_tune.epochs * sizes["train"]
-        preparation += tokens * pace.training(teacher.flops(length) / length) / max(1, num_lanes) ** THREADS_GAIN
+        preparation += tokens * pace.training(teacher.flops(length) / length) / (num_lanes * threads) ** THREADS_GAIN
 
     confirm, points = spec.confirm, min(FRONT_GUESS, trials)
     again = points * (confirm.seeds - 1) + {"all": points, "best": 1, "none": 0}[confirm.without_distillation]
@@ -176,10 +180,11 @@ def _estimate(
 
 
 def _as_student(inputs: Inputs) -> StudentShape:
-    """The teacher as arithmetic sees it."""
+    """The teacher as arithmetic sees it, and small enough to be built: an ALBERT is one layer, run again and again."""
+    albert = inputs.teacher.model_type == "albert"
     return StudentShape(
-        family="bert",
-        num_hidden_groups=inputs.teacher.depth,
+        family="albert" if albert else "bert",
+        num_hidden_groups=1 if albert else inputs.teacher.depth,
         embedding_size=inputs.teacher.embedding_size or inputs.teacher.hidden_size,
         **inputs.teacher.model_dump(exclude={"model_type", "num_parameters", "embedding_size"}),
     )

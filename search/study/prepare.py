@@ -21,6 +21,7 @@ from search.study.augment import with_made_up_texts
 from search.study.hidden import with_hidden_states
 from search.study.inputs import FORMAT, Inputs, Say, key_of
 from search.study.teachers import fingerprint
+from search.trial.checkpoint import PROGRESS_FORMAT
 from search.trial.data import TransferSet
 from search.trial.start.importance import FILE as IMPORTANCE_FILE
 from spaces.errors import StudyError
@@ -92,7 +93,10 @@ def _fine_tune(inputs: Inputs, pool: LanePool, transfer: ray.ObjectRef, folder: 
     """In parts, each of which leaves a checkpoint in the cache: killed, the same command goes on from the last one."""
     settings, num_rows = inputs.spec.teacher.fine_tune, len(inputs.transfer.splits["train"].labels)
     num_parts = max(1, round(settings.epochs * num_rows / settings.batch_size / STEPS_A_PART))
-    parts = [folder.with_name(f"{folder.name}.{part}-of-{num_parts}") for part in range(1, num_parts)] + [folder]
+    parts = [
+        folder.with_name(f"{folder.name}.{part}-of-{num_parts}.v{PROGRESS_FORMAT}") for part in range(1, num_parts)
+    ]
+    parts.append(folder)
     done = max((part for part in range(1, num_parts) if parts[part - 1].is_dir()), default=0)
     if done:
         say(f"continuing after {done} of {num_parts} parts")

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+PROGRESS_FORMAT = 2  # of what `save_weights` keeps of an optimizer
+
 
 @contextlib.contextmanager
 def folder_whole(folder: Path) -> Iterator[Path]:

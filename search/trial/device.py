@@ -8,9 +8,17 @@ from pathlib import Path
 
 import torch
 
+_processor_alone = False
+
+
+def use_processor() -> None:
+    """From here on this process computes on its processor, whatever else the machine has."""
+    global _processor_alone
+    _processor_alone = True
+
 
 def device() -> torch.device:
-    if torch.cuda.is_available():
+    if not _processor_alone and torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("cpu")
 

@@ -3,20 +3,24 @@
 A batch of 800 tokens uses 400 rows of a table of 10,000, yet AdamW over the table reads and writes all of it (28 bytes a weight
 and step), after its gradient was filled with zeros and clipped: for a student of two layers that is as much as its products. What
 AdamW does to a row without gradient follows from the row alone (its moments decay, it drifts on along them, weight decay
-shrinks it), so those steps are made up for in closed form when the row is next used, and at the end. Up to rounding the
-weights are AdamW's own; a test holds that.
+shrinks it), so those steps are made up for in closed form when the row is next used, and at the end. The weights are AdamW's
+own, to rounding and to its epsilon, which over the steps made up for at once has its mean; a test holds that.
 
 Legend: N rows of a table, U rows that a batch uses, H their width.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
+
+from search.trial.layouts import LAYOUTS
 
 MIN_ROWS = 256  # a smaller table is cheaper trained whole
 SETTLED_AT_ONCE = 4096  # rows
@@ -46,6 +50,9 @@ class SkippedSteps:
         self._falling = ratio ** np.arange(DRIFT_STEPS, 0, -1, dtype=np.float64)
         self._kept = np.ones(last - first + 1)
         self._drift = np.zeros(last - first + 1)  # of who was last stepped at s, divided by kept[now]
+        self._drift_epsilon = np.zeros(
+            last - first + 1
+        )  # the same sum, each step times epsilon as it stands beside sqrt(v)
 
     def bias_corrections(self, step: int) -> tuple[float, float]:
         """Those of step `step` from `first`: (of the mean, of the square)."""
@@ -58,19 +65,23 @@ class SkippedSteps:
         of_mean, of_square = self.bias_corrections(self.now)
         self._kept[self.now] = kept
         since = max(0, self.now - DRIFT_STEPS)
-        self._drift[since : self.now] += (
-            learning_rate * math.sqrt(of_square) / (of_mean * kept) * self._falling[since - self.now :]
-        )
+        falling = self._falling[since - self.now :]
+        steps = learning_rate * math.sqrt(of_square) / (of_mean * kept) * falling
+        missed = np.arange(self.now - since, 0, -1)
+        epsilon = self.epsilon * math.sqrt(of_square) * self.betas[1] ** (-missed / 2)
+        self._drift[since : self.now] += steps
+        self._drift_epsilon[since : self.now] += steps * epsilon
 
     def make_up(
         self, seen_U: torch.Tensor, weight_UH: torch.Tensor, mean_UH: torch.Tensor, square_UH: torch.Tensor
     ) -> None:
-        """Brings rows that were last stepped at `seen_U` up to now, in place. AdamW's epsilon is held at its first step's share."""
+        """Brings rows that were last stepped at `seen_U` up to now, in place."""
         seen = seen_U.numpy()
         behind = (self.now - seen).astype(np.float64)
         kept = self._kept[self.now] / self._kept[seen]
         drift = self._drift[seen] * self._kept[self.now]
-        epsilon = self.epsilon * np.sqrt(1 - self.betas[1] ** (self._first + seen + 1.0))
+        epsilon = np.full(len(seen), self.epsilon)
+        np.divide(self._drift_epsilon[seen], self._drift[seen], out=epsilon, where=self._drift[seen] > 0)
         weight_UH.mul_(_column(kept)).sub_(_column(drift) * mean_UH / square_UH.sqrt().add_(_column(epsilon)))
         mean_UH.mul_(_column(self.betas[0] ** behind))
         square_UH.mul_(_column(self.betas[1] ** behind))
@@ -181,20 +192,31 @@ class TouchedTables:
 
 
 def large_tables(model: nn.Module) -> dict[str, nn.Embedding]:
-    """The embeddings worth it, by their place in the model: trained, of many rows, of plain kind, nobody else's weight."""
+    """The embeddings worth it, by their place in the model: at the bottom of an architecture that `LAYOUTS` knows (others may
+    read a table's weight themselves), trained, of many rows, of plain kind, nobody else's weight."""
     places: dict[int, int] = {}
     for _, weight in model.named_parameters(remove_duplicate=False):
         places[id(weight)] = places.get(id(weight), 0) + 1
     return {
         name: module
         for name, module in model.named_modules()
-        if type(module) is nn.Embedding
+        if name.startswith(tuple(_bottoms(model)))
+        and type(module) is nn.Embedding
         and module.num_embeddings >= MIN_ROWS
         and module.weight.requires_grad
         and places[id(module.weight)] == 1
         and module.max_norm is None
         and not module.scale_grad_by_freq
     }
+
+
+def _bottoms(model: nn.Module) -> Iterator[str]:
+    """Where the embeddings lie of each known architecture in the model."""
+    for name, module in model.named_modules():
+        layout = LAYOUTS.get(getattr(getattr(module, "config", None), "model_type", ""))
+        with contextlib.suppress(AttributeError):  # an inner part has the config too, and not the path
+            if layout is not None and module.get_submodule(layout.embeddings):
+                yield f"{name}.{layout.embeddings}.".lstrip(".")
 
 
 def _column(values: np.ndarray) -> torch.Tensor:

@@ -1,0 +1,74 @@
+"""What `plan` makes of a pace: arithmetic, held against a pace that is given; and that a pace can be measured."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from search.study import plan
+from search.study.inputs import Inputs, read_inputs
+from search.study.pace import Pace, measure_pace
+from search.study.plan import make_plan
+from spaces.student import StudentShape
+
+PACE = Pace(a_token=1e-4, a_flop=1e-9, reading=1e-5)
+EPOCHS = 2  # of `study_of`
+WHOLE = {"family": "bert", "vocabulary": "full", "embedding_size": "full"}
+
+
+@pytest.fixture
+def given_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "measure_pace", lambda *_: PACE)
+    monkeypatch.setattr(plan, "_cluster", lambda: {"CPU": 4.0})
+
+
+@pytest.fixture
+def inputs(study_of: Any) -> Inputs:
+    return read_inputs(study_of(), lambda text: None)
+
+
+def parts_of_a_trial(inputs: Inputs, depth: int) -> tuple[float, float]:
+    """Seconds of training and of scoring a `WHOLE` student of this depth, by hand."""
+    sizes = {name: len(split.tokens["full"].ids) for name, split in inputs.transfer.splits.items()}
+    length = round(sizes["train"] / len(inputs.transfer.splits["train"].labels))
+    flops, teachers = (
+        inputs.spec.space.shape(
+            {**WHOLE, "depth": layers, "layers": "first"}, inputs.teacher, inputs.vocabularies
+        ).flops(length)
+        for layers in (depth, inputs.teacher.depth)
+    )
+    training = EPOCHS * sizes["train"] * (PACE.a_token + PACE.a_flop * flops / length)
+    return training, sizes["validation"] * PACE.reading * flops / teachers
+
+
+@pytest.mark.usefixtures("given_pace")
+def test_trials_that_are_given_count_as_they_are(study_of: Any, inputs: Inputs) -> None:
+    for depths in ((1,), (3,), (1, 3)):
+        first = [{**WHOLE, "depth": depth} for depth in depths]
+        made = make_plan(study_of(budget={"trials": len(depths)}, search={"first": first}))
+        wanted = [sum(parts_of_a_trial(inputs, depth)) for depth in depths]
+        assert made.seconds["one trial"] == pytest.approx(sum(wanted) / len(wanted))
+
+
+@pytest.mark.usefixtures("given_pace")
+def test_a_second_thread_gains_less_than_a_second_worker(study_of: Any, inputs: Inputs) -> None:
+    training, scoring = parts_of_a_trial(inputs, 2)
+    study = {"budget": {"trials": 1}, "search": {"first": [{**WHOLE, "depth": 2}]}}
+    for resources, gain in (({}, 1), ({"workers_per_lane": 2}, 2), ({"cpus_per_worker": 2}, 2**0.4)):
+        found = make_plan(study_of(**study, resources=resources)).seconds["one trial"]
+        assert found == pytest.approx(training / gain + scoring)
+
+
+def test_a_pace_is_measured_and_leaves_no_trace(inputs: Inputs) -> None:
+    threads = torch.get_num_threads()
+    shapes: list[StudentShape] = [
+        inputs.spec.space.shape({**WHOLE, "depth": depth, "layers": "first"}, inputs.teacher, inputs.vocabularies)
+        for depth in (1, 3)
+    ]
+    pace = measure_pace(inputs, shapes, shapes[1], 9, 16)
+    flops = [shape.flops(9) / 9 for shape in shapes]
+    assert pace.training(flops[1]) >= pace.training(flops[0]) > 0
+    assert pace.reading > 0
+    assert torch.get_num_threads() == threads
