@@ -9,8 +9,8 @@ of trials.jsonl for each measurement; the same command goes on where it was stop
 
 Everybody trains the same student (these layers of the teacher, its vocabulary cut to the text) for one epoch of the same rows:
 AdamW, batches of 64, temperature 2, nine tenths soft, dropout 0.1, one thread, in a process of its own, in turns. Only training is
-timed; distilsearch and the hand-written loop run the teacher once before it (`teacher_seconds`), the others in every step; TextBrewer
-has no bf16 (its half precision is Apex's), a Trainer has it when asked (`trainer-bf16`).
+timed; distilsearch and the hand-written loop run the teacher once before it (`teacher_seconds`), the others in every step.
+TextBrewer has no bf16 (its half precision is Apex's), a Trainer has it when asked (`trainer-bf16`).
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def textbrewer(task: Task) -> Line:
 
 
 def trainer(task: Task, bf16: bool = False) -> Line:
-    """The recipe of most tutorials: a Trainer whose loss runs the teacher, batches padded to their longest row; in fp32, its default."""
+    """The recipe of most tutorials: a Trainer whose loss runs the teacher, batches padded to their longest row; fp32 by default."""
     from transformers import Trainer, TrainingArguments
 
     class DistillationTrainer(Trainer):
