@@ -184,7 +184,8 @@ class Batch:
 
 def padded(tokens: Tokens, rows: np.ndarray, pad_id: int) -> Batch:
     """The rows as one batch, padded to the longest of them."""
-    starts, lengths = tokens.offsets[rows], tokens.lengths[rows]
+    starts = tokens.offsets[rows]
+    lengths = tokens.offsets[rows + 1] - starts  # not `lengths`: that counts every row there is
     column = np.arange(int(lengths.max()))
     mask = column < lengths[:, None]
     where = np.minimum(starts[:, None] + column, len(tokens.ids) - 1)
