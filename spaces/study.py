@@ -193,9 +193,7 @@ class ResourcesSpec(Frozen):
     cpus_per_worker: Annotated[float, Field(gt=0, le=10_000)] = 1
     gpus_per_worker: Annotated[float, Field(ge=0, le=10_000)] = 0
     recycle_after: Annotated[int, Field(ge=1)] = 200  # items
-    recycle_above_gb: Literal["auto"] | Annotated[float, Field(gt=0)] = (
-        "auto"  # a worker's own memory; auto: its share of Ray's
-    )
+    recycle_above_gb: Literal["auto"] | Annotated[float, Field(gt=0)] = "auto"  # of a worker; auto: its share of Ray's
     hidden_states_gb: Annotated[float, Field(ge=0)] = 4  # on disk, of the teacher's; above it lanes run the teacher
 
 

@@ -61,14 +61,12 @@ class Budget:
 
     def seconds_for(self, shape: StudentShape, outcomes: Sequence[TrialOutcome]) -> float | None:
         """The predicted seconds of one full trial; None before anything was measured."""
-        done = (
-            o for o in reversed(outcomes) if o.state is TrialState.DONE and o.last and o.last.cost.get("train_seconds")
-        )
-        rates = [
+        measured = (
             outcome.last.cost["train_seconds"] / outcome.config.shape.flops(self._tokens)
-            for outcome in islice(done, RECENT)
-            if outcome.last
-        ]
+            for outcome in reversed(outcomes)
+            if outcome.state is TrialState.DONE and outcome.last and outcome.last.cost.get("train_seconds")
+        )
+        rates = list(islice(measured, RECENT))
         return median(rates) * shape.flops(self._tokens) if rates else None
 
     def kept_back(self, outcomes: Sequence[TrialOutcome]) -> float:

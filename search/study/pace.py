@@ -17,7 +17,7 @@ from search.study.inputs import Inputs
 from search.trial.context import WorkerContext
 from search.trial.data import Tokens
 from search.trial.evaluate import predict
-from search.trial.loop import Schedule, fit
+from search.trial.loop import Fitted, Schedule, fit
 from search.trial.students import build_student
 from spaces.student import StudentShape
 
@@ -62,35 +62,22 @@ def training_seconds(inputs: Inputs, shape: StudentShape, batch_size: int) -> fl
     student = _random_model(inputs, shape)
     labels = transfer.splits["train"].labels
     logits = np.zeros((len(tokens), len(transfer.label_names)), np.float32)
-    steps = 1
-    while True:
+
+    def trained(steps: int) -> Fitted:
         schedule = Schedule(
-            learning_rate=1e-5,
-            batch_size=batch_size,
-            warmup_share=0.0,
-            epochs=1,
-            steps=steps,
-            temperature=2.0,
-            soft_share=0.5,
-        )
-        fitted = fit(
+            learning_rate=1e-5, batch_size=batch_size, warmup_share=0.0, epochs=1, steps=steps, temperature=2.0, soft_share=0.5
+        )  # fmt: skip
+        return fit(
             student, tokens, labels, logits, schedule, pad_id=0, seed=0, context=WorkerContext(), target=transfer.target
         )
-        # The first time each shape of batch is new to the libraries: the same steps once more are what training is like.
-        if steps > 1 or fitted.seconds > SECONDS:
-            again = fit(
-                student,
-                tokens,
-                labels,
-                logits,
-                schedule,
-                pad_id=0,
-                seed=0,
-                context=WorkerContext(),
-                target=transfer.target,
-            )
-            return again.seconds / again.num_tokens
+
+    steps, fitted = 1, trained(1)
+    if fitted.seconds <= SECONDS:
         steps = max(2, min(MAX_STEPS, round(SECONDS / fitted.seconds)))
+        trained(steps)
+    # The first time each shape of batch is new to the libraries: the same steps once more are what training is like.
+    again = trained(steps)
+    return again.seconds / again.num_tokens
 
 
 def reading_seconds(inputs: Inputs, shape: StudentShape) -> float:

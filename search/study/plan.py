@@ -16,6 +16,7 @@ from search.study.run import known_limits
 from search.study.sampling import Sampling
 from search.study.secrets import mask_secrets
 from search.trial.device import bf16_pays, device, use_processor
+from search.trial.start.importance import MAX_ROWS
 from spaces.parameters import Choice
 from spaces.student import StudentShape
 from spaces.study import StudySpec
@@ -26,7 +27,7 @@ START_SECONDS = 20.0  # Ray, the lanes, their imports
 MAKING_SECONDS = 160e-6  # of making one text up
 HIDDEN_FACTOR = 2.2  # what a loss on hidden states does to a step
 EXACT_FACTOR = 4.0  # fp32 against bf16, where bf16 pays
-RANKED_ROWS, RANKING_FACTOR = 1024, 3.0  # the teacher's parts are ranked on so many texts, forwards and backwards
+RANKING_FACTOR = 3.0  # the teacher's parts are ranked forwards and backwards
 THREADS_GAIN = 0.4  # n threads train n ** 0.4 times as fast as one: 1.3x on two
 
 
@@ -157,7 +158,7 @@ def _estimate(
     read = sum(sizes.values()) + made * length * (2 if _replaces_by_masked_lm(spec) else 1)
     preparation += read * pace.reading / num_lanes
     if spec.space.narrows:
-        preparation += min(RANKED_ROWS, num_texts) * length * pace.reading * RANKING_FACTOR / num_lanes
+        preparation += min(MAX_ROWS, num_texts) * length * pace.reading * RANKING_FACTOR / num_lanes
     if inputs.fine_tunes:
         tokens = spec.teacher.fine_tune.epochs * sizes["train"]
         preparation += tokens * pace.training(teacher.flops(length) / length) / (num_lanes * threads) ** THREADS_GAIN

@@ -47,9 +47,8 @@ class Sampling:
         ]
         if not self._valid:
             raise InputError.of("space", self._why_empty())
-        for index, given in enumerate(spec.search.first):
-            fixed = {name: value for name, value in given.items() if PARAMETERS[name].shapes}.items()
-            if not any(fixed <= values.items() for values, _ in self._valid):
+        for index in range(len(spec.search.first)):
+            if not self.open_to(index):
                 raise InputError.of(
                     "search",
                     "makes no student of this teacher within the bounds; mend it or remove it",

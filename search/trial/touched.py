@@ -27,6 +27,9 @@ SETTLED_AT_ONCE = 4096  # rows
 DRIFT_STEPS = 400  # a row without gradient has come to rest by then: (0.9 / sqrt(0.999)) ** 400 is 6e-19
 
 
+Rows = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # weight, mean, square
+
+
 class SkippedSteps:
     """AdamW's steps from `first` on, and what a run of them does to a weight that has no gradient in it.
 
@@ -96,15 +99,16 @@ class TouchedRows(nn.Module):
         self.mean_NH = torch.zeros_like(embedding.weight, requires_grad=False)
         self.square_NH = torch.zeros_like(embedding.weight, requires_grad=False)
         self._seen_N = torch.zeros(embedding.num_embeddings, dtype=torch.int64)
-        self._taken: list[
-            tuple[torch.Tensor, torch.Tensor]
-        ] = []  # since the last step: (ids (U,), their weights (U, H))
+        # Since the last step: ids (U,), and their weights, means and squares (U, H).
+        self._taken: list[tuple[torch.Tensor, Rows]] = []
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         used_U, places = torch.unique(ids, return_inverse=True)
-        weight_UH = self._rows(used_U)[0].requires_grad_(torch.is_grad_enabled())
-        if weight_UH.requires_grad:
-            self._taken.append((used_U, weight_UH))
+        rows = self._rows(used_U)
+        weight_UH = rows[0]
+        if torch.is_grad_enabled():
+            weight_UH.requires_grad_()
+            self._taken.append((used_U, rows))
         at = torch.nonzero(used_U == (-1 if self.embedding.padding_idx is None else self.embedding.padding_idx))
         return F.embedding(places, weight_UH, int(at) if len(at) else None)
 
@@ -112,20 +116,20 @@ class TouchedRows(nn.Module):
         """The rows of this step with their gradients: one tensor, or none where no pass came through here."""
         if len(self._taken) > 1:  # several passes: each row has the sum of their gradients
             used_U, places = torch.unique(torch.cat([used for used, _ in self._taken]), return_inverse=True)
-            gradients = [torch.zeros_like(rows) if rows.grad is None else rows.grad for _, rows in self._taken]
-            weight_UH = self._rows(used_U)[0]
-            weight_UH.grad = torch.zeros_like(weight_UH).index_add_(0, places, torch.cat(gradients))
-            self._taken = [(used_U, weight_UH)]
-        return [rows for _, rows in self._taken if rows.grad is not None]
+            weights = [rows[0] for _, rows in self._taken]
+            gradients = [torch.zeros_like(one) if one.grad is None else one.grad for one in weights]
+            rows = self._rows(used_U)
+            rows[0].grad = torch.zeros_like(rows[0]).index_add_(0, places, torch.cat(gradients))
+            self._taken = [(used_U, rows)]
+        return [rows[0] for _, rows in self._taken if rows[0].grad is not None]
 
     @torch.no_grad()
     def step(self, learning_rate: float, of_mean: float, of_square: float) -> None:
         """AdamW's step on what `collected` gave; the steps' clock is advanced after it."""
-        for used_U, rows_UH in self._taken:
-            if rows_UH.grad is None:
+        for used_U, (weight_UH, mean_UH, square_UH) in self._taken:
+            if weight_UH.grad is None:
                 continue
-            weight_UH, mean_UH, square_UH = self._rows(used_U)
-            (beta, beta_of_square), gradient_UH = self.steps.betas, rows_UH.grad
+            (beta, beta_of_square), gradient_UH = self.steps.betas, weight_UH.grad
             mean_UH.lerp_(gradient_UH, 1 - beta)
             square_UH.mul_(beta_of_square).addcmul_(gradient_UH, gradient_UH, value=1 - beta_of_square)
             weight_UH.mul_(1 - learning_rate * self.steps.weight_decay)
@@ -141,18 +145,18 @@ class TouchedRows(nn.Module):
         for part in every.split(SETTLED_AT_ONCE):
             self._put(part, self._rows(part), self.steps.now)
 
-    def _rows(self, used_U: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _rows(self, used_U: torch.Tensor) -> Rows:
         """Copies of (weight, mean, square) of these rows, up to now."""
         weight_UH, mean_UH, square_UH = (whole.detach()[used_U] for whole in self._wholes())
         self.steps.make_up(self._seen_N[used_U], weight_UH, mean_UH, square_UH)
         return weight_UH, mean_UH, square_UH
 
-    def _put(self, used_U: torch.Tensor, rows: tuple[torch.Tensor, ...], seen: int) -> None:
+    def _put(self, used_U: torch.Tensor, rows: Rows, seen: int) -> None:
         for whole, part in zip(self._wholes(), rows, strict=True):
             whole.detach()[used_U] = part
         self._seen_N[used_U] = seen
 
-    def _wholes(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _wholes(self) -> Rows:
         return self.embedding.weight, self.mean_NH, self.square_NH
 
 
@@ -197,10 +201,11 @@ def large_tables(model: nn.Module) -> dict[str, nn.Embedding]:
     places: dict[int, int] = {}
     for _, weight in model.named_parameters(remove_duplicate=False):
         places[id(weight)] = places.get(id(weight), 0) + 1
+    bottoms = tuple(_bottoms(model))
     return {
         name: module
         for name, module in model.named_modules()
-        if name.startswith(tuple(_bottoms(model)))
+        if name.startswith(bottoms)
         and type(module) is nn.Embedding
         and module.num_embeddings >= MIN_ROWS
         and module.weight.requires_grad

@@ -142,9 +142,8 @@ def keep_freed_memory() -> None:
     to 64 MB. Where there is no glibc nothing happens."""
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
-        libc.mallopt(M_MMAP_THRESHOLD, 1 << 30) or libc.mallopt(
-            M_MMAP_THRESHOLD, 32 << 20
-        )  # the most an older one takes
+        if not libc.mallopt(M_MMAP_THRESHOLD, 1 << 30):
+            libc.mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the most an older one takes
         libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
