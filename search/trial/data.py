@@ -16,7 +16,7 @@ import torch
 
 from search.trial.metrics import measure
 
-ENCODED_AT_ONCE = 20_000  # texts
+ENCODED_AT_ONCE = 20_000  # texts: what a tokenizer returns of one takes many times its ids
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,7 @@ class Tokens:
         if not texts:
             return cls(np.zeros(0, np.int32), np.zeros(1, np.int64), np.zeros(0, np.int32))
         parts = []
-        for start in range(
-            0, len(texts), ENCODED_AT_ONCE
-        ):  # what a tokenizer returns of a text takes a hundred times its ids
+        for start in range(0, len(texts), ENCODED_AT_ONCE):
             part = slice(start, start + ENCODED_AT_ONCE)
             some = list(texts[part])
             parts.append(cls._encoded(tokenizer, some, None if pairs is None else list(pairs[part]), max_length))
