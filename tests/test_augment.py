@@ -195,6 +195,18 @@ def test_a_study_with_more_text(
     assert first.ids.tolist() == more.tokens["used"].taken(np.array([0])).ids.tolist()
     alone = whole.training("used", taught=False)
     assert len(alone[0]) == num_train  # text without labels teaches nothing to who learns from labels
+    together = whole.joined()  # as the lanes get it
+    assert set(together.splits) == {"train", "validation", "test"}
+    assert together.training("used", taught=True)[0] is together.splits["train"].tokens["used"]
+    for taught in (True, False):
+        expected, found = whole.training("used", taught), together.training("used", taught)
+        assert found[3] == expected[3] == num_train
+        for theirs, ours in zip(
+            (found[0].ids, found[0].offsets, *found[1:3]),
+            (expected[0].ids, expected[0].offsets, *expected[1:3]),
+            strict=True,
+        ):
+            assert np.array_equal(theirs, ours)
 
 
 def test_pairs_are_not_joined(study_of: Callable[..., StudySpec], tmp_path: Path) -> None:

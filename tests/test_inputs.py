@@ -7,13 +7,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tiny
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
 
-from search.study.inputs import Inputs, read_inputs
-from search.study.texts import StudyTexts, read_texts
+from search.study.inputs import Inputs, in_cut_vocabulary, read_inputs
+from search.study.tables import Texts
+from search.study.texts import LabelledTexts, StudyTexts, read_texts
+from search.trial.data import Tokens
+from search.trial.vocabulary import cut_vocabulary, load_tokenizer
 from spaces.errors import InputError
 from spaces.study import StudySpec
 from spaces.yaml_io import parse_study, with_data
@@ -68,7 +75,7 @@ def test_a_reader_of_ones_own(reading: Callable[..., StudyTexts], tmp_path: Path
     (tmp_path / "mine.py").write_text(READER)
     files = three("good: a fine film\nbad: a poor film\n", "odd")
     texts = reading(files, reader="mine.py:rows")  # relative to the study file
-    assert texts.splits["train"].texts == ["a fine film", "a poor film"]
+    assert [*texts.splits["train"].texts] == ["a fine film", "a poor film"]
     assert texts.label_names == ["bad", "good"]
     broken = faults_of(reading, files, reader="mine.py:broken")
     assert "data.train: reader" in broken
@@ -85,7 +92,7 @@ def test_tsv_is_text_and_nothing_but_text(reading: Callable[..., StudyTexts]) ->
     content = "text\tlabel\n" + "".join(f"{text}\t{'yes' if i % 2 else 'NA'}\n" for i, text in enumerate(ODD))
     texts = reading(three(content, "tsv"))
     for split in texts.splits.values():
-        assert split.texts == ODD
+        assert [*split.texts] == ODD
         assert split.pairs is None
         assert split.labels == ["NA", "yes"] * 5
     assert texts.label_names == ["NA", "yes"]
@@ -95,15 +102,15 @@ def test_tsv_is_text_and_nothing_but_text(reading: Callable[..., StudyTexts]) ->
 def test_csv_may_quote(reading: Callable[..., StudyTexts]) -> None:
     content = 'label,text\n0,"one, two"\n1,"a ""word"""\n0,"two\nlines"\n1,null\n'
     texts = reading(three(content, "csv"), labels={"0": "bad", "1": "good"})
-    assert texts.splits["train"].texts == ["one, two", 'a "word"', "two\nlines", "null"]
+    assert [*texts.splits["train"].texts] == ["one, two", 'a "word"', "two\nlines", "null"]
     assert texts.splits["train"].labels == ["bad", "good"] * 2
 
 
 def test_jsonl_and_pairs_by_their_usual_names(reading: Callable[..., StudyTexts]) -> None:
     rows = [{"idx": i, "sentence1": f"a{i}", "sentence2": f"b{i}", "label": i % 2} for i in range(4)]
     texts = reading(three("\n".join(map(json.dumps, rows)), "jsonl"))
-    assert texts.splits["test"].texts == ["a0", "a1", "a2", "a3"]
-    assert texts.splits["test"].pairs == ["b0", "b1", "b2", "b3"]
+    assert [*texts.splits["test"].texts] == ["a0", "a1", "a2", "a3"]
+    assert [*texts.splits["test"].pairs] == ["b0", "b1", "b2", "b3"]
     assert texts.splits["test"].labels == ["0", "1", "0", "1"]
 
 
@@ -111,7 +118,7 @@ def test_columns_may_be_named(reading: Callable[..., StudyTexts]) -> None:
     content = "id\tbody\ttitle\tkind\n" + "".join(f"{i}\tbody {i}\ttitle {i}\tk{i % 2}\n" for i in range(4))
     texts = reading(three(content, "tsv"), columns={"text": "title", "text_pair": "body", "label": "kind"})
     assert texts.splits["train"].texts[0] == "title 0"
-    assert texts.splits["train"].pairs == [f"body {i}" for i in range(4)]
+    assert [*texts.splits["train"].pairs] == [f"body {i}" for i in range(4)]
     assert texts.label_names == ["k0", "k1"]
 
 
@@ -247,6 +254,37 @@ def test_inputs_of_the_tiny_study(study_of: Callable[..., StudySpec], base_teach
     assert fine_tuned.transfer.fingerprint != inputs.transfer.fingerprint
     sized = read_inputs(study_of(space={"vocabulary": [100, "used"]}), quiet)
     assert sized.vocabularies["100"] == 100
+
+
+WORDS = st.sampled_from(
+    [*tiny.vocabulary()[5:], "soundtrack", "standing", "\u6f22", "x\u6f22", "Onions!", "\u00e9t\u00e9"]
+)
+
+
+@given(data=st.data(), kept=st.sets(st.integers(5, len(tiny.vocabulary()) - 1), max_size=140))
+def test_a_cut_vocabulary_splits_as_its_tokenizer_does(teacher: Path, data: st.DataObject, kept: set[int]) -> None:
+    """Only some rows are tokenised again; nobody can tell."""
+    tokenizer = AutoTokenizer.from_pretrained(teacher)
+    counts = np.zeros(len(tokenizer), np.int64)
+    counts[list(kept)] = 1
+    cut = cut_vocabulary(tokenizer, "used", counts)
+    text = st.lists(WORDS, min_size=1, max_size=12).map(" ".join)
+    rows = data.draw(st.lists(st.tuples(text, text), min_size=1, max_size=6))
+    texts, pairs = [first for first, _ in rows], [second for _, second in rows] if data.draw(st.booleans()) else None
+    full = Tokens.encode(tokenizer, texts, pairs, 10)
+    found = in_cut_vocabulary(LabelledTexts(Texts.of(texts), pairs, []), full, cut, 10)
+    expected = Tokens.encode(load_tokenizer(cut), texts, pairs, 10)
+    for name in ("ids", "offsets", "second"):
+        assert getattr(found, name).tolist() == getattr(expected, name).tolist()
+
+
+def test_texts_stay_in_arrow() -> None:
+    plain = ["one", "zwei \u00e4", "", "half \ud800 a surrogate"]
+    texts = Texts.of(plain)
+    assert [*texts] == [*plain[:3], "half ? a surrogate"]
+    assert (len(texts), texts[1], [*texts[1:3]]) == (4, plain[1], plain[1:3])
+    assert [*texts.taken([2, 0])] == ["", "one"]
+    assert [*Texts.of([])] == [*Texts.of([]).taken([])] == []
 
 
 def test_faults_of_data_and_teacher_are_told_together(study_of: Callable[..., StudySpec], tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from optuna.samplers import TPESampler
 from small_search import TEACHER, VOCABULARIES, Clock, a_sampling, a_spec, done, history, reopened
 
+from search.results.front import non_dominated
 from search.study import sampling as sampling_module
 from search.study.budget import Budget
 from search.study.sampling import Sampling
@@ -89,6 +90,21 @@ def test_a_sampler_that_lived_on_suggests_what_a_new_one_would() -> None:
         assert outcome.last is not None
         cost = {**outcome.last.cost, "finished_at": late}
         outcomes.append(outcome.model_copy(update={"measurements": (outcome.last.model_copy(update={"cost": cost}),)}))
+
+
+def test_of_many_trials_the_latest_and_the_older_ones_front_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling_module, "TPESampler", Spy)
+    monkeypatch.setattr(Spy, "seen", [])
+    monkeypatch.setattr(sampling_module, "MOST_SEEN", 8)
+    monkeypatch.setattr(sampling_module, "FORGOTTEN_AT_ONCE", 4)
+    spec = a_spec(search={"startup_trials": 3})
+    lived = a_sampling(spec)
+    outcomes = history(spec, lived, 19)
+    assert lived.suggest(outcomes, 19) == a_sampling(spec).suggest(outcomes, 19)
+    rows = [[outcome.values()[name] for name in spec.objectives] for outcome in outcomes]
+    front = non_dominated(rows[:12], list(spec.objectives.values()))
+    assert 0 < len(front) < 12
+    assert [values for _, values, _ in Spy.seen[-1]] == [*(rows[place] for place in front), *rows[12:]]
 
 
 class Spy(TPESampler):

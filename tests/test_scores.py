@@ -54,7 +54,7 @@ def test_a_split_keeps_its_texts_only_where_they_are_scored(transfer: TransferSe
 # floors
 
 
-def test_floors_of_the_tiny_task(teacher: Path, transfer: TransferSet) -> None:
+def test_floors_of_the_tiny_task(teacher: Path, transfer: TransferSet, monkeypatch: pytest.MonkeyPatch) -> None:
     always = floor.majority(transfer)
     assert always["test/accuracy"] == pytest.approx(1 / 3)  # 10 of 30
     assert always["test/macro_f1"] == pytest.approx((2 * (1 / 3) / (4 / 3)) / 3)  # one class at F1 1/2, two at 0
@@ -62,6 +62,10 @@ def test_floors_of_the_tiny_task(teacher: Path, transfer: TransferSet) -> None:
     assert grams["test/accuracy"] > 0.6
     assert size % 3 == 0  # a weight a feature and class, and a bias a class
     assert size > 3
+    monkeypatch.setattr(floor, "MOST_ROWS", 60)
+    fewer, fewer_weights = floor.n_grams(transfer, WorkerContext())
+    assert fewer_weights < size  # the half of the texts has fewer grams
+    assert fewer["test/accuracy"] > 1 / 3
     whole = a_config(transfer, layers=(0, 1, 2)).shape
     cut = floor.cut_teacher(str(teacher), whole, transfer, "used", WorkerContext())
     split = transfer.splits["validation"]

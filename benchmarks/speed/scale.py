@@ -3,15 +3,19 @@
 python benchmarks/speed/scale.py trials [5000]    sampler, record and front on their own: seconds a trial, by hundreds
 python benchmarks/speed/scale.py lanes [200]      one broker, this many simulated lanes that report every second
 python benchmarks/speed/scale.py nodes [3]        Ray nodes on this machine: what each is sent of the transfer set
+python benchmarks/speed/scale.py hosts [3]        the same with a network, an address and shared memory of its own for each (root)
 python benchmarks/speed/scale.py examples [5e6]   a transfer set of this many rows: memory of making, sharing, reading it
+python benchmarks/speed/scale.py data [5e6]       a whole study of a tiny teacher on a file of this many rows: who holds what
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
+import os
 import resource
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -184,19 +188,83 @@ def lanes(count: int, seconds: int = 60) -> None:
     ray.shutdown()
 
 
-def nodes(count: int, megabytes_shared: int = 100, lanes_each: int = 2) -> None:
+STORE = 400 * 2**20  # bytes of each node's object store
+LANES_EACH = 2
+
+
+def nodes(count: int) -> None:
+    """Nodes as processes side by side."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    quieten()
+    each = {"object_store_memory": STORE, "num_cpus": LANES_EACH}
+    cluster = Cluster(initialize_head=True, head_node_args=each)
+    for _ in range(count - 1):
+        cluster.add_node(**each)
+    share(cluster.address)
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def hosts(count: int) -> None:
+    """A network namespace for each node, with an address behind a bridge, its own /dev/shm and its own /tmp/ray."""
+    nodes: list[subprocess.Popen[bytes]] = []
+    names = [f"dshost{number}" for number in range(count)]
+    ray_command = Path(sys.executable).with_name("ray")
+    command = f"{ray_command} start --block --disable-usage-stats --num-cpus={LANES_EACH} --object-store-memory={STORE}"
+    try:
+        do("ip link add dsbridge type bridge", "ip link set dsbridge up")
+        for number, name in enumerate(names):
+            address = f"10.77.0.{number + 1}"
+            do(
+                f"ip netns add {name}",
+                f"ip link add {name} type veth peer name eth0 netns {name}",
+                f"ip link set {name} master dsbridge up",
+                f"ip -n {name} addr add {address}/24 dev eth0",
+                f"ip -n {name} link set eth0 up",
+                f"ip -n {name} link set lo up",
+            )
+            role = f"--head --port=6379 --node-ip-address={address}"
+            if number:
+                role = f"--address=10.77.0.1:6379 --node-ip-address={address}"
+            own = "mount -t tmpfs tmpfs /dev/shm; mkdir -p /tmp/ray; mount -t tmpfs tmpfs /tmp/ray"
+            line = ["ip", "netns", "exec", name, "sh", "-c", f"{own}; exec {command} {role}"]
+            nodes.append(subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+            time.sleep(10 if number == 0 else 3)
+        time.sleep(5)
+        before = {name: sent_to(name) for name in names}
+        inside = ["nsenter", "-t", str(nodes[0].pid), "-n", "-m", sys.executable, __file__, "share", "10.77.0.1:6379"]
+        subprocess.run(inside, check=True)
+        for name in names:
+            print(f"{name}: {(sent_to(name) - before[name]) / 2**20:.0f} MB went over the network to it")
+    finally:
+        for node in reversed(nodes):
+            node.terminate()
+            node.wait(60)
+        for name in names:
+            subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
+        subprocess.run(["ip", "link", "del", "dsbridge"], check=False, capture_output=True)
+
+
+def do(*commands: str) -> None:
+    for command in commands:
+        subprocess.run(command.split(), check=True)
+
+
+def sent_to(name: str) -> int:
+    """Bytes that left the bridge towards this host."""
+    return int(Path(f"/sys/class/net/{name}/statistics/tx_bytes").read_text())
+
+
+def share(address: str, megabytes_shared: int = 100) -> None:
     """Lanes on several nodes read one transfer set: each node holds it once, however many lanes it has."""
     import ray
     from ray._private.internal_api import node_stats
-    from ray.cluster_utils import Cluster
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     quieten()
-    store = {"object_store_memory": 400 * 2**20, "num_cpus": lanes_each}
-    cluster = Cluster(initialize_head=True, head_node_args=store)
-    for _ in range(count - 1):
-        cluster.add_node(**store)
-    ray.init(address=cluster.address, log_to_driver=False)
+    ray.init(address=address, log_to_driver=False)
     shared = ray.put(np.zeros(megabytes_shared * 2**20, np.uint8))
 
     @ray.remote(num_cpus=1)
@@ -210,18 +278,19 @@ def nodes(count: int, megabytes_shared: int = 100, lanes_each: int = 2) -> None:
     readers = {
         node["NodeID"]: [
             Lane.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote()
-            for _ in range(lanes_each)
+            for _ in range(LANES_EACH)
         ]
         for node in alive
     }
     for node in alive:
         times = ray.get([lane.read.remote([shared]) for lane in readers[node["NodeID"]]])
-        print(f"node {node['NodeID'][:8]}: read in {', '.join(f'{each:.3f} s' for each in times)}")
+        print(f"node {node['NodeManagerAddress']}: read in {', '.join(f'{each:.3f} s' for each in times)}")
     for node in alive:
         held = node_stats(node["NodeManagerAddress"], node["NodeManagerPort"], include_memory_info=False).store_stats
-        print(f"node {node['NodeID'][:8]}: {held.object_store_bytes_used / 2**20:.0f} MB held for {lanes_each} lanes")
+        print(
+            f"node {node['NodeManagerAddress']}: {held.object_store_bytes_used / 2**20:.0f} MB held for {LANES_EACH} lanes"
+        )
     ray.shutdown()
-    cluster.shutdown()
 
 
 def examples(count: int) -> None:
@@ -261,6 +330,71 @@ def examples(count: int) -> None:
     ray.shutdown()
 
 
+def data(count: int) -> None:
+    """Written, read, tokenised, taught, two students trained for 200 steps, one chosen and delivered."""
+    from memory import Memory, held
+
+    from search import run_study
+    from search.study.progress import Silent
+
+    begun = time.perf_counter()
+    memory = Memory(lambda command: "lanes" if "RayTrainWorker" in command else "")
+
+    class Told(Silent):
+        def say(self, text: str) -> None:
+            own = held(os.getpid())
+            print(f"{time.perf_counter() - begun:7.1f} s, driver {own['Anonymous']:6,.0f} MB: {text}", flush=True)
+
+    with tempfile.TemporaryDirectory() as folder:
+        place, words = Path(folder), [f"w{number}" for number in range(2000)]
+        with open(place / "train.tsv", "w", encoding="utf-8") as file:
+            file.write("text\tlabel\n")
+            rng = np.random.default_rng(0)
+            for start in range(0, count, 10_000):
+                lengths = rng.integers(5, 26, min(10_000, count - start))
+                for drawn in np.split(rng.integers(0, len(words), lengths.sum()), np.cumsum(lengths)[:-1]):
+                    file.write(" ".join(words[word] for word in drawn) + f"\t{int(drawn.mean() > len(words) / 2)}\n")
+        size = (place / "train.tsv").stat().st_size / 2**20
+        spec = parse_study(
+            {
+                "name": "data",
+                "data": {"train": str(place / "train.tsv"), "max_length": 32},
+                "teacher": {"model": str(tiny_teacher(place / "teacher", words)), "fine_tune": {"epochs": 0.01}},
+                "space": {"depth": 1, "layers": "first", "vocabulary": "used", "temperature": {"float": [1, 8]}},
+                "training": {"steps": 200},
+                "budget": {"trials": 2},
+                "confirm": {"seeds": 1, "without_distillation": "none"},
+                "tracking": {"wandb": "none"},
+                "cache": str(place / "cache"),
+                "output": str(place / "out"),
+            },
+            "the benchmark",
+            place,
+        )
+        print(f"{time.perf_counter() - begun:7.1f} s: {count:,} rows, {size:,.0f} MB, are written", flush=True)
+        memory.start()
+        run_study(spec, Told())
+    for name, values in memory.most.items():
+        print(f"at most, {name}: {', '.join(f'{kind} {value:,.0f} MB' for kind, value in values.items())}")
+
+
+def tiny_teacher(folder: Path, words: list[str]) -> Path:
+    import torch
+    from transformers import BertConfig, BertModel, BertTokenizer
+
+    folder.mkdir()
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
+    (folder / "vocab.txt").write_text("\n".join(pieces) + "\n")
+    BertTokenizer(vocab=str(folder / "vocab.txt")).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(pieces), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
+        max_position_embeddings=64,
+    )  # fmt: skip
+    BertModel(config).save_pretrained(folder)
+    return folder
+
+
 def megabytes() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
@@ -273,6 +407,12 @@ def private_megabytes() -> float:
 
 if __name__ == "__main__":
     what, *more = sys.argv[1:]
-    work = {"trials": (trials, 5000), "lanes": (lanes, 200), "nodes": (nodes, 3), "examples": (examples, 5e6)}
-    chosen, default = work[what]
-    chosen(int(float(more[0])) if more else int(default))
+    if what == "share":  # on a cluster that runs
+        share(more[0])
+    else:
+        work = {
+            "trials": (trials, 5000), "lanes": (lanes, 200), "nodes": (nodes, 3), "hosts": (hosts, 3),
+            "examples": (examples, 5e6), "data": (data, 5e6),
+        }  # fmt: skip
+        chosen, default = work[what]
+        chosen(int(float(more[0])) if more else int(default))

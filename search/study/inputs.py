@@ -115,8 +115,9 @@ def _tokenise(
     for name, split in texts.splits.items():
         tokens = _in_every_vocabulary(split, full[name], vocabularies, max_length)
         labels = _labels(split, name, label_names, spec.about.target)
+        pairs = None if split.pairs is None else list(split.pairs)
         splits[name] = Split(
-            tokens, labels, texts=(split.texts, split.pairs) if name in ("validation", "test") else None
+            tokens, labels, texts=(list(split.texts), pairs) if name in ("validation", "test") else None
         )
     weights = class_weights(spec, splits["train"].labels, label_names)
     common = [source.fingerprint, max_length, label_names, spec.task, FORMAT]
@@ -140,8 +141,23 @@ def _in_every_vocabulary(
     split: LabelledTexts, full: Tokens, vocabularies: dict[str, Vocabulary], max_length: int
 ) -> dict[str, Tokens]:
     cuts = [vocabulary for vocabulary in vocabularies.values() if vocabulary.name != "full"]
-    encoded = {cut.name: Tokens.encode(load_tokenizer(cut), split.texts, split.pairs, max_length) for cut in cuts}
-    return {"full": full, **encoded}
+    return {"full": full, **{cut.name: in_cut_vocabulary(split, full, cut, max_length) for cut in cuts}}
+
+
+def in_cut_vocabulary(split: LabelledTexts, full: Tokens, cut: Vocabulary, max_length: int) -> Tokens:
+    """The texts as the cut vocabulary's tokenizer splits them. WordPiece takes the longest piece that it knows, so a row whose
+    pieces were all kept is split as before: only the other rows are tokenised, and those that may hide a piece: with an
+    unknown word, or cut off."""
+    tokenizer = load_tokenizer(cut)
+    if not len(full) or not full.lengths.min():
+        return Tokens.encode(tokenizer, split.texts, split.pairs, max_length)
+    new_ids = np.full(max(full.ids.max(), cut.kept.max()) + 1, -1, np.int32)
+    new_ids[cut.kept] = np.arange(len(cut.kept), dtype=np.int32)
+    new_ids[cut.kept[tokenizer.unk_token_id]] = -1
+    ids = new_ids[full.ids]
+    again = np.logical_or.reduceat(ids < 0, full.offsets[:-1]) | (full.lengths >= max_length)
+    some = split.pick(np.flatnonzero(again))
+    return full.with_rows(again, Tokens.encode(tokenizer, some.texts, some.pairs, max_length), ids)
 
 
 def _labels(split: LabelledTexts, name: str, label_names: list[str], target: str) -> np.ndarray:

@@ -16,6 +16,7 @@ from optuna.trial import Trial, create_trial
 from optuna.trial import TrialState as OptunaState
 
 from search.record.record import distribution
+from search.results.front import non_dominated
 from spaces.architecture import InvalidStudent
 from spaces.errors import InputError
 from spaces.parameters import Choice, FloatRange, IntRange, Parameter, Value
@@ -24,6 +25,10 @@ from spaces.student import StudentShape, TeacherShape
 from spaces.study import SIZE, StudySpec
 from spaces.trial import TrialOutcome, TrialState, derived_seed
 
+MOST_SEEN, FORGOTTEN_AT_ONCE = (
+    1000,
+    500,
+)  # trials that TPE sees; of older ones, dropped so many at a time, the front alone
 TRIES = 30  # draws from the sampler before a valid architecture is fixed and only the rest is drawn
 
 
@@ -39,6 +44,8 @@ class Sampling:
     ) -> None:
         self._spec, self._teacher, self._vocabularies, self._limits = spec, teacher, vocabularies, limits
         self._seen: list[int] = []  # the trials that the in-memory study holds, in its order
+        self._old: list[int] = []  # the trials of which TPE sees the front alone,
+        self._old_front: list[TrialOutcome] = []  # this one
         self._study = self._new_study()
         self._valid = [
             (values, shape)
@@ -111,14 +118,25 @@ class Sampling:
         return optuna.create_study(directions=list(self._spec.objectives.values()))
 
     def _study_of(self, done: Sequence[TrialOutcome]) -> optuna.Study:
-        """The in-memory study with these trials. It only grows: making it anew costs a second by 2,000 trials."""
-        ordered = sorted(done, key=lambda outcome: (_finished_at(outcome), outcome.number))
+        """The in-memory study with these trials, or the latest of them. It grows, as making it anew costs a second by 2,000
+        trials, until there are more than an ask should read."""
+        ordered = self._latest(sorted(done, key=lambda outcome: (_finished_at(outcome), outcome.number)))
         numbers = [outcome.number for outcome in ordered]
         if numbers[: len(self._seen)] != self._seen:
             self._study, self._seen = self._new_study(), []
         self._study.add_trials([self._as_seen(outcome) for outcome in ordered[len(self._seen) :]])
         self._seen = numbers
         return self._study
+
+    def _latest(self, ordered: list[TrialOutcome]) -> list[TrialOutcome]:
+        num_old = max(0, math.ceil((len(ordered) - MOST_SEEN) / FORGOTTEN_AT_ONCE) * FORGOTTEN_AT_ONCE)
+        old = ordered[:num_old]
+        numbers = [outcome.number for outcome in old]
+        if numbers != self._old:
+            rows = [[outcome.values()[name] for name in self._spec.objectives] for outcome in old]
+            front = non_dominated(rows, list(self._spec.objectives.values()))
+            self._old, self._old_front = numbers, [old[place] for place in front]
+        return [*self._old_front, *ordered[num_old:]]
 
     def _as_seen(self, outcome: TrialOutcome) -> optuna.trial.FrozenTrial:
         """A finished trial as Optuna's sampler reads it, measured bounds as constraints (above 0: violated)."""

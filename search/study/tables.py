@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
+
+import numpy as np
+import pyarrow as pa
 
 from spaces.errors import InputError
 from spaces.named import function_named
@@ -16,14 +20,64 @@ from spaces.study import HubSource
 FORMATS = {".tsv": "csv", ".csv": "csv", ".jsonl": "json", ".json": "json", ".parquet": "parquet", ".txt": "text"}
 
 
+AT_ONCE = 10_000  # cells made Python objects of at a time
+
+
+def in_parts(cells: Iterable[Any]) -> Iterator[list[Any]]:
+    """The cells, AT_ONCE of them at a time."""
+    left = iter(cells)
+    while part := list(islice(left, AT_ONCE)):
+        yield part
+
+
+@dataclass(frozen=True)
+class Texts(Sequence[str]):
+    """Texts in an Arrow column: those that `datasets` has read lie in its mapped file, and take no memory of this process."""
+
+    column: pa.ChunkedArray
+
+    @classmethod
+    def of(cls, texts: Iterable[str]) -> Texts:
+        """Half a surrogate, which no encoding has, becomes a question mark."""
+        parts = (
+            [text if text.isascii() else text.encode("utf-8", "replace").decode() for text in part]
+            for part in in_parts(texts)
+        )
+        return cls(pa.chunked_array([pa.array(part, pa.large_string()) for part in parts], pa.large_string()))
+
+    def __len__(self) -> int:
+        return len(self.column)
+
+    @overload
+    def __getitem__(self, place: int) -> str: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> Texts: ...
+
+    def __getitem__(self, place: int | slice) -> str | Texts:
+        return Texts(self.column[place]) if isinstance(place, slice) else self.column[place].as_py()
+
+    def __iter__(self) -> Iterator[str]:
+        for start in range(0, len(self), AT_ONCE):
+            yield from self.column.slice(start, AT_ONCE).to_pylist()
+
+    def taken(self, rows: Sequence[int] | np.ndarray) -> Texts:
+        return Texts(self.column.take(pa.array(rows, pa.int64())))
+
+
 @dataclass(frozen=True)
 class Table:
-    """`class_names`: where a column holds numbers of named classes, as data sets of the hub do, their names in order; the
-    rows hold the names."""
+    """`column(name)`: its cells in order, None where a row has none. `class_names`: where a column holds numbers of named
+    classes, as data sets of the hub do, their names in order; the cells are the names."""
 
-    rows: Sequence[dict[str, Any]]
     columns: list[str]
+    column: Callable[[str], Sequence[Any]]
     class_names: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of_rows(cls, rows: Sequence[dict[str, Any]]) -> Table:
+        columns = list(dict.fromkeys(column for row in rows for column in row))
+        return cls(columns, lambda name: [row.get(name) for row in rows])
 
 
 def read_table(name: str, where: Path | HubSource, cache: Path, reader: str | None = None) -> Table:
@@ -79,25 +133,32 @@ def _read_own(name: str, where: Path, reader: str) -> Table:
         ) from None  # fmt: skip
     if not rows:
         raise InputError.of("", f"reader {reader} found no rows in {where}", f"data.{name}")
-    return Table(rows, list(dict.fromkeys(column for row in rows for column in row)))
+    return Table.of_rows(rows)
 
 
 def _named(data: Any) -> Table:
     """The table with names for the numbers of classes; a row without a class holds -1 there."""
     import datasets
 
-    rows, class_names = data.to_list(), []
-    for column, feature in data.features.items():
-        several = getattr(feature, "feature", None)  # a list of classes a row
-        classes = several if isinstance(several, datasets.ClassLabel) else feature
-        if not isinstance(classes, datasets.ClassLabel):
-            continue
-        class_names = classes.names
-        names = {-1: "-1", **dict(enumerate(classes.names))}
-        for row in rows:
-            cell = row[column]
-            row[column] = [names[number] for number in cell] if isinstance(cell, list) else names.get(cell)
-    return Table(rows, list(data.column_names), class_names)
+    features = {
+        name: getattr(feature, "feature", None) or feature  # of a list: of one of its items
+        for name, feature in data.features.items()
+    }
+    classes = {name: kind.names for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)}
+
+    def column(name: str) -> Sequence[Any]:
+        cells = data.data.column(name)
+        if pa.types.is_string(cells.type) or pa.types.is_large_string(cells.type):
+            return Texts(cells.cast(pa.large_string()))  # which a whole data set's bytes fit in
+        if name not in classes:
+            return cells.to_pylist()
+        names = {-1: "-1", **dict(enumerate(classes[name]))}
+        return [
+            [names[number] for number in cell] if isinstance(cell, list) else names.get(cell)
+            for cell in cells.to_pylist()
+        ]
+
+    return Table(list(data.column_names), column, next(reversed(classes.values()), []))
 
 
 def _header(path: Path) -> list[str]:

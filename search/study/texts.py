@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import math
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import repeat
 from typing import Any
 
 import numpy as np
 
-from search.study.tables import Table, read_table
+from search.study.tables import Table, Texts, in_parts, read_table
 from spaces.errors import Fault, InputError, near_miss
 from spaces.study import DataSpec, StudySpec
 from spaces.trial import derived_seed
@@ -28,24 +31,28 @@ CUT_SHARE, CUT_MOST = 0.1, 5000  # what is cut off train where a split is missin
 class LabelledTexts:
     """One split: texts, their second halves where there are any, and labels: a name, several names, or a number."""
 
-    texts: list[str]
-    pairs: list[str] | None
+    texts: Sequence[str]
+    pairs: Sequence[str] | None
     labels: list[Any]
 
     def __len__(self) -> int:
         return len(self.texts)
 
     @property
-    def keys(self) -> list[tuple[str, str]]:
+    def keys(self) -> Iterator[tuple[str, str]]:
         """What makes a row the same text as another."""
-        return list(zip(self.texts, self.pairs or [""] * len(self), strict=True))
+        return zip(self.texts, repeat("") if self.pairs is None else self.pairs, strict=False)
 
     def pick(self, rows: np.ndarray) -> LabelledTexts:
         return LabelledTexts(
-            [self.texts[i] for i in rows],
-            None if self.pairs is None else [self.pairs[i] for i in rows],
+            _picked(self.texts, rows),
+            None if self.pairs is None else _picked(self.pairs, rows),
             [self.labels[i] for i in rows] if self.labels else [],
         )
+
+
+def _picked(texts: Sequence[str], rows: np.ndarray) -> Sequence[str]:
+    return texts.taken(rows) if isinstance(texts, Texts) else [texts[i] for i in rows]
 
 
 @dataclass(frozen=True)
@@ -67,7 +74,9 @@ class StudyTexts:
         for name, split in sorted(self.splits.items()):
             digest.update(name.encode())
             for column in (split.texts, split.pairs or [], map(str, split.labels)):
-                digest.update("\x1f".join(column).encode("utf-8", "replace") + b"\x1e")
+                for number, part in enumerate(in_parts(column)):
+                    digest.update(("\x1f" * (number > 0) + "\x1f".join(part)).encode("utf-8", "replace"))
+                digest.update(b"\x1e")
         return digest.hexdigest()[:16]
 
 
@@ -80,7 +89,7 @@ def read_texts(spec: StudySpec, source: str = "data") -> StudyTexts:
         from examples.docstrings import docstring_pairs
 
         for name, drawn in docstring_pairs(spec.data.num_pairs, seed=0).items():
-            splits[name] = _labelled(name, Table(list(drawn), list(drawn[0])), spec, faults)
+            splits[name] = _labelled(name, Table.of_rows(list(drawn)), spec, faults)
     else:
         for name in SPLITS:
             where = getattr(spec.data, name)
@@ -197,20 +206,20 @@ def _labelled(name: str, table: Table, spec: StudySpec, faults: list[Fault]) -> 
     empty = LabelledTexts([], None, [])
     if text is None or (labelled and label is None):
         return empty
-    texts, pairs, labels, bad = [], [], [], []
-    for number, row in enumerate(table.rows):
-        value, second = row.get(text), row.get(pair) if pair else ""
+    firsts, seconds = table.column(text), table.column(pair) if pair else None
+    cells = table.column(label) if label is not None else None
+    labels, bad, left_out = [], [], []
+    rows = zip(firsts, seconds or repeat(""), cells or repeat(None), strict=False)
+    for number, (value, second, cell) in enumerate(rows):
         if not labelled and not str(value or "").strip():
-            continue  # a file of lines may hold empty ones
-        if value is None or not str(value).strip() or (pair and (second is None or not str(second).strip())):
+            left_out.append(number)  # a file of lines may hold empty ones
+        elif value is None or not str(value).strip() or (pair and (second is None or not str(second).strip())):
             bad.append((number, "an empty text"))
-        elif label is not None:
+        elif labelled:
             try:
-                labels.append(read(row.get(label), data))
+                labels.append(read(cell, data))
             except ValueError as error:
                 bad.append((number, str(error)))
-        texts.append(str(value))
-        pairs.append(str(second))
     if bad:
         first, what = bad[0]
         more = f", and {len(bad) - 1} more like it" if len(bad) > 1 else ""
@@ -218,7 +227,12 @@ def _labelled(name: str, table: Table, spec: StudySpec, faults: list[Fault]) -> 
             Fault(f"data.{name}", f"row {first + 1} (after the header) has {what}{more}; remove or fill them")
         )
         return empty
-    return LabelledTexts(texts, pairs if pair else None, labels)
+    whole = LabelledTexts(_as_texts(firsts), _as_texts(seconds) if seconds is not None else None, labels)
+    return whole.pick(np.delete(np.arange(len(firsts)), left_out)) if left_out else whole
+
+
+def _as_texts(cells: Sequence[Any]) -> Texts:
+    return cells if isinstance(cells, Texts) else Texts.of(str(cell) for cell in cells)
 
 
 def _class_of(cell: Any, data: DataSpec) -> str:
@@ -229,7 +243,7 @@ def _class_of(cell: Any, data: DataSpec) -> str:
             raise ValueError(f"label {cell!r}, which names no class")
         cell = int(cell)
     plain = str(cell).strip()
-    return data.labels.get(plain, plain)
+    return sys.intern(data.labels.get(plain, plain))  # millions of rows share a few names
 
 
 def _classes_of(cell: Any, data: DataSpec) -> tuple[str, ...]:

@@ -41,6 +41,10 @@ class Tokens:
         ids = np.concatenate([self.ids[self.offsets[row] : self.offsets[row + 1]] for row in rows])
         return Tokens(ids, offsets, self.second[rows])
 
+    def first(self, count: int) -> Tokens:
+        """The first rows alone; nothing is copied."""
+        return Tokens(self.ids[: self.offsets[count]], self.offsets[: count + 1], self.second[:count])
+
     @classmethod
     def joined(cls, *parts: Tokens) -> Tokens:
         """The rows of all, one part after the other; at least one part."""
@@ -48,6 +52,16 @@ class Tokens:
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         ids = np.concatenate([part.ids for part in parts])
         return cls(ids, offsets, np.concatenate([part.second for part in parts]))
+
+    def with_rows(self, chosen: np.ndarray, theirs: Tokens, ids: np.ndarray) -> Tokens:
+        """The `chosen` (N,) rows as in `theirs`, which holds them alone, in order; the others with `ids` for their pieces."""
+        lengths, second = self.lengths, self.second.copy()
+        kept = np.repeat(~chosen, lengths)
+        lengths[chosen], second[chosen] = theirs.lengths, theirs.second
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        ours, laid = np.repeat(~chosen, lengths), np.empty(offsets[-1], np.int32)
+        laid[ours], laid[~ours] = ids[kept], theirs.ids
+        return Tokens(laid, offsets, second)
 
     def remapped(self, new_ids: np.ndarray) -> Tokens:
         """The same rows in another vocabulary; `new_ids[old]` is the new id."""
@@ -140,6 +154,7 @@ class TransferSet:
     own_families: dict[str, str] = field(default_factory=dict)  # likewise, a Family each
     own_heads: dict[str, str] = field(default_factory=dict)  # likewise, a class of torch.nn.Module each
     states: StatesOnDisk | None = None  # None: who needs hidden states runs the teacher
+    num_labelled: int | None = None  # of the training rows, the first ones; None: all
 
     def measure(self, outputs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         return measure(self.target, self.own_metrics, outputs, labels)
@@ -147,15 +162,26 @@ class TransferSet:
     def training(self, vocabulary: str, taught: bool) -> tuple[Tokens, np.ndarray, np.ndarray | None, int]:
         """What a student trains on, and how many of the rows have labels (the first ones): (tokens, labels, teacher's
         outputs, num_labelled). Text without labels is of use only to who is `taught` by the teacher."""
-        train, more = self.splits["train"], self.splits.get("unlabelled")
+        whole = self.joined()
+        train = whole.splits["train"]
         tokens, labels, outputs = train.tokens[vocabulary], train.labels, train.teacher_logits
-        if taught and more is not None:
-            assert outputs is not None
-            assert more.teacher_logits is not None
-            tokens = Tokens.joined(tokens, more.tokens[vocabulary])
-            labels = np.concatenate([labels, more.labels])
-            outputs = np.concatenate([outputs, more.teacher_logits])
-        return tokens, labels, outputs, len(train.labels)
+        count = len(labels) if whole.num_labelled is None else whole.num_labelled
+        if taught or count == len(labels):
+            return tokens, labels, outputs, count
+        return tokens.first(count), labels[:count], None if outputs is None else outputs[:count], count
+
+    def joined(self) -> TransferSet:
+        """The same with the texts that have no label behind the training rows: put together once, and not on every lane."""
+        train, more = self.splits["train"], self.splits.get("unlabelled")
+        if more is None:
+            return self
+        outputs = None
+        if train.teacher_logits is not None and more.teacher_logits is not None:
+            outputs = np.concatenate([train.teacher_logits, more.teacher_logits])
+        tokens = {name: Tokens.joined(own, more.tokens[name]) for name, own in train.tokens.items()}
+        whole = Split(tokens, np.concatenate([train.labels, more.labels]), outputs)
+        held_out = {name: split for name, split in self.splits.items() if name not in ("train", "unlabelled")}
+        return replace(self, splits={"train": whole, **held_out}, num_labelled=len(train.labels))
 
     def with_teacher_logits(self, logits: dict[str, np.ndarray]) -> TransferSet:
         splits = {name: replace(split, teacher_logits=logits[name]) for name, split in self.splits.items()}

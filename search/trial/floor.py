@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from search.trial.start.initialise import can_copy, initialise, unshared
 from search.trial.students import build_student
 from search.trial.teacher import load_teacher
 from spaces.student import StudentShape
+
+MOST_ROWS = 500_000  # that the n-grams are fitted on: their names alone take gigabytes for millions of texts
 
 
 def majority(transfer: TransferSet) -> dict[str, float]:
@@ -35,21 +38,27 @@ def majority(transfer: TransferSet) -> dict[str, float]:
 def n_grams(transfer: TransferSet, context: WorkerContext) -> tuple[dict[str, float], int]:
     """A linear model over the pieces and pairs of pieces that stand in two texts or more, tf-idf weighted, with the
     regularisation chosen on validation; and its number of weights. A pair's two sides count apart, and so do the pieces
-    that both share: without them matching pairs would look harder for a bag of words than they are."""
+    that both share: without them matching pairs would look harder for a bag of words than they are. Of more than MOST_ROWS
+    texts some are drawn."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     vectorizer = TfidfVectorizer(analyzer=lambda grams: grams, min_df=2, sublinear_tf=True)
     train, num_labels = transfer.splits["train"], len(transfer.label_names)
-    features = vectorizer.fit_transform(_grams(train.tokens["full"]))
-    if len(np.unique(train.labels)) < 2:
+    rows = np.arange(len(train.labels))
+    if len(rows) > MOST_ROWS:
+        rows = np.sort(np.random.default_rng(0).choice(rows, MOST_ROWS, replace=False))
+    labels, features = train.labels[rows], vectorizer.fit_transform(_grams(train.tokens["full"], rows))
+    if len(np.unique(labels)) < 2:
         return majority(transfer), 0
     others = {
-        name: vectorizer.transform(_grams(transfer.splits[name].tokens["full"])) for name in ("validation", "test")
+        name: vectorizer.transform(_grams(split.tokens["full"], np.arange(len(split.labels))))
+        for name, split in transfer.splits.items()
+        if name in ("validation", "test")
     }
     best: tuple[float, dict[str, float], int] | None = None
     for strength in (1.0, 4.0, 16.0):
         context.heartbeat(0, 0)  # a minute each on large data
-        model = _linear(transfer.target, strength).fit(features, train.labels)
+        model = _linear(transfer.target, strength).fit(features, labels)
         metrics: dict[str, float] = {}
         for name, matrix in others.items():
             outputs = _outputs(model, matrix, num_labels, transfer.target)
@@ -85,17 +94,15 @@ def _outputs(model: Any, matrix: Any, num_labels: int, target: str) -> np.ndarra
     return outputs
 
 
-def _grams(tokens: Tokens) -> list[list[str]]:
-    rows = []
-    for index in range(len(tokens)):
+def _grams(tokens: Tokens, rows: np.ndarray) -> Iterator[list[str]]:
+    for index in rows:
         row = tokens.ids[tokens.offsets[index] : tokens.offsets[index + 1]].tolist()
         second = int(tokens.second[index])
         left, right = [f"a{piece}" for piece in row[:second]], [f"b{piece}" for piece in row[second:]]
         pairs = [f"{x} {y}" for side in (left, right) for x, y in itertools.pairwise(side)]
         shared = set(row[1 : second - 1]) & set(row[second:-1])  # without the special tokens
         both = [f"both {piece}" for piece in shared] + ["shared"] * len(shared)
-        rows.append(left + right + pairs + both)
-    return rows
+        yield left + right + pairs + both
 
 
 def cut_teacher(
