@@ -17,7 +17,8 @@ from spaces.trial import WorkItem, WorkKind
 
 
 class Floors:
-    """`ask_early` for what needs no teacher, beside its fine-tuning; `ask` for the rest; then `collect`."""
+    """`ask_early` for what needs no teacher, beside its fine-tuning; `ask` for the rest, once a lane is about to have nothing
+    else to do; then `collect`."""
 
     def __init__(self, inputs: Inputs, record: Record, pool: LanePool) -> None:
         self._inputs, self._record, self._pool = inputs, record, pool
@@ -62,6 +63,8 @@ class Floors:
 
     def _submit(self, name: str, payload: dict[str, Any]) -> None:
         item = WorkItem(key=f"floor:{name}", kind=WorkKind.FLOOR, payload=payload)
+        if any(asked.key == item.key for asked in self._asked):
+            return
         self._asked.append(item)
         self._pool.submit(item)
 

@@ -77,7 +77,7 @@ def prepare(
             raise StudyError(f"the teacher's parts could not be ranked: {result.error}")
     transfer = transfer.with_teacher_logits(logits).joined()
     taught, more_passes = with_hidden_states(inputs, transfer, pool, folder, say)
-    return Prepared(folder, ray.put(taught), _references(inputs, transfer, logits), passes + more_passes)
+    return Prepared(folder, ray.put(taught), _references(inputs, inputs.transfer, logits), passes + more_passes)
 
 
 def _teacher_key(inputs: Inputs) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -80,14 +80,18 @@ def run_study(spec: StudySpec, display: Display | None = None) -> StudyResult:
         prepared = prepare(inputs, pool, threads, show.say, meanwhile=floors.ask_early)
         record.keep("teacher_passes", (record.fact("teacher_passes") or 0) + prepared.teacher_passes)
         payload = {"teacher": str(prepared.teacher_folder), "refs": {"transfer": prepared.transfer}}
-        floors.ask(payload)
         stages.ended("preparation, and the lanes' start")
 
-        searcher, budget = _search(spec, inputs, record, pool, prepared, payload, show, tracker, begun)
-        references = floors.collect(prepared.references)
+        def no_more_trials() -> None:
+            floors.ask(payload)  # for the lane that has nothing to do until the others' last trials end
+
+        if spec.budget.minutes is not None:
+            floors.ask(payload)  # before any time is given to trials
+        searcher, budget = _search(spec, inputs, record, pool, prepared, payload, show, tracker, begun, no_more_trials)
+        floors.ask(payload)
         stages.ended("search")
         outcomes = searcher.ordered
-        front = ParetoFront.of(outcomes, spec, references)
+        front = ParetoFront.of(outcomes, spec, prepared.references)
         if not front.points:
             raise StudyError(_why_no_front(spec, outcomes))
         show.watch(pool.status, lambda: f"confirming and delivering {len(front.points)} students")
@@ -96,6 +100,7 @@ def run_study(spec: StudySpec, display: Display | None = None) -> StudyResult:
         confirmations = confirm(spec, front, outcomes, again, pool, budget, payload, show.told, meanwhile=delivery.ask)
         stages.ended("confirmation")
         delivered = delivery.collect()
+        references = floors.collect(prepared.references)
         stages.ended("delivery")
         idle = pool.status()
         provenance = {
@@ -131,6 +136,7 @@ def _search(
     show: Display,
     tracker: Tracker,
     begun: float,
+    no_more_trials: Callable[[], None],
 ) -> tuple[StudySearcher, Budget]:
     minutes = spec.budget.minutes
     limits = _limits(spec, prepared.references)
@@ -158,6 +164,7 @@ def _search(
         teacher_depth=inputs.teacher.depth,
         payload=payload,
         told=told,
+        no_more_trials=no_more_trials,
     )
     done = sum(outcome.state is TrialState.DONE for outcome in searcher.ordered)
     if searcher.ordered:

@@ -32,7 +32,8 @@ Told = Callable[[TrialOutcome], None]
 
 
 class StudySearcher(SegmentSearcher):
-    """Suggests segments: first those that an earlier run left unfinished, then new trials until the budget is spent."""
+    """Suggests segments: first those that an earlier run left unfinished, then new trials until the budget is spent.
+    `no_more_trials` is called when it is: once or more often."""
 
     def __init__(
         self,
@@ -45,8 +46,10 @@ class StudySearcher(SegmentSearcher):
         teacher_depth: int,
         payload: dict[str, Any],
         told: Told,
+        no_more_trials: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__()
+        self._no_more_trials = no_more_trials
         self._spec, self._record, self._sampling, self._budget = spec, record, sampling, budget
         self._references, self._teacher_depth, self._payload, self._told = references, teacher_depth, payload, told
         self.outcomes: dict[int, TrialOutcome] = {}
@@ -73,16 +76,20 @@ class StudySearcher(SegmentSearcher):
             self._record.set_attempt(number, attempt)
             return self._item(self.outcomes[number], attempt)
         if not self._budget.allows(self.ordered):
-            return "finished"
+            return self._no_more()
         number = self._record.next_number()
         parameters, shape = self._sampling.suggest(self.ordered, number)
         if not self._budget.has_time_for(shape, self.ordered):
-            return "finished"
+            return self._no_more()
         config = trial_config(self._spec, parameters, shape, self._teacher_depth, number)
         outcome = self._record.start(config, parameters, self._spec.space)
         self.outcomes[outcome.number] = outcome
         self._told(outcome)
         return self._item(outcome, 1)
+
+    def _no_more(self) -> Literal["finished"]:
+        self._no_more_trials()
+        return "finished"
 
     def finished(self, key: str, result: WorkResult) -> None:
         number = result.trial
