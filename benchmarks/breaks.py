@@ -100,7 +100,7 @@ BREAKS = [
     Break("16 losses divide by the whole batch's count", "search/trial/loop.py",
           "num_valid=len(rows),", "num_valid=len(mine),", "test_training.py::test_two_workers_follow_the_curve_of_one"),
     Break("17 the floor learns from the labels", "search/trial/floor.py",
-          "fit(features, train.labels)", "fit(features, train.labels[::-1])", "test_scores.py::test_floors_of_the_tiny_task"),
+          "fit(features, labels)", "fit(features, labels[::-1])", "test_scores.py::test_floors_of_the_tiny_task"),
 ]  # fmt: skip
 
 

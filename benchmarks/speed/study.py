@@ -6,7 +6,8 @@ trial, the teacher in its loop.
 TEACHER, DATA as for one_trial.py. Everybody trains the same 16 trials (four temperatures, two rates, two soft shares) of the same
 student for one epoch of the same rows, two trials at a time, one thread each. `recipe` pads a batch to its longest row and is
 measured on the first four trials; `recipe-padded` pads to 128 pieces, as the examples do, and is measured on two trials of a
-tenth of the rows. Their lines say what 16 whole ones take at that rate. OUT keeps a line of studies.jsonl for each.
+tenth of the rows. Their lines say what 16 whole ones take at that rate. `one-lane` is distilsearch with one trial at a time. OUT
+keeps a line of studies.jsonl for each.
 """
 
 from __future__ import annotations
@@ -31,10 +32,11 @@ TRIALS = [
     for temperature, rate, soft in itertools.product((1.0, 2.0, 4.0, 8.0), (1e-4, 3e-4), (0.5, 0.9))
 ]
 LAYERS, AT_ONCE, PAD = (0, 3), 2, 128
+LANES = {"distilsearch": AT_ONCE, "one-lane": 1}
 Line = dict[str, Any]
 
 
-def distilsearch(arguments: argparse.Namespace, data: str) -> Line:
+def distilsearch(arguments: argparse.Namespace, data: str, lanes: int = AT_ONCE) -> Line:
     from search import run_study
     from spaces.yaml_io import parse_study
 
@@ -54,6 +56,7 @@ def distilsearch(arguments: argparse.Namespace, data: str) -> Line:
             },
             "training": {"epochs": 1},
             "budget": {"trials": len(TRIALS)},
+            "resources": {"lanes": lanes},
             "search": {"first": given},
             "confirm": {"seeds": 1, "without_distillation": "none"},
             "tracking": {"wandb": "none"},
@@ -163,8 +166,8 @@ def measured(name: str, arguments: argparse.Namespace) -> Line:
         few_rows(Path(arguments.data), out / ("tenth" if tenth else "data"), arguments.rows // (10 if tenth else 1))
     )
     begun = time.perf_counter()
-    if name == "distilsearch":
-        line = distilsearch(arguments, data)
+    if name in LANES:
+        line = distilsearch(arguments, data, LANES[name])
     else:
         line = recipe(arguments, data, PAD if tenth else 0, TRIALS[: 2 if tenth else 4])
     wall = time.perf_counter() - begun

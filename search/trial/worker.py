@@ -88,6 +88,7 @@ def serve(config: dict[str, Any]) -> None:
         else:
             if rank == 0:
                 ray.get(broker.post.remote(visit.result(item, measurement=measurement, output=output)))
+        give_back_memory()
 
 
 class Visit:
@@ -145,6 +146,13 @@ def keep_freed_memory() -> None:
         if not libc.mallopt(M_MMAP_THRESHOLD, 1 << 30):
             libc.mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the most an older one takes
         libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+def give_back_memory() -> None:
+    """What is free goes back to the system after all: between two items of work, where faulting it in again costs nothing."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)
 
 
 def own_memory_gb() -> float:
