@@ -146,10 +146,9 @@ def measure(folder: Path, result: StudyResult, wanted: list[tuple[Variant, int]]
         stack.callback(ray.shutdown)
         lanes = plan_lanes(spec.resources, cluster)
         pool = stack.enter_context(LanePool(spec.resources, lanes, {}, folder / ".ray", silence_seconds=300))
-        prepared = prepare(inputs, pool, lanes, print, meanwhile=lambda _: None)
+        prepared = prepare(inputs, ray.put(inputs.transfer), pool, lanes, print)
         made_up: TransferSet = ray.get(prepared.transfer)
-        labelled = {name: split for name, split in made_up.splits.items() if name != "unlabelled"}
-        without = ray.put(replace(made_up, splits=labelled, states=None))
+        without = ray.put(replace(made_up.labelled(), states=None))
         flying: dict[str, tuple[Variant, int]] = {}
         count = len(queue)
         while queue or flying:

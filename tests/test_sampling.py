@@ -92,19 +92,27 @@ def test_a_sampler_that_lived_on_suggests_what_a_new_one_would() -> None:
         outcomes.append(outcome.model_copy(update={"measurements": (outcome.last.model_copy(update={"cost": cost}),)}))
 
 
-def test_of_many_trials_the_latest_and_the_older_ones_front_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_many_trials_the_latest_and_some_older_ones_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampling_module, "TPESampler", Spy)
     monkeypatch.setattr(Spy, "seen", [])
-    monkeypatch.setattr(sampling_module, "MOST_SEEN", 8)
-    monkeypatch.setattr(sampling_module, "FORGOTTEN_AT_ONCE", 4)
+    monkeypatch.setattr(sampling_module, "MOST_SEEN", 20)
+    monkeypatch.setattr(sampling_module, "BLOCK", 10)
     spec = a_spec(search={"startup_trials": 3})
     lived = a_sampling(spec)
-    outcomes = history(spec, lived, 19)
-    assert lived.suggest(outcomes, 19) == a_sampling(spec).suggest(outcomes, 19)
+    outcomes = history(spec, lived, 43)
+    assert lived.suggest(outcomes, 43) == a_sampling(spec).suggest(outcomes, 43)
     rows = [[outcome.values()[name] for name in spec.objectives] for outcome in outcomes]
-    front = non_dominated(rows[:12], list(spec.objectives.values()))
-    assert 0 < len(front) < 12
-    assert [values for _, values, _ in Spy.seen[-1]] == [*(rows[place] for place in front), *rows[12:]]
+    known = [
+        next(o.number for o in outcomes if params.items() <= o.parameters.items()) for params, _, _ in Spy.seen[-1]
+    ]
+    assert known[10:] == list(range(30, 43))  # the latest, all of them
+    old = known[:10]
+    assert old == sorted(set(old))
+    front = non_dominated(rows[:30], list(spec.objectives.values()))
+    assert front
+    assert set(front[:2]) <= set(old)  # a fifth are the best,
+    assert min(old) < 8  # and the others from everywhere
+    assert 20 < max(old) < 30
 
 
 class Spy(TPESampler):

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,15 +42,10 @@ class Prepared:
     teacher_passes: float
 
 
-def prepare(
-    inputs: Inputs, pool: LanePool, threads: int, say: Say, meanwhile: Callable[[ray.ObjectRef], None]
-) -> Prepared:
-    """On the lanes: the teacher's head if it has none, and its outputs. Raises StudyError where that fails.
-
-    `meanwhile` is given the transfer set when it is there, for work that needs no teacher: one lane alone fine-tunes."""
+def prepare(inputs: Inputs, reference: ray.ObjectRef, pool: LanePool, threads: int, say: Say) -> Prepared:
+    """On the lanes: the teacher's head if it has none, and its outputs. `reference`: the transfer set in the object store.
+    Raises StudyError where a lane fails."""
     spec, output = inputs.spec, inputs.spec.output
-    reference = ray.put(inputs.transfer)
-    meanwhile(reference)
     given, inputs = inputs, with_made_up_texts(inputs, pool, say)
     transfer = inputs.transfer
     if inputs is not given:

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -77,7 +78,10 @@ def run_study(spec: StudySpec, display: Display | None = None) -> StudyResult:
         # Of each worker, while the other lanes are idle.
         threads = max(1, int(num_lanes * spec.resources.cpus_per_worker))
         floors = Floors(inputs, record, pool)
-        prepared = prepare(inputs, pool, threads, show.say, meanwhile=floors.ask_early)
+        reference = ray.put(inputs.transfer)
+        inputs = replace(inputs, transfer=ray.get(reference))  # from here on the arrays are in the object store alone
+        floors.ask_early(reference)  # one lane alone fine-tunes
+        prepared = prepare(inputs, reference, pool, threads, show.say)
         record.keep("teacher_passes", (record.fact("teacher_passes") or 0) + prepared.teacher_passes)
         payload = {"teacher": str(prepared.teacher_folder), "refs": {"transfer": prepared.transfer}}
         stages.ended("preparation, and the lanes' start")

@@ -25,10 +25,8 @@ from spaces.student import StudentShape, TeacherShape
 from spaces.study import SIZE, StudySpec
 from spaces.trial import TrialOutcome, TrialState, derived_seed
 
-MOST_SEEN, FORGOTTEN_AT_ONCE = (
-    1000,
-    500,
-)  # trials that TPE sees; of older ones, dropped so many at a time, the front alone
+MOST_SEEN = 2000  # trials that TPE sees whole; of more the latest, and
+BLOCK = 1000  # of the older ones, which become more by as many at a time
 TRIES = 30  # draws from the sampler before a valid architecture is fixed and only the rest is drawn
 
 
@@ -44,8 +42,8 @@ class Sampling:
     ) -> None:
         self._spec, self._teacher, self._vocabularies, self._limits = spec, teacher, vocabularies, limits
         self._seen: list[int] = []  # the trials that the in-memory study holds, in its order
-        self._old: list[int] = []  # the trials of which TPE sees the front alone,
-        self._old_front: list[TrialOutcome] = []  # this one
+        self._old: list[int] = []  # the trials of which TPE sees a part,
+        self._old_kept: list[TrialOutcome] = []  # this one
         self._study = self._new_study()
         self._valid = [
             (values, shape)
@@ -120,7 +118,7 @@ class Sampling:
     def _study_of(self, done: Sequence[TrialOutcome]) -> optuna.Study:
         """The in-memory study with these trials, or the latest of them. It grows, as making it anew costs a second by 2,000
         trials, until there are more than an ask should read."""
-        ordered = self._latest(sorted(done, key=lambda outcome: (_finished_at(outcome), outcome.number)))
+        ordered = self._remembered(sorted(done, key=lambda outcome: (_finished_at(outcome), outcome.number)))
         numbers = [outcome.number for outcome in ordered]
         if numbers[: len(self._seen)] != self._seen:
             self._study, self._seen = self._new_study(), []
@@ -128,15 +126,29 @@ class Sampling:
         self._seen = numbers
         return self._study
 
-    def _latest(self, ordered: list[TrialOutcome]) -> list[TrialOutcome]:
-        num_old = max(0, math.ceil((len(ordered) - MOST_SEEN) / FORGOTTEN_AT_ONCE) * FORGOTTEN_AT_ONCE)
+    def _remembered(self, ordered: list[TrialOutcome]) -> list[TrialOutcome]:
+        """All, or the latest and BLOCK of those before: a fifth of these the best, the others spread evenly over the rest, so
+        that what is known to be bad stays known."""
+        num_old = max(0, math.ceil((len(ordered) - MOST_SEEN) / BLOCK) * BLOCK)
         old = ordered[:num_old]
         numbers = [outcome.number for outcome in old]
         if numbers != self._old:
-            rows = [[outcome.values()[name] for name in self._spec.objectives] for outcome in old]
-            front = non_dominated(rows, list(self._spec.objectives.values()))
-            self._old, self._old_front = numbers, [old[place] for place in front]
-        return [*self._old_front, *ordered[num_old:]]
+            best = self._best(old, BLOCK // 5)
+            rest = [place for place in range(num_old) if place not in best]
+            spread = {rest[index] for index in np.linspace(0, len(rest) - 1, BLOCK - len(best)).round().astype(int)}
+            self._old, self._old_kept = numbers, [old[place] for place in sorted(best | spread)]
+        return [*self._old_kept, *ordered[num_old:]]
+
+    def _best(self, outcomes: list[TrialOutcome], count: int) -> set[int]:
+        """The places of the front, of what is the front without it, and so on."""
+        directions, best = list(self._spec.objectives.values()), set[int]()
+        rows = [[outcome.values()[name] for name in self._spec.objectives] for outcome in outcomes]
+        left = list(range(len(outcomes)))
+        while left and len(best) < count:
+            front = {left[index] for index in non_dominated([rows[place] for place in left], directions)}
+            best |= set(sorted(front)[: count - len(best)])
+            left = [place for place in left if place not in front]
+        return best
 
     def _as_seen(self, outcome: TrialOutcome) -> optuna.trial.FrozenTrial:
         """A finished trial as Optuna's sampler reads it, measured bounds as constraints (above 0: violated)."""

@@ -162,13 +162,20 @@ class TransferSet:
     def training(self, vocabulary: str, taught: bool) -> tuple[Tokens, np.ndarray, np.ndarray | None, int]:
         """What a student trains on, and how many of the rows have labels (the first ones): (tokens, labels, teacher's
         outputs, num_labelled). Text without labels is of use only to who is `taught` by the teacher."""
-        whole = self.joined()
+        whole = self.joined() if taught else self.labelled()
         train = whole.splits["train"]
-        tokens, labels, outputs = train.tokens[vocabulary], train.labels, train.teacher_logits
-        count = len(labels) if whole.num_labelled is None else whole.num_labelled
-        if taught or count == len(labels):
-            return tokens, labels, outputs, count
-        return tokens.first(count), labels[:count], None if outputs is None else outputs[:count], count
+        count = len(train.labels) if whole.num_labelled is None else whole.num_labelled
+        return train.tokens[vocabulary], train.labels, train.teacher_logits, count
+
+    def labelled(self) -> TransferSet:
+        """The same without the texts that have no label; nothing is copied."""
+        splits, count = {name: split for name, split in self.splits.items() if name != "unlabelled"}, self.num_labelled
+        if count is not None:
+            train = splits["train"]
+            outputs = None if train.teacher_logits is None else train.teacher_logits[:count]
+            tokens = {name: tokens.first(count) for name, tokens in train.tokens.items()}
+            splits["train"] = Split(tokens, train.labels[:count], outputs)
+        return replace(self, splits=splits, num_labelled=None)
 
     def joined(self) -> TransferSet:
         """The same with the texts that have no label behind the training rows: put together once, and not on every lane."""
