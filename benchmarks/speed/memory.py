@@ -32,7 +32,7 @@ class Memory(threading.Thread):
             for name, values in now.items():
                 most = self.most.setdefault(name, dict.fromkeys(KINDS, 0.0))
                 self.most[name] = {kind: max(most[kind], values[kind]) for kind in KINDS}
-            time.sleep(2)
+            time.sleep(5)  # each look walks all page tables
 
 
 def family() -> list[int]:

@@ -209,6 +209,7 @@ def nodes(count: int) -> None:
 
 def hosts(count: int) -> None:
     """A network namespace for each node, with an address behind a bridge, its own /dev/shm and its own /tmp/ray."""
+    quieten()  # the nodes inherit it
     nodes: list[subprocess.Popen[bytes]] = []
     names = [f"dshost{number}" for number in range(count)]
     ray_command = Path(sys.executable).with_name("ray")
