@@ -75,7 +75,7 @@ def run(
 def plan(study: StudyPath, data: DataFolder = None, as_json: AsJson = False) -> None:
     """Show what a study would do: the resolved study, the students' sizes, the lanes, the time.
 
-    Nothing is kept; two of the students are trained for a few seconds to see what a step costs here."""
+    Nothing is kept; some of the students are trained for a few seconds to see what a step costs here."""
     from search.study.plan import make_plan
 
     made = make_plan(_load(study, data=data), lambda text: Console(stderr=True).print(text, soft_wrap=True))

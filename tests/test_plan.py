@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -13,14 +14,22 @@ from search.study.pace import Pace, measure_pace
 from search.study.plan import make_plan
 from spaces.student import StudentShape
 
-PACE = Pace(a_token=1e-4, a_flop=1e-9, reading=1e-5)
+A_FLOP = 1e-9  # seconds
+
+
+def given(inputs: Inputs, students: list[StudentShape], *more: Any) -> Pace:
+    """A machine on which a student's FLOPs say all."""
+    length = length_of(inputs)
+    return Pace(A_FLOP * fmean(shape.flops(length) / length for shape in students), 1e-4, 1e-5)
+
+
 EPOCHS = 2  # of `study_of`
 WHOLE = {"family": "bert", "vocabulary": "full", "embedding_size": "full"}
 
 
 @pytest.fixture
 def given_pace(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "measure_pace", lambda *_: PACE)
+    monkeypatch.setattr(plan, "measure_pace", given)
     monkeypatch.setattr(plan, "_cluster", lambda: {"CPU": 4.0})
 
 
@@ -29,18 +38,23 @@ def inputs(study_of: Any) -> Inputs:
     return read_inputs(study_of(), lambda text: None)
 
 
+def length_of(inputs: Inputs) -> int:
+    train = inputs.transfer.splits["train"]
+    return round(len(train.tokens["full"].ids) / len(train.labels))
+
+
 def parts_of_a_trial(inputs: Inputs, depth: int) -> tuple[float, float]:
     """Seconds of training and of scoring a `WHOLE` student of this depth, by hand."""
     sizes = {name: len(split.tokens["full"].ids) for name, split in inputs.transfer.splits.items()}
-    length = round(sizes["train"] / len(inputs.transfer.splits["train"].labels))
+    length = length_of(inputs)
     flops, teachers = (
         inputs.spec.space.shape(
             {**WHOLE, "depth": layers, "layers": "first"}, inputs.teacher, inputs.vocabularies
         ).flops(length)
         for layers in (depth, inputs.teacher.depth)
     )
-    training = EPOCHS * sizes["train"] * (PACE.a_token + PACE.a_flop * flops / length)
-    return training, sizes["validation"] * PACE.reading * flops / teachers
+    training = EPOCHS * sizes["train"] * A_FLOP * flops / length
+    return training, sizes["validation"] * 1e-5 * flops / teachers
 
 
 @pytest.mark.usefixtures("given_pace")
@@ -48,7 +62,8 @@ def test_trials_that_are_given_count_as_they_are(study_of: Any, inputs: Inputs) 
     for depths in ((1,), (3,), (1, 3)):
         first = [{**WHOLE, "depth": depth} for depth in depths]
         made = make_plan(study_of(budget={"trials": len(depths)}, search={"first": first}))
-        wanted = [sum(parts_of_a_trial(inputs, depth)) for depth in depths]
+        parts = [parts_of_a_trial(inputs, depth) for depth in depths]
+        wanted = [plan.CROWDED * training + scoring for training, scoring in parts]
         assert made.seconds["one trial"] == pytest.approx(sum(wanted) / len(wanted))
 
 
@@ -58,7 +73,9 @@ def test_a_second_thread_gains_less_than_a_second_worker(study_of: Any, inputs: 
     study = {"budget": {"trials": 1}, "search": {"first": [{**WHOLE, "depth": 2}]}}
     for resources, gain in (({}, 1), ({"workers_per_lane": 2}, 2), ({"cpus_per_worker": 2}, 2**0.4)):
         found = make_plan(study_of(**study, resources=resources)).seconds["one trial"]
-        assert found == pytest.approx(training / gain + scoring)
+        assert found == pytest.approx(plan.CROWDED * training / gain + scoring)
+    alone = make_plan(study_of(**study, resources={"lanes": 3})).seconds["one trial"]  # of four CPUs
+    assert alone == pytest.approx(training + scoring)
 
 
 def test_a_pace_is_measured_and_leaves_no_trace(inputs: Inputs) -> None:
@@ -67,8 +84,9 @@ def test_a_pace_is_measured_and_leaves_no_trace(inputs: Inputs) -> None:
         inputs.spec.space.shape({**WHOLE, "depth": depth, "layers": "first"}, inputs.teacher, inputs.vocabularies)
         for depth in (1, 3)
     ]
-    pace = measure_pace(inputs, shapes, shapes[1], 9, 16)
-    flops = [shape.flops(9) / 9 for shape in shapes]
-    assert pace.training(flops[1]) >= pace.training(flops[0]) > 0
+    pace = measure_pace(inputs, shapes, shapes[1], 16, 16)
+    assert pace.training > 0
+    assert pace.fine_tuning > 0
+    assert measure_pace(inputs, shapes[:1], shapes[1], 16, None).fine_tuning == 0
     assert pace.reading > 0
     assert torch.get_num_threads() == threads

@@ -34,7 +34,13 @@ def train(name: str, threads: int, begin_at: float) -> None:
 
     def steps(count: int) -> tuple[int, float]:
         schedule = Schedule(
-            learning_rate=1e-5, batch_size=batch, warmup_share=0.1, epochs=1, steps=count, temperature=2.0, soft_share=0.9
+            learning_rate=1e-5,
+            batch_size=batch,
+            warmup_share=0.1,
+            epochs=1,
+            steps=count,
+            temperature=2.0,
+            soft_share=0.9,
         )
         fitted = fit(student, tokens, labels, logits, schedule, pad_id=0, seed=0, context=WorkerContext())
         return fitted.num_tokens, fitted.seconds

@@ -1,7 +1,7 @@
 """How fast this machine trains and reads, found by doing a little of it: what `plan` reckons with.
 
-A training step costs matrix products, which grow with a student's FLOPs, and much that does not: small operators, memory passes,
-Python. So two students of the study's own space are trained for some steps, and a line is drawn through what a token cost.
+What a token costs does not follow from a student's FLOPs alone: narrow layers pay as much as wide ones for small operators, memory
+passes and Python. So some of the students that the study would train are trained for some steps each.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 import torch
@@ -21,36 +22,31 @@ from search.trial.loop import Fitted, Schedule, fit
 from search.trial.students import build_student
 from spaces.student import StudentShape
 
-SECONDS = 1.5  # of training a student before it is timed, and again while it is
+SECONDS = 1.0  # of training a student before it is timed, and again while it is
 MAX_STEPS = 12
 
 
 @dataclass(frozen=True)
 class Pace:
-    """Of one worker. A token of a student of f FLOPs a token trains in `a_token + a_flop * f` seconds; the teacher reads one in
-    `reading` seconds."""
+    """Seconds a token of one worker of one thread that has the machine to itself: `training` a student on average, fine-tuning the
+    teacher (0 where it is not), and the teacher's `reading`."""
 
-    a_token: float
-    a_flop: float
+    training: float
+    fine_tuning: float
     reading: float
-
-    def training(self, flops_a_token: float) -> float:
-        return self.a_token + self.a_flop * flops_a_token
 
 
 def measure_pace(
-    inputs: Inputs, shapes: Sequence[StudentShape], teacher: StudentShape, length: int, batch_size: int
+    inputs: Inputs, students: Sequence[StudentShape], teacher: StudentShape, batch_size: int, fine_tuned_by: int | None
 ) -> Pace:
-    """`shapes` come by size. Some ten seconds for students of a small teacher."""
+    """`fine_tuned_by`: the batch size of the teacher's fine-tuning, if it is. Some ten seconds for students of a small teacher."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        ends = [shapes[0], shapes[-1]]
-        seconds = [training_seconds(inputs, shape, batch_size) for shape in ends]
-        flops = [shape.flops(length) / length for shape in ends]
-        rising = (seconds[1] - seconds[0]) / (flops[1] - flops[0]) if flops[1] > flops[0] else 0.0
-        slope = rising if rising > 0 else seconds[1] / flops[1]
-        return Pace(max(0.0, seconds[0] - slope * flops[0]), slope, reading_seconds(inputs, teacher))
+        seconds = {shape: training_seconds(inputs, shape, batch_size) for shape in dict.fromkeys(students)}
+        training = fmean(seconds[shape] for shape in students)
+        fine_tuning = training_seconds(inputs, teacher, fine_tuned_by) if fine_tuned_by else 0.0
+        return Pace(training, fine_tuning, reading_seconds(inputs, teacher))
     finally:
         torch.set_num_threads(threads)
 
@@ -93,7 +89,7 @@ def reading_seconds(inputs: Inputs, shape: StudentShape) -> float:
 
 def _tokens(inputs: Inputs, vocabulary_size: int) -> Tokens:
     names = [name for name, size in inputs.vocabularies.items() if size == vocabulary_size]
-    return inputs.transfer.splits["train"].tokens[names[0]]
+    return inputs.transfer.splits["train"].tokens[names[0] if names else "full"]  # a teacher's table may hold more
 
 
 def _random_model(inputs: Inputs, shape: StudentShape) -> torch.nn.Module:

@@ -29,6 +29,8 @@ HIDDEN_FACTOR = 2.2  # what a loss on hidden states does to a step
 EXACT_FACTOR = 4.0  # fp32 against bf16, where bf16 pays
 RANKING_FACTOR = 3.0  # the teacher's parts are ranked forwards and backwards
 THREADS_GAIN = 0.4  # n threads train n ** 0.4 times as fast as one: 1.3x on two
+CROWDED = 1.2  # what lanes that have all of a machine's cores lose to each other, Ray and the driver
+TIMED = 6  # students that are trained for some steps
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class Plan:
 
 
 def make_plan(spec: StudySpec, say: Say = lambda text: None) -> Plan:
-    """Reads and tokenises the data, asks the cluster what it holds, and trains two of the students for some steps.
+    """Reads and tokenises the data, asks the cluster what it holds, and trains some of the students for some steps.
 
     `say` is told what goes on."""
     begun = time.perf_counter()
@@ -93,7 +95,7 @@ def make_plan(spec: StudySpec, say: Say = lambda text: None) -> Plan:
     shapes = sorted(set(sampling.shapes), key=lambda shape: shape.num_parameters)
     cluster = _cluster()
     num_lanes = plan_lanes(spec.resources, cluster)
-    say("training two of the students for some steps")
+    say("training some of the students for some steps")
     return Plan(
         spec=spec,
         notes=inputs.notes,
@@ -103,7 +105,7 @@ def make_plan(spec: StudySpec, say: Say = lambda text: None) -> Plan:
         teacher_parameters=inputs.teacher.num_parameters,
         cluster={name: value for name, value in cluster.items() if name in ("CPU", "GPU")},
         num_lanes=num_lanes,
-        seconds=_estimate(spec, inputs, sampling, num_lanes, reading),
+        seconds=_estimate(spec, inputs, sampling, num_lanes, reading, cluster),
     )
 
 
@@ -125,7 +127,12 @@ def _cluster() -> dict[str, float]:
 
 
 def _estimate(
-    spec: StudySpec, inputs: Inputs, sampling: Sampling, num_lanes: int, read_seconds: float
+    spec: StudySpec,
+    inputs: Inputs,
+    sampling: Sampling,
+    num_lanes: int,
+    read_seconds: float,
+    cluster: dict[str, float],
 ) -> dict[str, float]:
     """Seconds by part, from the pace of this machine's processor (or its GPU) and the study's own sizes."""
     sizes = {name: len(split.tokens["full"].ids) for name, split in inputs.transfer.splits.items()}
@@ -133,24 +140,23 @@ def _estimate(
     length = max(1, round(sizes["train"] / num_texts))
     batch = spec.space.parameter("batch_size")
     batch_size = round(fmean(map(float, batch.values)) if isinstance(batch, Choice) else fmean((batch.low, batch.high)))
-    shapes = sorted(sampling.shapes, key=lambda shape: shape.flops(length))
-    teacher = _as_student(inputs)
+    trials, epochs, teacher = spec.budget.trials, spec.training.epochs, _as_student(inputs)
     if not spec.resources.gpus_per_worker:
         use_processor()  # as the lanes will
-    pace = measure_pace(inputs, shapes, teacher, length, batch_size)
+    students = some_of(sampling, trials, length)
+    fine_tuned_by = spec.teacher.fine_tune.batch_size if inputs.fine_tunes else None
+    pace = measure_pace(inputs, students, teacher, batch_size, fine_tuned_by)
     threads = max(1.0, spec.resources.cpus_per_worker)
     workers = spec.resources.workers_per_lane * threads**THREADS_GAIN
-    trials, epochs = spec.budget.trials, spec.training.epochs
+    taken = num_lanes * spec.resources.workers_per_lane * threads
+    crowded = CROWDED if not spec.resources.gpus_per_worker and taken >= cluster.get("CPU", 1.0) else 1.0
     exact = EXACT_FACTOR if bf16_pays(device().type) else 1.0
 
     # One trial, on average: those that `search.first` gives as they are, the rest as the space holds them.
-    flops = fmean(
-        fmean(shape.flops(length) / length for shape in sampling.open_to(number)) for number in range(min(trials, 100))
-    )
-    share_of_teacher = flops / (teacher.flops(length) / length)
+    share_of_teacher = fmean(shape.flops(length) for shape in students) / teacher.flops(length)
     trained = spec.training.steps * batch_size * length if spec.training.steps else epochs * sizes["train"]
     hidden = HIDDEN_FACTOR if spec.space.teacher_states(inputs.teacher.depth) else 1.0
-    trial = trained * pace.training(flops) * hidden / workers + sizes["validation"] * pace.reading * share_of_teacher
+    trial = trained * pace.training * crowded * hidden / workers + sizes["validation"] * pace.reading * share_of_teacher
 
     made = spec.data.augmentation.copies * num_texts if spec.data.augmentation != "none" else 0
     growth = made / sum(len(split.labels) for split in inputs.transfer.splits.values())
@@ -161,7 +167,7 @@ def _estimate(
         preparation += min(MAX_ROWS, num_texts) * length * pace.reading * RANKING_FACTOR / num_lanes
     if inputs.fine_tunes:
         tokens = spec.teacher.fine_tune.epochs * sizes["train"]
-        preparation += tokens * pace.training(teacher.flops(length) / length) / (num_lanes * threads) ** THREADS_GAIN
+        preparation += tokens * pace.fine_tuning / (num_lanes * threads) ** THREADS_GAIN
 
     confirm, points = spec.confirm, min(FRONT_GUESS, trials)
     again = points * (confirm.seeds - 1) + {"all": points, "best": 1, "none": 0}[confirm.without_distillation]
@@ -178,6 +184,17 @@ def _estimate(
         "confirmation and delivery": after,
         "in all": preparation + search + after,
     }
+
+
+def some_of(sampling: Sampling, trials: int, length: int) -> list[StudentShape]:
+    """At most TIMED different students that the trials may be, from the smallest to the largest, each as often as it is likely."""
+
+    def evenly(shapes: list[StudentShape]) -> list[StudentShape]:
+        ordered = sorted(shapes, key=lambda shape: shape.flops(length))
+        return [ordered[int((number + 0.5) / TIMED * len(ordered))] for number in range(TIMED)]
+
+    likely = [shape for number in range(min(trials, 100)) for shape in evenly(sampling.open_to(number))]
+    return likely if len(set(likely)) <= TIMED else evenly(likely)
 
 
 def _as_student(inputs: Inputs) -> StudentShape:
