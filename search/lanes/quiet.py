@@ -29,6 +29,7 @@ ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how soon Train sees that a worker ended
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one more process per lane; lanes survive preemption anyway
+    "MALLOC_ARENA_MAX": "1",  # else a lane's thread has a heap that keeps no tensor above 64 MB: 5 % of a step
     "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "2",  # 30 s are waited for a hung rank otherwise
 }
 START_TRIES = 4

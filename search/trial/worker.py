@@ -140,8 +140,8 @@ def resolve(values: dict[str, Any]) -> dict[str, Any]:
 
 def keep_freed_memory() -> None:
     """Large tensors come from the heap and freed ones stay there: glibc would hand them back to the system and fault them in
-    again at every step (4 % of a step on short texts). In a thread that is not the first, as Ray Train's is, this holds up
-    to 64 MB. Where there is no glibc nothing happens."""
+    again at every step (4 % of a step on short texts). Lanes are started with MALLOC_ARENA_MAX=1: in a thread that is not the
+    first, as Ray Train's is, it would otherwise hold up to 64 MB only. Where there is no glibc nothing happens."""
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
         if not libc.mallopt(M_MMAP_THRESHOLD, 1 << 30):
