@@ -21,7 +21,7 @@ from search.trial.students import build_student
 from search.trial.worker import keep_freed_memory
 
 SIZES = {**STUDENTS, "BERT-base": (12, 768, 3072, 30_522)}
-READY_IN, SECONDS = 40, 15  # from the processes' start to the common beginning; of training
+READY_IN, SECONDS = 25, 10  # from the processes' start to the common beginning; of training
 
 
 def train(name: str, threads: int, begin_at: float) -> None:
