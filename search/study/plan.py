@@ -22,7 +22,7 @@ from spaces.student import StudentShape
 from spaces.study import StudySpec
 from spaces.yaml_io import to_yaml
 
-ONE_CORE = "  (two lanes of one core train 1.9 to 2 times what one does, one lane of two threads 1.2 to 1.8 times, at every size measured)"
+ONE_CORE = "  (two lanes of one core train 1.9 to 2 times what one does, one lane of two threads 1.2 to 1.8 times)"
 START_SECONDS = 20.0  # Ray, the lanes, their imports
 MAKING_SECONDS = 160e-6  # of making one text up
 HIDDEN_FACTOR = 2.2  # what a loss on hidden states does to a step
