@@ -278,7 +278,9 @@ def test_a_killed_driver_leaves_no_process(tmp_path: Path) -> None:
     assert len(processes_with(mark)) > 3, "the mark finds Ray's processes"
     driver.send_signal(signal.SIGKILL)
     driver.wait()
-    deadline = time.monotonic() + 120  # Ray's agents take 50 to 62 s to believe that their head is gone
+    deadline = (
+        time.monotonic() + 120
+    )  # Ray's agents take 14 to 78 s to believe that their head is gone, whatever it is told
     while left := processes_with(mark):
         assert time.monotonic() < deadline, left
         time.sleep(0.2)

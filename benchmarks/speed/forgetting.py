@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from scale import TEACHER
+from simulated import TEACHER
 
 from search.results.front import hypervolume
 from search.study import sampling as module

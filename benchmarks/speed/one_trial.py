@@ -31,7 +31,8 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
-from task import BATCH, LEARNING_RATE, SOFT_SHARE, TEMPERATURE, Task, few_rows, peak_megabytes
+from memory import peak_megabytes
+from task import BATCH, LEARNING_RATE, SOFT_SHARE, TEMPERATURE, Task, few_rows
 
 from search.trial.context import WorkerContext
 from search.trial.teacher import teach

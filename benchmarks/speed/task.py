@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import random
-import resource
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,7 +121,3 @@ class Task:
         """Accuracy on validation and test, in fp32."""
         found = score(student, self.inputs.transfer, "used", ("validation", "test"), WorkerContext(), exact=True)
         return {name: value for name, value in found.items() if name.endswith("/accuracy")}
-
-
-def peak_megabytes() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -27,7 +27,7 @@ def with_made_up_texts(inputs: Inputs, pool: LanePool, say: Say) -> Inputs:
     items = missing_parts(inputs)
     if items:
         say(f"making up texts, {spec.copies} for each of {len(train):,}")
-        texts = ray.put((list(train.texts), None if train.pairs is None else list(train.pairs)))
+        texts = ray.put(train.as_lists())
         for item in items:
             pool.submit(item.model_copy(update={"payload": {**item.payload, "refs": {"texts": texts}}}))
         for item in items:

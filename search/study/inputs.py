@@ -14,7 +14,7 @@ from search.study.teachers import TeacherSource, find_teacher, match_labels
 from search.study.texts import UNLABELLED, LabelledTexts, StudyTexts, read_texts
 from search.trial.data import NO_LABEL, Split, Tokens, TransferSet, Vocabulary
 from search.trial.layouts import LAYOUTS
-from search.trial.vocabulary import cut_vocabulary, full_vocabulary, is_word_piece, load_tokenizer
+from search.trial.vocabulary import cut_vocabulary, full_vocabulary, is_word_piece, load_tokenizer, new_ids
 from spaces.errors import Fault, InputError, TrialError, near_miss
 from spaces.parameters import Choice
 from spaces.space import SearchSpace
@@ -115,10 +115,7 @@ def _tokenise(
     for name, split in texts.splits.items():
         tokens = _in_every_vocabulary(split, full[name], vocabularies, max_length)
         labels = _labels(split, name, label_names, spec.about.target)
-        pairs = None if split.pairs is None else list(split.pairs)
-        splits[name] = Split(
-            tokens, labels, texts=(list(split.texts), pairs) if name in ("validation", "test") else None
-        )
+        splits[name] = Split(tokens, labels, texts=split.as_lists() if name in ("validation", "test") else None)
     weights = class_weights(spec, splits["train"].labels, label_names)
     common = [source.fingerprint, max_length, label_names, spec.task, FORMAT]
     labelled, fingerprint = (key_of([known.fingerprint, *common]) for known in (texts.labelled, texts))
@@ -151,13 +148,11 @@ def in_cut_vocabulary(split: LabelledTexts, full: Tokens, cut: Vocabulary, max_l
     tokenizer = load_tokenizer(cut)
     if not len(full) or not full.lengths.min():
         return Tokens.encode(tokenizer, split.texts, split.pairs, max_length)
-    new_ids = np.full(max(full.ids.max(), cut.kept.max()) + 1, -1, np.int32)
-    new_ids[cut.kept] = np.arange(len(cut.kept), dtype=np.int32)
-    new_ids[cut.kept[tokenizer.unk_token_id]] = -1
-    ids = new_ids[full.ids]
-    again = np.logical_or.reduceat(ids < 0, full.offsets[:-1]) | (full.lengths >= max_length)
+    unknown, num_ids = tokenizer.unk_token_id, 1 + int(max(full.ids.max(), cut.kept.max()))
+    tokens = full.remapped(new_ids(cut, int(cut.kept[unknown]), num_ids))
+    again = np.logical_or.reduceat(tokens.ids == unknown, tokens.offsets[:-1]) | (tokens.lengths >= max_length)
     some = split.pick(np.flatnonzero(again))
-    return full.with_rows(again, Tokens.encode(tokenizer, some.texts, some.pairs, max_length), ids)
+    return tokens.with_rows(again, Tokens.encode(tokenizer, some.texts, some.pairs, max_length))
 
 
 def _labels(split: LabelledTexts, name: str, label_names: list[str], target: str) -> np.ndarray:

@@ -1,7 +1,7 @@
 """How fast this machine trains and reads, found by doing a little of it: what `plan` reckons with.
 
-What a token costs does not follow from a student's FLOPs alone: narrow layers pay as much as wide ones for small operators, memory
-passes and Python. So some of the students that the study would train are trained for some steps each.
+A student's matrix products are a quarter to a half of what its steps take (benchmarks/README.md), so FLOPs alone do not say. Some
+of the students that the study would train are trained for some steps each.
 """
 
 from __future__ import annotations

@@ -143,7 +143,7 @@ def _estimate(
     trials, epochs, teacher = spec.budget.trials, spec.training.epochs, _as_student(inputs)
     if not spec.resources.gpus_per_worker:
         use_processor()  # as the lanes will
-    students = some_of(sampling, trials, length)
+    students = _some_of(spec, sampling, length)
     fine_tuned_by = spec.teacher.fine_tune.batch_size if inputs.fine_tunes else None
     pace = measure_pace(inputs, students, teacher, batch_size, fine_tuned_by)
     threads = max(1.0, spec.resources.cpus_per_worker)
@@ -186,14 +186,17 @@ def _estimate(
     }
 
 
-def some_of(sampling: Sampling, trials: int, length: int) -> list[StudentShape]:
+def _some_of(spec: StudySpec, sampling: Sampling, length: int) -> list[StudentShape]:
     """At most TIMED different students that the trials may be, from the smallest to the largest, each as often as it is likely."""
 
     def evenly(shapes: list[StudentShape]) -> list[StudentShape]:
         ordered = sorted(shapes, key=lambda shape: shape.flops(length))
         return [ordered[int((number + 0.5) / TIMED * len(ordered))] for number in range(TIMED)]
 
-    likely = [shape for number in range(min(trials, 100)) for shape in evenly(sampling.open_to(number))]
+    looked_at = min(spec.budget.trials, 100)
+    given = min(len(spec.search.first), looked_at)
+    likely = [shape for number in range(given) for shape in evenly(sampling.open_to(number))]
+    likely += evenly(sampling.shapes) * (looked_at - given)
     return likely if len(set(likely)) <= TIMED else evenly(likely)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -77,22 +77,18 @@ def run_study(spec: StudySpec, display: Display | None = None) -> StudyResult:
         show.watch(pool.status, lambda: "preparing")
         # Of each worker, while the other lanes are idle.
         threads = max(1, int(num_lanes * spec.resources.cpus_per_worker))
-        floors = Floors(inputs, record, pool)
         reference = ray.put(inputs.transfer)
         inputs = replace(inputs, transfer=ray.get(reference))  # from here on the arrays are in the object store alone
+        floors = Floors(inputs, record, pool)
         floors.ask_early(reference)  # one lane alone fine-tunes
         prepared = prepare(inputs, reference, pool, threads, show.say)
         record.keep("teacher_passes", (record.fact("teacher_passes") or 0) + prepared.teacher_passes)
         payload = {"teacher": str(prepared.teacher_folder), "refs": {"transfer": prepared.transfer}}
         stages.ended("preparation, and the lanes' start")
 
-        def no_more_trials() -> None:
-            floors.ask(payload)  # for the lane that has nothing to do until the others' last trials end
-
         if spec.budget.minutes is not None:
             floors.ask(payload)  # before any time is given to trials
-        searcher, budget = _search(spec, inputs, record, pool, prepared, payload, show, tracker, begun, no_more_trials)
-        floors.ask(payload)
+        searcher, budget = _search(spec, inputs, record, pool, prepared, payload, show, tracker, begun, floors)
         stages.ended("search")
         outcomes = searcher.ordered
         front = ParetoFront.of(outcomes, spec, prepared.references)
@@ -140,7 +136,7 @@ def _search(
     show: Display,
     tracker: Tracker,
     begun: float,
-    no_more_trials: Callable[[], None],
+    floors: Floors,
 ) -> tuple[StudySearcher, Budget]:
     minutes = spec.budget.minutes
     limits = _limits(spec, prepared.references)
@@ -168,7 +164,8 @@ def _search(
         teacher_depth=inputs.teacher.depth,
         payload=payload,
         told=told,
-        no_more_trials=no_more_trials,
+        # For the lane that has nothing to do until the others' last trials end.
+        no_more_trials=lambda: floors.ask(payload),
     )
     done = sum(outcome.state is TrialState.DONE for outcome in searcher.ordered)
     if searcher.ordered:

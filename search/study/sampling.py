@@ -25,8 +25,8 @@ from spaces.student import StudentShape, TeacherShape
 from spaces.study import SIZE, StudySpec
 from spaces.trial import TrialOutcome, TrialState, derived_seed
 
-MOST_SEEN = 2000  # trials that TPE sees whole; of more the latest, and
-BLOCK = 1000  # of the older ones, which become more by as many at a time
+MOST_SEEN = 2000  # the latest trials, of which TPE sees all,
+BLOCK = 1000  # and of the older ones so many, which become more by as many at a time: 2,001 to 3,000 in all
 TRIES = 30  # draws from the sampler before a valid architecture is fixed and only the rest is drawn
 
 
@@ -116,8 +116,8 @@ class Sampling:
         return optuna.create_study(directions=list(self._spec.objectives.values()))
 
     def _study_of(self, done: Sequence[TrialOutcome]) -> optuna.Study:
-        """The in-memory study with these trials, or the latest of them. It grows, as making it anew costs a second by 2,000
-        trials, until there are more than an ask should read."""
+        """The in-memory study with these trials, or with what is remembered of very many. It grows with them, as making it anew
+        costs a second by 2,000, and is made anew where a block is forgotten."""
         ordered = self._remembered(sorted(done, key=lambda outcome: (_finished_at(outcome), outcome.number)))
         numbers = [outcome.number for outcome in ordered]
         if numbers[: len(self._seen)] != self._seen:

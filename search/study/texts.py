@@ -43,6 +43,10 @@ class LabelledTexts:
         """What makes a row the same text as another."""
         return zip(self.texts, repeat("") if self.pairs is None else self.pairs, strict=False)
 
+    def as_lists(self) -> tuple[list[str], list[str] | None]:
+        """Texts and their second halves as Python holds them: for who sends them elsewhere."""
+        return list(self.texts), None if self.pairs is None else list(self.pairs)
+
     def pick(self, rows: np.ndarray) -> LabelledTexts:
         return LabelledTexts(
             _picked(self.texts, rows),

@@ -53,14 +53,14 @@ class Tokens:
         ids = np.concatenate([part.ids for part in parts])
         return cls(ids, offsets, np.concatenate([part.second for part in parts]))
 
-    def with_rows(self, chosen: np.ndarray, theirs: Tokens, ids: np.ndarray) -> Tokens:
-        """The `chosen` (N,) rows as in `theirs`, which holds them alone, in order; the others with `ids` for their pieces."""
+    def with_rows(self, chosen: np.ndarray, theirs: Tokens) -> Tokens:
+        """The `chosen` (N,) rows as in `theirs`, which holds them alone, in order; the others as they are."""
         lengths, second = self.lengths, self.second.copy()
         kept = np.repeat(~chosen, lengths)
         lengths[chosen], second[chosen] = theirs.lengths, theirs.second
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         ours, laid = np.repeat(~chosen, lengths), np.empty(offsets[-1], np.int32)
-        laid[ours], laid[~ours] = ids[kept], theirs.ids
+        laid[ours], laid[~ours] = self.ids[kept], theirs.ids
         return Tokens(laid, offsets, second)
 
     def remapped(self, new_ids: np.ndarray) -> Tokens:
