@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -153,13 +155,50 @@ class BudgetSpec(Frozen):
     minutes: Annotated[float, Field(gt=0, le=10**6)] | None = None
 
 
+class HalvingSpec(Frozen):
+    """Successive halving: every trial is trained to the first rung and measured there, and 1 in `reduction` of those measured at
+    a rung goes on to the next. Rungs are shares of the whole training, rising, such as 1/9; the last is 1."""
+
+    rungs: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=2, max_length=20)] = (
+        1 / 9,
+        1 / 3,
+        1,
+    )
+    reduction: Annotated[float, Field(ge=1, le=100)] = 3
+
+    @field_validator("rungs", mode="before")
+    @classmethod
+    def _fractions(cls, value: Any) -> Any:
+        """1/9 is text to YAML."""
+        if not isinstance(value, list | tuple):
+            return value
+
+        def number(rung: Any) -> Any:
+            return float(Fraction(rung)) if isinstance(rung, str) and re.fullmatch(r"\d+/[1-9]\d*", rung) else rung
+
+        return tuple(map(number, value))
+
+    @field_validator("rungs")
+    @classmethod
+    def _rising(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        shown = ", ".join(f"{rung:g}" for rung in value)
+        if value[-1] != 1 or any(low >= high for low, high in pairwise(value)):
+            raise ValueError(f"[{shown}] do not rise to 1; write shares of the training such as [1/9, 1/3, 1]")
+        return value
+
+
 class SamplingSpec(Frozen):
     """How trials are chosen. `first` are parameter values to begin with; what they leave open is sampled."""
 
     sampler: Literal["tpe", "random"] = "tpe"
     startup_trials: Annotated[int, Field(ge=1, le=100_000)] = 10
-    halving: Literal["none"] = "none"
+    halving: HalvingSpec | Literal["none"] = "none"
     first: tuple[dict[str, Value], ...] = ()
+
+    @property
+    def rungs(self) -> tuple[float, ...]:
+        """The shares of the training at which a trial is measured; the last is 1."""
+        return (1.0,) if self.halving == "none" else self.halving.rungs
 
     @field_validator("first", mode="before")
     @classmethod

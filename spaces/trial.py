@@ -123,7 +123,8 @@ class WorkResult(Frozen):
 
 
 class TrialOutcome(Frozen):
-    """One trial as the record knows it. `parameters` are the searched values as suggested."""
+    """One trial as the record knows it. `parameters` are the searched values as suggested; `until` is the share of its training
+    at which the segment that was suggested last ends."""
 
     number: int
     config: TrialConfig
@@ -132,6 +133,17 @@ class TrialOutcome(Frozen):
     measurements: tuple[Measurement, ...] = ()
     error: str = ""
     labels: dict[str, str] = Field(default_factory=dict)  # such as kind: confirm
+    until: float = 1.0
+
+    @property
+    def train_seconds(self) -> float:
+        """Of all its segments; 0 where none was measured."""
+        return sum(measurement.cost.get("train_seconds", 0.0) for measurement in self.measurements)
+
+    @property
+    def share(self) -> float:
+        """The part of its training that is measured."""
+        return self.last.share if self.last else 0.0
 
     @property
     def last(self) -> Measurement | None:

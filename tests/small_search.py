@@ -9,8 +9,8 @@ import tiny
 
 from search.record.record import Record, open_storage
 from search.results.front import Reference
-from search.study.sampling import Sampling
 from search.study.searcher import trial_config
+from search.suggest.sampling import Sampling
 from spaces.student import StudentShape
 from spaces.study import StudySpec
 from spaces.trial import Measurement, TrialConfig, TrialOutcome, TrialState

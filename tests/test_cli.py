@@ -15,8 +15,8 @@ import yaml
 from search import cli
 from search.record.record import Record, open_storage
 from search.study.output import claim_output
-from search.study.sampling import Sampling
 from search.study.searcher import trial_config
+from search.suggest.sampling import Sampling
 from spaces.errors import InputError, StudyError
 from spaces.student import TeacherShape
 from spaces.study import StudySpec

@@ -13,8 +13,8 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from search.study.inputs import read_inputs
-from search.study.sampling import Sampling
 from search.study.searcher import trial_config
+from search.suggest.sampling import Sampling
 from search.trial import work
 from search.trial.context import WorkerContext
 from search.trial.students import build_student

@@ -9,8 +9,8 @@ import pytest
 import tiny
 
 from search.study.inputs import read_inputs
-from search.study.sampling import Sampling
 from search.study.searcher import trial_config
+from search.suggest.sampling import Sampling
 from search.trial import work
 from search.trial.context import WorkerContext
 from search.trial.teacher import teach

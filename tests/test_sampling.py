@@ -12,9 +12,9 @@ from optuna.samplers import TPESampler
 from small_search import TEACHER, VOCABULARIES, Clock, a_sampling, a_spec, done, history, reopened
 
 from search.results.front import non_dominated
-from search.study import sampling as sampling_module
 from search.study.budget import Budget
-from search.study.sampling import Sampling
+from search.suggest import sampling as sampling_module
+from search.suggest.sampling import Sampling
 from spaces.errors import InputError
 from spaces.trial import TrialOutcome, TrialState
 

@@ -13,6 +13,7 @@ from search.record.record import Record
 from search.study.budget import Budget
 from search.study.output import trial_folder
 from search.study.searcher import StudySearcher
+from search.suggest.ladder import Ladder
 from spaces.trial import Measurement, TrialOutcome, TrialState, WorkItem, WorkResult
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
@@ -26,6 +27,7 @@ def a_searcher(folder: Path, told: list[TrialOutcome] | None = None, **changes: 
         record,
         a_sampling(spec),
         Budget(spec, num_lanes=1, tokens_per_text=10.0, deadline=None, front_size=lambda: 1),
+        Ladder(spec, {}),
         references=REFERENCES,
         teacher_depth=TEACHER.depth,
         payload={"teacher": "folder"},

@@ -27,8 +27,8 @@ from safetensors.numpy import load_file
 from search.study.augment import with_parts
 from search.study.inputs import read_inputs
 from search.study.output import open_record, open_study, spec_of
-from search.study.sampling import Sampling
 from search.study.searcher import trial_config
+from search.suggest.sampling import Sampling
 from search.trial import work
 from search.trial.context import WorkerContext
 from spaces.errors import StudyError

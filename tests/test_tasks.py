@@ -14,8 +14,8 @@ import tiny
 import torch
 
 from search.study.inputs import class_weights, label_array, read_inputs
-from search.study.sampling import Sampling
 from search.study.searcher import trial_config
+from search.suggest.sampling import Sampling
 from search.trial import floor, losses, work
 from search.trial.context import WorkerContext
 from search.trial.data import TransferSet

@@ -14,9 +14,9 @@ import numpy as np
 from simulated import TEACHER
 
 from search.results.front import hypervolume
-from search.study import sampling as module
-from search.study.sampling import Sampling
 from search.study.searcher import trial_config
+from search.suggest import sampling as module
+from search.suggest.sampling import Sampling
 from spaces.trial import Measurement, TrialOutcome, TrialState
 from spaces.yaml_io import parse_study
 

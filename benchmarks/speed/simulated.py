@@ -22,8 +22,9 @@ from search.lanes.quiet import start_ray
 from search.record.record import Record, open_storage
 from search.results.front import Reference
 from search.study.budget import Budget
-from search.study.sampling import Sampling
 from search.study.searcher import StudySearcher
+from search.suggest.ladder import Ladder
+from search.suggest.sampling import Sampling
 from spaces.student import TeacherShape
 from spaces.trial import Measurement, WorkItem, WorkKind, WorkResult
 from spaces.yaml_io import parse_study
@@ -62,6 +63,7 @@ def trials(count: int) -> None:
             record,
             sampling,
             budget,
+            Ladder(spec, {}),
             references=REFERENCES,
             teacher_depth=12,
             payload={},

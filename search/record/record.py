@@ -90,8 +90,9 @@ class Record:
         parameters: Mapping[str, Any],
         space: SearchSpace,
         labels: Mapping[str, str] | None = None,
+        until: float = 1.0,
     ) -> TrialOutcome:
-        """Writes a new running trial and returns it with its number; one transaction."""
+        """Writes a new trial that runs to the share `until`, and returns it with its number; one transaction."""
         searched = {
             name: value
             for name, value in parameters.items()
@@ -107,6 +108,7 @@ class Record:
                 "parameters": json.dumps(dict(parameters)),
                 "labels": json.dumps(dict(labels or {})),
                 "attempt": 1,
+                "until": until,
                 "num_parameters": config.shape.num_parameters,
             },
         )
@@ -119,6 +121,7 @@ class Record:
             parameters=dict(parameters),
             state=TrialState.RUNNING,
             labels=dict(labels or {}),
+            until=until,
         )
 
     def next_number(self) -> int:
@@ -132,6 +135,11 @@ class Record:
 
     def set_attempt(self, number: int, attempt: int) -> None:
         self._storage.set_trial_user_attr(self._ids[number], "attempt", attempt)
+
+    def promote(self, number: int, until: float) -> None:
+        """Its next segment is suggested: the state is written last, so that it says who ended what came before."""
+        self._storage.set_trial_user_attr(self._ids[number], "until", until)
+        self.set_state(number, TrialState.PROMOTED)
 
     def set_state(self, number: int, state: TrialState, values: Iterable[float] | None = None, error: str = "") -> None:
         """Moves a trial on; a trial that is finished stays as it is."""
@@ -177,6 +185,7 @@ def _outcome(trial: FrozenTrial) -> TrialOutcome:
         measurements=tuple(measurements),
         error=attrs.get("error", ""),
         labels=json.loads(attrs.get("labels", "{}")),
+        until=float(attrs.get("until", 1.0)),
     )
 
 

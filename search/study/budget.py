@@ -43,28 +43,28 @@ class Budget:
             return False
         return self.deadline is None or self._clock() + self.kept_back(outcomes) < self.deadline
 
-    def has_time_for(self, shape: StudentShape, outcomes: Sequence[TrialOutcome]) -> bool:
-        """Whether a trial of this shape would end before what comes after the search has to begin. Running trials are
-        counted in: a new one begins when a lane is free."""
+    def has_time_for(self, shape: StudentShape, outcomes: Sequence[TrialOutcome], share: float = 1.0) -> bool:
+        """Whether this share of a trial of this shape would end before what comes after the search has to begin. Running trials
+        are counted in: a new one begins when a lane is free."""
         if self.deadline is None:
             return True
         seconds = self.seconds_for(shape, outcomes)
         if seconds is None:
             return True
         waiting = [
-            self.seconds_for(outcome.config.shape, outcomes) or 0.0
+            (self.seconds_for(outcome.config.shape, outcomes) or 0.0) * (outcome.until - outcome.share)
             for outcome in outcomes
-            if outcome.state is TrialState.RUNNING
+            if outcome.state in (TrialState.RUNNING, TrialState.PROMOTED)
         ]
         ahead = max(0.0, sum(waiting) / 2 / self._lanes) if len(waiting) >= self._lanes else 0.0
-        return self._clock() + ahead + seconds + self.kept_back(outcomes) < self.deadline
+        return self._clock() + ahead + seconds * share + self.kept_back(outcomes) < self.deadline
 
     def seconds_for(self, shape: StudentShape, outcomes: Sequence[TrialOutcome]) -> float | None:
         """The predicted seconds of one full trial; None before anything was measured."""
         measured = (
-            outcome.last.cost["train_seconds"] / outcome.config.shape.flops(self._tokens)
+            outcome.train_seconds / outcome.share / outcome.config.shape.flops(self._tokens)
             for outcome in reversed(outcomes)
-            if outcome.state is TrialState.DONE and outcome.last and outcome.last.cost.get("train_seconds")
+            if outcome.train_seconds
         )
         rates = list(islice(measured, RECENT))
         return median(rates) * shape.flops(self._tokens) if rates else None
@@ -73,7 +73,7 @@ class Budget:
         """Seconds for confirmation and delivery: each point again with more seeds, and without distillation; then scored."""
         confirm, points = self._spec.confirm, self._front_size() or FRONT_GUESS
         again = points * (confirm.seeds - 1) + {"all": points, "best": 1, "none": 0}[confirm.without_distillation]
-        done = [o.last.cost.get("train_seconds", 0.0) for o in outcomes if o.state is TrialState.DONE and o.last]
+        done = [outcome.train_seconds for outcome in outcomes if outcome.state is TrialState.DONE]
         if not done:
             return OVERHEAD_SECONDS
         training = max(again * median(done) / self._lanes, max(done) if again else 0.0)

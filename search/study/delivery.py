@@ -8,7 +8,7 @@ from typing import Any
 from search.lanes.pool import LanePool
 from search.record.record import Record
 from search.results.front import ParetoFront
-from search.study.output import delivered_metrics, trial_folder
+from search.study.output import delivered_metrics, weights_folder
 from spaces.study import StudySpec
 from spaces.trial import TrialOutcome, WorkItem, WorkKind
 
@@ -39,7 +39,7 @@ class Delivery:
                 continue
             outcome = by_number[trial]
             assert outcome.last is not None
-            weights = trial_folder(self._spec, trial) / f"attempt-{outcome.last.attempt}"
+            weights = weights_folder(self._spec, outcome.last)
             item = WorkItem(
                 key=f"deliver:{trial}",
                 kind=WorkKind.DELIVER,

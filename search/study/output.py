@@ -21,7 +21,7 @@ from spaces.errors import InputError, StudyError
 from spaces.parameters import Choice
 from spaces.space import PARAMETERS, SearchSpace
 from spaces.study import BudgetSpec, ConfirmSpec, SamplingSpec, StudySpec
-from spaces.trial import BestConfig, TrialOutcome
+from spaces.trial import BestConfig, Measurement, TrialOutcome
 from spaces.yaml_io import parse_study, parse_yaml, to_yaml, write_whole
 
 PACKAGES = ("torch", "transformers", "ray", "optuna", "tokenizers", "numpy")
@@ -125,8 +125,18 @@ def delivered_metrics(record: Record) -> dict[int, dict[str, float]]:
 
 
 def trial_folder(spec: StudySpec, number: int) -> Path:
-    """Where the checkpoints of a trial lie while it is in play, one folder an attempt."""
+    """Where the checkpoints of a trial lie while it is in play."""
     return spec.output / "trials" / str(number)
+
+
+def segment_folder(spec: StudySpec, number: int, until: float) -> Path:
+    """Those of the segment that ends at the share `until`, one folder an attempt."""
+    return trial_folder(spec, number) / f"{until:.3f}"
+
+
+def weights_folder(spec: StudySpec, measured: Measurement) -> Path:
+    """The checkpoint of what was measured."""
+    return segment_folder(spec, measured.trial, measured.share) / f"attempt-{measured.attempt}"
 
 
 def write_results(

@@ -13,8 +13,8 @@ from search.study.budget import FRONT_GUESS, OVERHEAD_SECONDS
 from search.study.inputs import Inputs, Say, read_inputs
 from search.study.pace import measure_pace
 from search.study.run import known_limits
-from search.study.sampling import Sampling
 from search.study.secrets import mask_secrets
+from search.suggest.sampling import Sampling
 from search.trial.device import bf16_pays, device, use_processor
 from search.trial.start.importance import MAX_ROWS
 from spaces.parameters import Choice

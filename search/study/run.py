@@ -33,12 +33,13 @@ from search.study.output import (
 )
 from search.study.prepare import Prepared, prepare
 from search.study.progress import Display, Silent
-from search.study.sampling import Sampling
 from search.study.searcher import StudySearcher
 from search.study.stages import Stages
 from search.study.tracking import Tracker, make_tracker
+from search.suggest.ladder import Ladder
+from search.suggest.sampling import Sampling
 from spaces.errors import InputError, StudyError
-from spaces.study import StudySpec
+from spaces.study import SIZE, StudySpec
 from spaces.trial import TrialOutcome, TrialState
 
 SILENCE_SECONDS = 300.0  # a lane that says nothing for so long is killed
@@ -140,7 +141,9 @@ def _search(
 ) -> tuple[StudySearcher, Budget]:
     minutes = spec.budget.minutes
     limits = _limits(spec, prepared.references)
-    sampling = Sampling(spec, inputs.teacher, inputs.vocabularies, limits)
+    teacher = prepared.references[0]
+    scores = {name: teacher.value(name) for name in spec.objectives if name not in SIZE}
+    sampling = Sampling(spec, inputs.teacher, inputs.vocabularies, limits, scores)
     budget = Budget(
         spec,
         num_lanes=pool.num_lanes,
@@ -151,7 +154,7 @@ def _search(
     )
 
     def told(outcome: TrialOutcome) -> None:
-        if outcome.last is not None:
+        if outcome.last is not None and not outcome.error:
             tracker.measured(outcome, outcome.last)
         show.told(outcome)
 
@@ -160,6 +163,7 @@ def _search(
         record,
         sampling,
         budget,
+        Ladder(spec, limits),
         references=prepared.references,
         teacher_depth=inputs.teacher.depth,
         payload=payload,

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 from search.lanes.trainable import SegmentSearcher
-from search.record.record import Record
+from search.record.record import FINISHED, Record
 from search.results.front import ParetoFront, Reference
 from search.study.budget import Budget
-from search.study.output import trial_folder
-from search.study.sampling import Sampling
+from search.study.output import segment_folder, trial_folder, weights_folder
+from search.suggest.ladder import Ladder
+from search.suggest.sampling import Sampling
 from spaces.architecture import copied_layers
 from spaces.parameters import Value
 from spaces.space import PARAMETERS
@@ -32,8 +33,8 @@ Told = Callable[[TrialOutcome], None]
 
 
 class StudySearcher(SegmentSearcher):
-    """Suggests segments: first those that an earlier run left unfinished, then new trials until the budget is spent.
-    `no_more_trials` is called when it is: once or more often."""
+    """Suggests segments: first those that an earlier run left unfinished, then the next one of a trial that goes on, then new
+    trials until the budget is spent. `no_more_trials` is called when it is: once or more often."""
 
     def __init__(
         self,
@@ -41,6 +42,7 @@ class StudySearcher(SegmentSearcher):
         record: Record,
         sampling: Sampling,
         budget: Budget,
+        ladder: Ladder,
         *,
         references: list[Reference],
         teacher_depth: int,
@@ -50,18 +52,23 @@ class StudySearcher(SegmentSearcher):
     ) -> None:
         super().__init__()
         self._no_more_trials = no_more_trials
-        self._spec, self._record, self._sampling, self._budget = spec, record, sampling, budget
+        self._spec, self._record, self._sampling, self._budget, self._ladder = spec, record, sampling, budget, ladder
         self._references, self._teacher_depth, self._payload, self._told = references, teacher_depth, payload, told
         self.outcomes: dict[int, TrialOutcome] = {}
         self._attempts = record.attempts()
         self._unfinished: list[int] = []
+        self._flying: set[int] = set()
         for outcome in record.outcomes():
             self.outcomes[outcome.number] = outcome
-            if outcome.state is TrialState.RUNNING:
-                if outcome.last and outcome.last.share >= 1:  # measured, and cut off before its state was written
-                    self._finish(outcome.number, TrialState.DONE)
+            if outcome.state in (TrialState.RUNNING, TrialState.PROMOTED):
+                if outcome.share >= outcome.until:  # measured, and cut off before its state was written
+                    self._set_state(outcome.number, _after(outcome))
                 else:
                     self._unfinished.append(outcome.number)
+            outcome = self.outcomes[outcome.number]
+            for measurement in outcome.measurements:
+                ladder.measured(outcome, measurement)
+            ladder.settle(outcome)
         self.front = ParetoFront.of(self.ordered, spec, references)  # as it stands
         self._forget_weights(self.ordered)
 
@@ -70,40 +77,80 @@ class StudySearcher(SegmentSearcher):
         return [self.outcomes[number] for number in sorted(self.outcomes)]
 
     def next_item(self, trial_id: str) -> WorkItem | Literal["finished"] | None:
-        if self._unfinished:
-            number = self._unfinished.pop(0)
-            attempt = self._attempts.get(number, 1) + 1
-            self._record.set_attempt(number, attempt)
-            return self._item(self.outcomes[number], attempt)
+        item = self._interrupted() or self._promoted() or self._new()
+        if item is not None:
+            self._flying.add(item.trial)  # type: ignore[arg-type]
+            return item
+        self._no_more_trials()
+        if self._flying and self._ladder.has_rungs:
+            return None  # what they measure may let another go on
+        for number in self._ladder.waiting():
+            self._end(number)
+        return "finished"
+
+    def _interrupted(self) -> WorkItem | None:
+        if not self._unfinished:
+            return None
+        number = self._unfinished.pop(0)
+        attempt = self._attempts.get(number, 1) + 1
+        self._record.set_attempt(number, attempt)
+        return self._item(self.outcomes[number], attempt)
+
+    def _promoted(self) -> WorkItem | None:
+        while (due := self._ladder.due()) is not None:
+            number, share = due
+            outcome = self.outcomes[number]
+            if not self._budget.has_time_for(outcome.config.shape, self.ordered, 1 - share):
+                return None
+            if self._sampling.is_beaten(outcome.config.shape, self.front):
+                self._end(number)
+                continue
+            until = self._ladder.next_share(share)
+            self._record.promote(number, until)
+            self._ladder.promote(number, share)
+            self.outcomes[number] = outcome.model_copy(update={"state": TrialState.PROMOTED, "until": until})
+            return self._item(self.outcomes[number], self._attempts.get(number, 1))
+        return None
+
+    def _new(self) -> WorkItem | None:
         if not self._budget.allows(self.ordered):
-            return self._no_more()
+            return None
         number = self._record.next_number()
-        parameters, shape = self._sampling.suggest(self.ordered, number)
+        point = self._sampling.suggest(self.ordered, number, self.front)
+        if point is None:
+            return None
+        parameters, shape = point
         if not self._budget.has_time_for(shape, self.ordered):
-            return self._no_more()
+            return None
         config = trial_config(self._spec, parameters, shape, self._teacher_depth, number)
-        outcome = self._record.start(config, parameters, self._spec.space)
+        until = self._ladder.next_share(0.0)
+        outcome = self._record.start(config, parameters, self._spec.space, until=until)
         self.outcomes[outcome.number] = outcome
         self._told(outcome)
         return self._item(outcome, 1)
 
-    def _no_more(self) -> Literal["finished"]:
-        self._no_more_trials()
-        return "finished"
-
     def finished(self, key: str, result: WorkResult) -> None:
         number = result.trial
         assert number is not None
+        self._flying.discard(number)
         if result.error:
-            self._finish(number, TrialState.FAILED, error=result.error)
+            self._set_state(number, TrialState.FAILED, error=result.error)
+            self._ladder.settle(self.outcomes[number])
             self._forget_weights([self.outcomes[number]])
         else:
-            self.measured(result.timed_measurement)
-            self._finish(number, TrialState.DONE)
+            measurement = result.timed_measurement
+            before = self.outcomes[number].last
+            self.measured(measurement)
+            self._set_state(number, _after(self.outcomes[number]))
+            self._ladder.measured(self.outcomes[number], measurement)
+            for hopeless in self._ladder.hopeless(measurement.share, self._spec.budget.trials):
+                self._end(hopeless)
             # Who beats no point of the front belongs to no later one either: these alone decide.
             candidates = [self.outcomes[trial] for trial in {*self.front.trials, number}]
             self.front = ParetoFront.of(candidates, self._spec, self._references)
             self._forget_weights(candidates)
+            if before is not None:
+                shutil.rmtree(segment_folder(self._spec, number, before.share), ignore_errors=True)
         self._told(self.outcomes[number])
 
     def measured(self, measurement: Measurement) -> None:
@@ -113,30 +160,46 @@ class StudySearcher(SegmentSearcher):
         kept = tuple(other for other in outcome.measurements if other.share != measurement.share)
         self.outcomes[measurement.trial] = outcome.model_copy(update={"measurements": (*kept, measurement)})
 
-    def _finish(self, number: int, state: TrialState, error: str = "") -> None:
+    def _end(self, number: int) -> None:
+        """It will not be promoted; what it measured still counts."""
+        self._set_state(number, TrialState.ENDED)
+        self._ladder.settle(self.outcomes[number])
+        self._forget_weights([self.outcomes[number]])
+
+    def _set_state(self, number: int, state: TrialState, error: str = "") -> None:
         outcome = self.outcomes[number]
         values = [outcome.values()[name] for name in self._spec.objectives] if state is TrialState.DONE else None
         self._record.set_state(number, state, values, error)
         self.outcomes[number] = outcome.model_copy(update={"state": state, "error": error})
 
     def _forget_weights(self, outcomes: Iterable[TrialOutcome]) -> None:
-        """Weights are kept for the front alone: whoever left it cannot come back."""
+        """Weights are kept for the front, and for who may go on: whoever left it cannot come back."""
         for outcome in outcomes:
-            over = outcome.state in (TrialState.DONE, TrialState.FAILED)
             folder = trial_folder(self._spec, outcome.number)
-            if over and outcome.number not in self.front.trials and folder.exists():
+            if outcome.state in FINISHED and outcome.number not in self.front.trials and folder.exists():
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _item(self, outcome: TrialOutcome, attempt: int) -> WorkItem:
+        """The segment from where the trial stands to where it is measured next."""
+        last, payload = outcome.last, self._payload
+        if last is not None:
+            payload = {**payload, "continues": str(weights_folder(self._spec, last))}
         return WorkItem(
-            key=f"trial:{outcome.number}",
+            key=f"trial:{outcome.number}" + (f"@{outcome.until:.3g}" if outcome.until < 1 else ""),
             kind=WorkKind.TRAIN,
             trial=outcome.number,
             attempt=attempt,
             config=outcome.config,
-            folder=str(trial_folder(self._spec, outcome.number)),
-            payload=self._payload,
+            start_share=outcome.share,
+            end_share=outcome.until,
+            folder=str(segment_folder(self._spec, outcome.number, outcome.until)),
+            payload=payload,
         )
+
+
+def _after(outcome: TrialOutcome) -> TrialState:
+    """What a trial is after its last measurement."""
+    return TrialState.DONE if outcome.share >= 1 else TrialState.WAITING
 
 
 def trial_config(

@@ -55,6 +55,8 @@ def train(item: WorkItem, context: WorkerContext) -> Outcome:
     tokens, labels, outputs, num_labelled = transfer.training(config.vocabulary, taught=config.is_taught)
     source = teacher.load_teacher(item.payload["teacher"])
     torch.manual_seed(derived_seed(config.seed, "initialise"))
+    earlier = Path(item.payload.get("continues", ""))
+    start_share = item.start_share if (earlier / "progress.pt").is_file() else 0.0  # a lost checkpoint is trained again
     copies = config.initialise == "teacher" and can_copy(source.config.model_type, source.state_dict(), config.shape)
     student = build_student(
         config.shape,
@@ -63,11 +65,10 @@ def train(item: WorkItem, context: WorkerContext) -> Outcome:
         pad_id=vocabulary.pad_id,
         dropout=config.dropout,
         teacher_config=source.config,
-        empty=copies or item.start_share > 0,
+        empty=copies or start_share > 0,
     )
     progress = None
-    if item.start_share > 0:
-        earlier = Path(item.payload["continues"])
+    if start_share > 0:
         checkpoint.load_weights(student, earlier)
         progress = checkpoint.load_progress(earlier)
     elif copies:
@@ -101,7 +102,7 @@ def train(item: WorkItem, context: WorkerContext) -> Outcome:
         target=transfer.target,
         num_labelled=num_labelled,
         class_weights=transfer.class_weights,
-        start_share=item.start_share,
+        start_share=start_share,
         end_share=item.end_share,
         progress=progress,
         matcher=matcher,
@@ -116,7 +117,7 @@ def train(item: WorkItem, context: WorkerContext) -> Outcome:
     cost = {
         "train_seconds": fitted.seconds,
         "tokens": float(fitted.num_tokens),
-        "optimizer_steps": float(fitted.step - round(item.start_share * fitted.total_steps)),
+        "optimizer_steps": float(fitted.step - round(start_share * fitted.total_steps)),
         "mean_loss": fitted.mean_loss,
     }
     assert item.trial is not None

@@ -6,8 +6,9 @@ in-memory study of its own, so that an interrupted study suggests what an uninte
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import optuna
@@ -16,7 +17,7 @@ from optuna.trial import Trial, create_trial
 from optuna.trial import TrialState as OptunaState
 
 from search.record.record import distribution
-from search.results.front import non_dominated
+from search.results.front import ParetoFront, dominates, non_dominated
 from spaces.architecture import InvalidStudent
 from spaces.errors import InputError
 from spaces.parameters import Choice, FloatRange, IntRange, Parameter, Value
@@ -31,7 +32,8 @@ TRIES = 30  # draws from the sampler before a valid architecture is fixed and on
 
 
 class Sampling:
-    """The sampler's side of a study. `limits` are the bounds with percentages resolved, by metric."""
+    """The sampler's side of a study. `limits` are the bounds with percentages resolved, by metric; `teacher_scores` the teacher's
+    objectives, once measured."""
 
     def __init__(
         self,
@@ -39,7 +41,9 @@ class Sampling:
         teacher: TeacherShape,
         vocabularies: Mapping[str, int],
         limits: Mapping[str, tuple[float, float]],
+        teacher_scores: Mapping[str, float] | None = None,
     ) -> None:
+        self._teacher_scores = dict(teacher_scores or {})
         self._spec, self._teacher, self._vocabularies, self._limits = spec, teacher, vocabularies, limits
         self._seen: list[int] = []  # the trials that the in-memory study holds, in its order
         self._old: list[int] = []  # the trials of which TPE sees a part,
@@ -71,8 +75,22 @@ class Sampling:
         fixed = {name: value for name, value in given.items() if PARAMETERS[name].shapes}.items()
         return [shape for values, shape in self._valid if fixed <= values.items()]
 
-    def suggest(self, outcomes: Sequence[TrialOutcome], number: int) -> tuple[dict[str, Value], StudentShape]:
-        """The parameters of trial `number`: valid, within the bounds that arithmetic knows, and not tried before."""
+    def is_beaten(self, shape: StudentShape, front: ParetoFront | None) -> bool:
+        """Whether it could not reach the front even with the teacher's scores at its size."""
+        if front is None or not self._teacher_scores.keys() >= {
+            name for name in self._spec.objectives if name not in SIZE
+        }:
+            return False
+        sizes = {"parameters": float(shape.num_parameters), "bytes": float(shape.num_bytes)}
+        best = [{**self._teacher_scores, **sizes}[name] for name in self._spec.objectives]
+        directions = list(self._spec.objectives.values())
+        return any(dominates(list(point.values.values()), best, directions) for point in front.points)
+
+    def suggest(
+        self, outcomes: Sequence[TrialOutcome], number: int, front: ParetoFront | None = None
+    ) -> tuple[dict[str, Value], StudentShape] | None:
+        """The parameters of trial `number`: valid, within the bounds that arithmetic knows, not tried before, and not beaten by
+        the front before it begins. None where the space holds no such point any more."""
         given = self._spec.search.first[number] if number < len(self._spec.search.first) else {}
         tried = [outcome.parameters for outcome in outcomes]
         for attempt in range(TRIES):
@@ -82,16 +100,33 @@ class Sampling:
                 shape = self._spec.space.shape(values, self._teacher, self._vocabularies)
             except InvalidStudent:
                 continue
-            if not self._out_of_bounds(shape) and values not in tried:
+            if not self._out_of_bounds(shape) and values not in tried and not self.is_beaten(shape, front):
                 return values, shape
         # The sampler keeps missing what is valid: fix a valid architecture, and draw the rest.
         rng = np.random.default_rng(derived_seed(self._spec.seed, "architecture", number))
-        for _ in range(TRIES):
-            architecture, shape = self._valid[int(rng.integers(len(self._valid)))]
+        worth = [(values, shape) for values, shape in self._valid if not self.is_beaten(shape, front)]
+        for _ in range(TRIES if worth else 0):
+            architecture, shape = worth[int(rng.integers(len(worth)))]
             values = self._ask(outcomes, int(rng.integers(2**31)), architecture, explore=True)
             if values not in tried:
-                break
-        return values, shape
+                return values, shape
+        left = [point for point in self._points() if point[0] not in tried and not self.is_beaten(point[1], front)]
+        return left[int(rng.integers(len(left)))] if left else None
+
+    def _points(self) -> Iterator[tuple[dict[str, Value], StudentShape]]:
+        """Every point of a space without real numbers; of one with them, nothing."""
+        names = [name for name, info in PARAMETERS.items() if not info.shapes]
+        kinds = [self._spec.space.parameter(name) for name in names]
+        if any(isinstance(kind, FloatRange) for kind in kinds):
+            return
+        for architecture, shape in self._valid:
+            seen = set[tuple[tuple[str, Value], ...]]()
+            for combination in itertools.product(*(kind.values for kind in kinds)):  # type: ignore[union-attr]
+                given = {**architecture, **dict(zip(names, combination, strict=True))}
+                values = self._spec.space.point(lambda name, _, given=given: given[name])  # type: ignore[misc]
+                if tuple(values.items()) not in seen:
+                    seen.add(tuple(values.items()))
+                    yield values, shape
 
     def _ask(
         self, outcomes: Sequence[TrialOutcome], seed: int, given: Mapping[str, Value], explore: bool
