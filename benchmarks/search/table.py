@@ -1,6 +1,6 @@
 """Records the table that benchmarks/search replays: real trials of the project's own, measured at every rung.
 
-    python benchmarks/search/table.py DATA_FOLDER [trials 600] [again 80] [output runs/trec-table]
+    python benchmarks/search/table.py DATA_FOLDER [trials 400] [again 60] [output runs/trec-table]
 
 DATA_FOLDER holds train.tsv, validation.tsv and test.tsv of TREC. `again`: so many trials once more with another seed. Continues
 where it was cut off; writes benchmarks/search/trec.csv.
@@ -13,9 +13,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from search import run_study
 from search.study.output import StudyResult
-from search.study.progress import ProgressDisplay
+from search.study.progress import Progress
+from spaces.trial import derived_seed
 from spaces.yaml_io import parse_study, parse_yaml
 
 HERE = Path(__file__).resolve().parent
@@ -31,11 +34,11 @@ def study(data: Path, output: Path, **changes: Any) -> StudyResult:
     }
     raw |= {"output": str(output.resolve()), **changes}
     spec = parse_study(raw, str(path), HERE)
-    with ProgressDisplay(spec.quality) as display:
+    with Progress(Console(), spec.quality) as display:
         return run_study(spec, display)
 
 
-def main(data: str, trials: int = 600, again: int = 80, output: str = "runs/trec-table") -> None:
+def main(data: str, trials: int = 400, again: int = 60, output: str = "runs/trec-table") -> None:
     first = study(Path(data), Path(output), budget={"trials": trials})
     chosen = [outcome.parameters for outcome in first.outcomes[:again]]
     halving = {"rungs": [1 / 9, 1 / 3, 1], "reduction": 1}
@@ -43,7 +46,7 @@ def main(data: str, trials: int = 600, again: int = 80, output: str = "runs/trec
         Path(data),
         Path(f"{output}-again"),
         name="trec-table-again",
-        seed=1,
+        trial_seeds=[derived_seed(1, "again", number) for number in range(again)],
         budget={"trials": again},
         search={"sampler": "random", "first": chosen, "halving": halving},
     )
