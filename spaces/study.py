@@ -190,7 +190,7 @@ class HalvingSpec(Frozen):
 class SamplingSpec(Frozen):
     """How trials are chosen. `first` are parameter values to begin with; what they leave open is sampled."""
 
-    sampler: Literal["tpe", "random"] = "tpe"
+    sampler: Literal["forest", "tpe", "random"] = "tpe"
     startup_trials: Annotated[int, Field(ge=1, le=100_000)] = 10
     halving: HalvingSpec | Literal["none"] = "none"
     first: tuple[dict[str, Value], ...] = ()

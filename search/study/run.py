@@ -84,6 +84,8 @@ def run_study(spec: StudySpec, display: Display | None = None) -> StudyResult:
         floors.ask_early(reference)  # one lane alone fine-tunes
         prepared = prepare(inputs, reference, pool, threads, show.say)
         record.keep("teacher_passes", (record.fact("teacher_passes") or 0) + prepared.teacher_passes)
+        if record.fact("references") is None:  # for whoever looks at the front while it grows; the floors come later
+            record.keep("references", [reference.model_dump() for reference in prepared.references])
         payload = {"teacher": str(prepared.teacher_folder), "refs": {"transfer": prepared.transfer}}
         stages.ended("preparation, and the lanes' start")
 

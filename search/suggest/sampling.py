@@ -18,6 +18,7 @@ from optuna.trial import TrialState as OptunaState
 
 from search.record.record import distribution
 from search.results.front import ParetoFront, dominates, non_dominated
+from search.suggest.forest import ForestSampler
 from spaces.architecture import InvalidStudent
 from spaces.errors import InputError
 from spaces.parameters import Choice, FloatRange, IntRange, Parameter, Value
@@ -42,6 +43,7 @@ class Sampling:
         vocabularies: Mapping[str, int],
         limits: Mapping[str, tuple[float, float]],
         teacher_scores: Mapping[str, float] | None = None,
+        worst: Mapping[str, float] | None = None,
     ) -> None:
         self._teacher_scores = dict(teacher_scores or {})
         self._spec, self._teacher, self._vocabularies, self._limits = spec, teacher, vocabularies, limits
@@ -56,6 +58,11 @@ class Sampling:
         ]
         if not self._valid:
             raise InputError.of("space", self._why_empty())
+        largest = max(shape.num_parameters for _, shape in self._valid)
+        reference = {"parameters": float(largest), "bytes": 4.0 * largest, **(worst or {})}
+        self._forest = ForestSampler(
+            spec, self._shape_within_bounds, self._valid, {name: reference.get(name, 0.0) for name in spec.objectives}, limits
+        )
         for index in range(len(spec.search.first)):
             if not self.open_to(index):
                 raise InputError.of(
@@ -92,6 +99,14 @@ class Sampling:
         """The parameters of trial `number`: valid, within the bounds that arithmetic knows, not tried before, and not beaten by
         the front before it begins. None where the space holds no such point any more."""
         given = self._spec.search.first[number] if number < len(self._spec.search.first) else {}
+        if self._spec.search.sampler == "forest" and not given:
+            measured = sum(bool(outcome.measurements) for outcome in outcomes)
+            if measured >= self._spec.search.startup_trials:
+                rng = np.random.default_rng(derived_seed(self._spec.seed, "ask", number))
+                tried = [outcome.parameters for outcome in outcomes]
+                for point in self._forest.best(outcomes, rng):
+                    if point.values not in tried and not self.is_beaten(point.shape, front):
+                        return point.values, point.shape
         tried = [outcome.parameters for outcome in outcomes]
         for attempt in range(TRIES):
             seed = derived_seed(self._spec.seed, "ask", number, attempt)
@@ -204,6 +219,12 @@ class Sampling:
     def _is_searched(self, name: str) -> bool:
         parameter = self._spec.space.parameter(name)
         return not (isinstance(parameter, Choice) and len(parameter.values) == 1)
+
+    def _shape_within_bounds(self, values: Mapping[str, Value]) -> StudentShape:
+        shape = self._spec.space.shape(values, self._teacher, self._vocabularies)
+        if self._out_of_bounds(shape):
+            raise InvalidStudent("it is out of bounds")
+        return shape
 
     def _out_of_bounds(self, shape: StudentShape) -> bool:
         for metric, (low, high) in self._limits.items():
