@@ -1,6 +1,6 @@
 """Replays searchers over the surrogate in virtual time: as many lanes as wanted, no training, every decision the real code's.
 
-A searcher is asked for the next segment whenever a lane is free, and told what came of each. What it costs to decide is not counted.
+A searcher is asked for the next segment whenever a lane is free, and told what came of each. What deciding takes is not counted.
 """
 
 from __future__ import annotations
@@ -122,8 +122,8 @@ class Ours:
         self._whole = spec.search.halving == "none"
         scores = {"accuracy": world.teacher_accuracy}
         teacher = Reference(
-            name="teacher", label="teacher", num_parameters=world.teacher.num_parameters, num_bytes=4 * world.teacher.num_parameters,
-            metrics={METRIC: world.teacher_accuracy},
+            name="teacher", label="teacher", num_parameters=world.teacher.num_parameters,
+            num_bytes=4 * world.teacher.num_parameters, metrics={METRIC: world.teacher_accuracy},
         )  # fmt: skip
         majority = Reference(name="majority", label="majority", metrics={METRIC: world.majority})
         budget = Budget(spec, num_lanes=lanes, tokens_per_text=10, deadline=None, front_size=lambda: 5)
@@ -151,7 +151,13 @@ class Ours:
             cost={"train_seconds": 1.0},
         )  # fmt: skip
         result = WorkResult(
-            key=item.key, kind=item.kind, trial=segment.trial, attempt=1, lane=0, measurement=measured, timing={"finished_at": now}
+            key=item.key,
+            kind=item.kind,
+            trial=segment.trial,
+            attempt=1,
+            lane=0,
+            measurement=measured,
+            timing={"finished_at": now},
         )
         self.searcher.finished(item.key, result)
 
@@ -200,7 +206,9 @@ class RayOptunaSearch:
         return Segment(number, repaired(self._world, self._points[number]), -1, len(SHARES) - 1)
 
     def measured(self, segment: Segment, accuracies: np.ndarray, size: int, now: float) -> None:
-        self._search.on_trial_complete(str(segment.trial), {"error": 1 - float(accuracies[-1]), "size": math.log10(size)})
+        self._search.on_trial_complete(
+            str(segment.trial), {"error": 1 - float(accuracies[-1]), "size": math.log10(size)}
+        )
 
 
 class Moasha:
@@ -219,7 +227,13 @@ class Moasha:
         space = {name: domain(parameter) for name, parameter in world.spec.space.parameters.items()}
         np.random.seed(seed)  # what it draws from
         self._scheduler = MOASHA(
-            space, metrics=["error", "size"], time_attr="ninths", max_t=9, grace_period=1, reduction_factor=3, random_seed=seed
+            space,
+            metrics=["error", "size"],
+            time_attr="ninths",
+            max_t=9,
+            grace_period=1,
+            reduction_factor=3,
+            random_seed=seed,
         )
         self._make, self._world, self._number = Trial, world, itertools.count()
         self._trials: dict[int, Any] = {}
@@ -240,7 +254,11 @@ class Moasha:
     def measured(self, segment: Segment, accuracies: np.ndarray, size: int, now: float) -> None:
         from syne_tune.optimizer.scheduler import SchedulerDecision
 
-        result = {"error": 1 - float(accuracies[segment.end]), "size": math.log10(size), "ninths": (1, 3, 9)[segment.end]}
+        result = {
+            "error": 1 - float(accuracies[segment.end]),
+            "size": math.log10(size),
+            "ninths": (1, 3, 9)[segment.end],
+        }
         trial = self._trials[segment.trial]
         if segment.end == len(SHARES) - 1:
             self._scheduler.on_trial_complete(trial, result)

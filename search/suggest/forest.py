@@ -160,11 +160,13 @@ class ForestSampler:
         if len(self._scores) == 1 and len(self._spec.objectives) == 2:
             score = next(place for place, name in enumerate(self._spec.objectives) if name not in SIZE)
             spread = np.maximum(predicted[self._scores[0]][1], 1e-4)
-            return expected_gain(front[:, [score, 1 - score]], corner[[score, 1 - score]], means[:, score], spread, means[:, 1 - score])
+            return expected_gain(
+                front[:, [score, 1 - score]], corner[[score, 1 - score]], means[:, score], spread, means[:, 1 - score]
+            )
         gains = np.zeros(len(shapes))
         directions = ["minimize"] * means.shape[1]
         before = hypervolume(front.tolist(), corner.tolist(), directions)
-        useful = front[[place for place in range(len(front))]]
+        useful = front[_first_front(front)] if len(front) else front
         for place in range(len(shapes)):
             for _ in range(SAMPLES):
                 row = means[place].copy()

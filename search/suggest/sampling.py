@@ -61,7 +61,11 @@ class Sampling:
         largest = max(shape.num_parameters for _, shape in self._valid)
         reference = {"parameters": float(largest), "bytes": 4.0 * largest, **(worst or {})}
         self._forest = ForestSampler(
-            spec, self._shape_within_bounds, self._valid, {name: reference.get(name, 0.0) for name in spec.objectives}, limits
+            spec,
+            self._shape_within_bounds,
+            self._valid,
+            {name: reference.get(name, 0.0) for name in spec.objectives},
+            limits,
         )
         for index in range(len(spec.search.first)):
             if not self.open_to(index):
