@@ -70,6 +70,14 @@ def test_a_budget_of_everything_is_read_and_read_again() -> None:
     assert FlatSpec(trials=30).growth == 0
 
 
+def test_the_readmes_budget_is_one() -> None:
+    text = (Path(__file__).parent.parent / "README.md").read_text()
+    block = next(part for part in text.split("```yaml\n") if part.startswith("budget:")).split("```")[0]
+    raw = parse_yaml(block, "README.md")
+    assert raw["budget"].keys() == BudgetSpec.model_fields.keys()
+    assert parse_study(raw_study(**raw, resources={"gpus_per_worker": 1}), "README.md", Path()).budget.gpu_hours == 8
+
+
 # outcomes made by hand: all of one size, so that the hypervolume grows as the best accuracy does
 
 

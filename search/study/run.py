@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -21,6 +20,7 @@ from search.results.front import ParetoFront, Reference
 from search.study.budget import Budget
 from search.study.confirm import confirm, wanted
 from search.study.delivery import Delivery
+from search.study.extension import Extension, is_finished, nothing_to_extend, wish
 from search.study.floors import Floors
 from search.study.gpu_hours import GpuHours
 from search.study.inputs import Inputs, read_inputs
@@ -48,10 +48,12 @@ from spaces.trial import TrialOutcome, TrialState
 SILENCE_SECONDS = 300.0  # a lane that says nothing for so long is killed
 
 
-def run_study(spec: StudySpec, display: Display | None = None) -> StudyResult:
-    """Runs the study, or continues it. Raises InputError for what the user can mend, StudyError for the rest."""
+def run_study(spec: StudySpec, display: Display | None = None, more: int | None = None) -> StudyResult:
+    """Runs the study, or continues it; with `more`, to so many trials beyond those in its record. Raises InputError for what
+    the user can mend, StudyError for the rest."""
     show, begun, stages = display or Silent(), time.monotonic(), Stages()
-    result = _done_before(spec)
+    extension, result = _so_far(spec, more)
+    spec = extension.applied(spec)
     if result is not None:
         return result
     claim_output(spec)
@@ -69,6 +71,8 @@ def run_study(spec: StudySpec, display: Display | None = None) -> StudyResult:
         stack.enter_context(Lease(record))
         _same_data(record, inputs)
         record.keep("runs", [*(record.fact("runs") or []), time.time()])
+        if extension.more:
+            record.keep("more", extension.model_dump())
         show.say("starting Ray")
         cluster = stack.enter_context(_ray())
         num_lanes = plan_lanes(spec.resources, cluster)
@@ -102,7 +106,7 @@ def run_study(spec: StudySpec, display: Display | None = None) -> StudyResult:
             show.told(outcome)
 
         searcher, budget = _search(
-            spec, inputs, record, pool, prepared, payload, show, told, tracker, floors, deadline
+            spec, inputs, record, pool, prepared, payload, show, told, tracker, floors, deadline, extension.begun
         )
         stages.ended("search")
         outcomes = searcher.ordered
@@ -137,7 +141,7 @@ def run_study(spec: StudySpec, display: Display | None = None) -> StudyResult:
         for trial, error in failures.items():
             show.say(f"trial {trial} could not be delivered: {error}")
         if not failures:
-            record.keep("finished", _wish(spec))
+            record.keep("finished", wish(spec))
     return StudyResult(spec, front, rows, references, outcomes)
 
 
@@ -153,6 +157,7 @@ def _search(
     tracker: Tracker,
     floors: Floors,
     deadline: float | None,
+    since: int,
 ) -> tuple[StudySearcher, Budget]:
     limits = _limits(spec, prepared.references)
     teacher = prepared.references[0]
@@ -170,6 +175,7 @@ def _search(
             trial_tokens, ray.get(prepared.transfer) if spec.budget.training_tokens else inputs.transfer
         ),
         references=prepared.references,
+        since=since,
     )
 
     def heard(outcome: TrialOutcome) -> None:
@@ -244,25 +250,25 @@ def _summary(spec: StudySpec, outcomes: Sequence[TrialOutcome], budget: Budget, 
 # -- the record and the output folder
 
 
-def _wish(spec: StudySpec) -> str:
-    """What `finished` stands for: this much budget and confirmation, no more."""
-    return json.dumps([spec.budget.model_dump(), spec.confirm.model_dump()])
-
-
-def _done_before(spec: StudySpec) -> StudyResult | None:
-    """The result of a study that ran to its end with the same budget, or None."""
+def _so_far(spec: StudySpec, more: int | None) -> tuple[Extension, StudyResult | None]:
+    """How far the study goes, and its result if it ran that far to its end before."""
     if not (spec.output / "study.yaml").is_file() or not (
         spec.storage != "sqlite" or (spec.output / "study.db").is_file()
     ):
-        return None
+        if more is not None:
+            raise nothing_to_extend(spec)
+        return Extension(of=spec.budget.trials, trials=spec.budget.trials), None
     claim_output(spec)
     record, again = open_record(spec)
-    if record.fact("finished") != _wish(spec):
-        return None
+    extension = Extension.of_study(spec, record, more)
+    spec = extension.applied(spec)
+    if not is_finished(spec, record):
+        return extension, None
+    claim_output(spec)
     result = from_record(spec, record, again)
     if any(not (spec.output / "best" / f"trial-{trial}").is_dir() for trial in result.front.trials):
-        return None
-    return result
+        return extension, None
+    return extension, result
 
 
 def _same_data(record: Record, inputs: Inputs) -> None:
