@@ -148,12 +148,20 @@ class TrainingSpec(Frozen):
     steps: Annotated[int, Field(ge=1, le=10**9)] | None = None
 
 
+GROWTH_SCHEMA = {
+    "anyOf": [
+        {"type": "number", "minimum": 0, "exclusiveMaximum": 1},
+        {"type": "string", "pattern": r"^\d+(\.\d+)?%$"},
+    ]
+}
+
+
 class FlatSpec(Frozen):
     """The search ends once the front's hypervolume has grown by no more than `growth` of itself over so many measured trials.
     Failed ones do not count; where nothing is on the front yet, nothing is flat."""
 
     trials: Annotated[int, Field(ge=2, le=1_000_000)]
-    growth: float = 0.0
+    growth: Annotated[float, WithJsonSchema(GROWTH_SCHEMA)] = 0.0
 
     @field_validator("growth", mode="before")
     @classmethod

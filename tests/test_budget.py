@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import training_toys
 from hypothesis import given
@@ -66,6 +67,9 @@ def test_a_budget_of_everything_is_read_and_read_again() -> None:
     flat = FlatSpec(trials=30, growth=0.01)
     assert spec.budget == BudgetSpec(trials=9, minutes=5, training_tokens=10**9, gpu_hours=1.5, flat=flat)
     assert parse_study(parse_yaml(to_yaml(spec.resolved()), "again"), "again", Path("/elsewhere")) == spec
+    schema = jsonschema.Draft202012Validator(BudgetSpec.model_json_schema())
+    assert schema.is_valid(raw["budget"])
+    assert not schema.is_valid({"flat": {"trials": 30, "growth": "1 percent"}})
     assert BudgetSpec().flat is None  # none of it by default
     assert FlatSpec(trials=30).growth == 0
 
