@@ -46,6 +46,9 @@ def run(
     study: StudyPath,
     trials: Annotated[int | None, typer.Option(help="instead of budget.trials", min=1)] = None,
     minutes: Annotated[float | None, typer.Option(help="instead of budget.minutes")] = None,
+    more: Annotated[
+        int | None, typer.Option(help="extend it: so many trials beyond those it has", min=1, max=1_000_000)
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="instead of the study's output folder")] = None,
     data: DataFolder = None,
     as_json: AsJson = False,
@@ -58,13 +61,17 @@ def run(
     from search.study.progress import Progress
     from search.study.run import run_study
 
+    if more is not None and (trials is not None or minutes is not None):
+        raise InputError.of(
+            "--more", "goes with neither --trials nor --minutes, which replace the budget; write one of them"
+        )
     spec = _load(study, trials, minutes, output, data)
     stderr = Console(stderr=True)
     with Progress(stderr, spec.quality) as progress:
-        result = run_study(spec, progress)
+        result = run_study(spec, progress, more)
     if result.already_done:
         stderr.print(
-            f"This study is done: nothing was left to do. Raise budget.trials to extend it. ({spec.output})",
+            f"This study is done: nothing was left to do. `--more 50` extends it by 50 trials. ({spec.output})",
             soft_wrap=True,
         )
     _print_front(result, as_json)
