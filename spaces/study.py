@@ -24,11 +24,13 @@ from spaces.space import PARAMETERS, SearchSpace
 from spaces.student import Frozen
 from spaces.task import METRIC_WORDS, TASKS, Task
 
+SAMPLERS = ("forest", "tpe", "nsga2", "nsga3", "gp", "qmc", "random")
 SIZE = ("parameters", "bytes")  # known by arithmetic, minimised; what is measured is the task's
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
-ImportPath = Annotated[str, StringConstraints(pattern=r"^[^:]+:[A-Za-z_]\w*$")]  # module:function or file.py:function
+IMPORT_PATH = r"^[^:]+:[A-Za-z_]\w*$"
+ImportPath = Annotated[str, StringConstraints(pattern=IMPORT_PATH)]  # module:function or file.py:function
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -228,10 +230,20 @@ class HalvingSpec(Frozen):
 class SamplingSpec(Frozen):
     """How trials are chosen. `first` are parameter values to begin with; what they leave open is sampled."""
 
-    sampler: Literal["forest", "tpe", "random"] = "tpe"
+    sampler: str = "tpe"
     startup_trials: Annotated[int, Field(ge=1, le=100_000)] = 10
     halving: HalvingSpec | Literal["none"] = "none"
     first: tuple[dict[str, Value], ...] = ()
+
+    @field_validator("sampler")
+    @classmethod
+    def _a_sampler(cls, value: str) -> str:
+        if value not in SAMPLERS and not re.fullmatch(IMPORT_PATH, value):
+            raise ValueError(
+                f"{value!r} is no sampler{near_miss(value, SAMPLERS)}; there are {', '.join(SAMPLERS)}, and any of Optuna's by "
+                "import path, such as optuna.samplers:TPESampler"
+            )
+        return value
 
     @property
     def rungs(self) -> tuple[float, ...]:

@@ -19,8 +19,9 @@ from scipy.stats import norm
 
 from search.results.front import hypervolume
 from search.suggest.curves import Curves
+from search.suggest.samplers import is_searched
 from spaces.architecture import InvalidStudent
-from spaces.parameters import Choice, FloatRange, IntRange, Parameter, Value
+from spaces.parameters import Choice, FloatRange, Parameter, Value, at, where
 from spaces.space import PARAMETERS, SearchSpace
 from spaces.student import StudentShape
 from spaces.study import SIZE, StudySpec
@@ -32,6 +33,7 @@ NEAR = 150  # and at so many near the front's
 CHANGED = 2.0  # parameters of a point that are drawn anew, on average, for one near it
 MOST = 500  # trials that a forest learns from
 GROWS = 1.04  # it is grown anew when there are about so many times as many measurements
+STEP = 0.15  # how far from the front's values of a real number its neighbours are drawn, as a share of the range
 SAMPLES = 8  # draws of the scores, where the gain has no closed form
 
 Values = dict[str, Value]
@@ -170,9 +172,9 @@ class ForestSampler:
         for place in range(len(shapes)):
             for _ in range(SAMPLES):
                 row = means[place].copy()
-                for at, name in enumerate(self._spec.objectives):
+                for column, name in enumerate(self._spec.objectives):
                     if name not in SIZE:
-                        row[at] += predicted[name][1][place] * rng.normal()
+                        row[column] += predicted[name][1][place] * rng.normal()
                 gains[place] += hypervolume([*useful.tolist(), row.tolist()], corner.tolist(), directions) - before
         return gains / SAMPLES
 
@@ -212,7 +214,7 @@ class ForestSampler:
         return self._point(self._spec.space.point(value), shape)
 
     def _changed(self, parent: Point, rng: np.random.Generator) -> Point | None:
-        searched = [name for name in parent.values if _is_searched(self._spec.space, name)]
+        searched = [name for name in parent.values if is_searched(self._spec.space, name)]
         share = min(1.0, CHANGED / max(1, len(searched)))
         changed = {name for name in searched if rng.random() < share} or {searched[int(rng.integers(len(searched)))]}
 
@@ -257,7 +259,7 @@ def features(space: SearchSpace, values: Mapping[str, Value], shape: StudentShap
         shape.num_hidden_groups, shape.num_heads, math.log10(shape.num_parameters),
     ]  # fmt: skip
     for name, info in PARAMETERS.items():
-        if not _is_searched(space, name):
+        if not is_searched(space, name):
             continue
         parameter = space.parameter(name)
         words = [value for value in parameter.values if isinstance(value, str)] if isinstance(parameter, Choice) else []
@@ -278,32 +280,15 @@ def _step_below(count: int) -> int:
     return step
 
 
-def _is_searched(space: SearchSpace, name: str) -> bool:
-    parameter = space.parameter(name)
-    return not (isinstance(parameter, Choice) and len(parameter.values) == 1)
-
-
 def _size(shape: StudentShape, name: str) -> float:
     return math.log10(shape.num_bytes if name == "bytes" else shape.num_parameters)
 
 
 def _draw(parameter: Parameter, rng: np.random.Generator, around: Value | None = None) -> Value:
-    """A value of the parameter; of a number that has one already, near it half of the time."""
-    if isinstance(parameter, Choice):
-        return parameter.values[int(rng.integers(len(parameter.values)))]
-    if isinstance(parameter, IntRange) and not parameter.log:
-        return parameter.values[int(rng.integers(len(parameter.values)))]
-    low, high = float(parameter.low), float(parameter.high)
-    if parameter.log:
-        low, high = math.log(low), math.log(high)
-    drawn = float(rng.uniform(low, high))
-    if isinstance(around, int | float) and isinstance(parameter, FloatRange) and rng.random() < 0.5:
-        here = math.log(around) if parameter.log else float(around)
-        drawn = min(high, max(low, here + 0.15 * (high - low) * float(rng.normal())))
-    value = math.exp(drawn) if parameter.log else drawn
-    if isinstance(parameter, IntRange):
-        return min(parameter.high, max(parameter.low, round(value)))
-    return min(float(parameter.high), max(float(parameter.low), value))
+    """A value of the parameter; of a real number that has one already, near it half of the time."""
+    if isinstance(parameter, FloatRange) and isinstance(around, int | float) and rng.random() < 0.5:
+        return at(parameter, float(np.clip(where(parameter, around) + STEP * rng.normal(), 0, 1)))
+    return at(parameter, float(rng.random()))
 
 
 def _first_front(rows: np.ndarray) -> np.ndarray:
