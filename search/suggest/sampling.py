@@ -33,7 +33,8 @@ TRIES = 30  # draws from the sampler before a valid architecture is fixed and on
 
 class Sampling:
     """The sampler's side of a study. `limits` are the bounds with percentages resolved, by metric; `teacher_scores` the teacher's
-    objectives, once measured."""
+    objectives, once measured; `first` what the trials begin with, by number (`first_points`; left out: `search.first`); `earlier`
+    another study's trials whose measurements count here, numbered below 0."""
 
     def __init__(
         self,
@@ -42,7 +43,11 @@ class Sampling:
         vocabularies: Mapping[str, int],
         limits: Mapping[str, tuple[float, float]],
         teacher_scores: Mapping[str, float] | None = None,
+        first: Sequence[Mapping[str, Value]] | None = None,
+        earlier: Sequence[TrialOutcome] = (),
     ) -> None:
+        self._first = spec.search.first if first is None else tuple(first)
+        self._earlier = tuple(earlier)
         self._teacher_scores = dict(teacher_scores or {})
         self._spec, self._teacher, self._vocabularies, self._limits = spec, teacher, vocabularies, limits
         self._seen: list[int] = []  # the trials that the in-memory study holds, in its order
@@ -65,13 +70,17 @@ class Sampling:
                 )
 
     @property
+    def num_first(self) -> int:
+        return len(self._first)
+
+    @property
     def shapes(self) -> list[StudentShape]:
         """Every student the space holds within the bounds."""
         return [shape for _, shape in self._valid]
 
     def open_to(self, number: int) -> list[StudentShape]:
-        """Those that trial `number` may be, before anything is measured: all, or what `search.first` leaves open."""
-        given = self._spec.search.first[number] if number < len(self._spec.search.first) else {}
+        """Those that trial `number` may be, before anything is measured: all, or what the first points leave open."""
+        given = self._first[number] if number < len(self._first) else {}
         fixed = {name: value for name, value in given.items() if PARAMETERS[name].shapes}.items()
         return [shape for values, shape in self._valid if fixed <= values.items()]
 
@@ -91,7 +100,7 @@ class Sampling:
     ) -> tuple[dict[str, Value], StudentShape] | None:
         """The parameters of trial `number`: valid, within the bounds that arithmetic knows, not tried before, and not beaten by
         the front before it begins. None where the space holds no such point any more."""
-        given = self._spec.search.first[number] if number < len(self._spec.search.first) else {}
+        given = self._first[number] if number < len(self._first) else {}
         tried = [outcome.parameters for outcome in outcomes]
         for attempt in range(TRIES):
             seed = derived_seed(self._spec.seed, "ask", number, attempt)
@@ -131,7 +140,7 @@ class Sampling:
     def _ask(
         self, outcomes: Sequence[TrialOutcome], seed: int, given: Mapping[str, Value], explore: bool
     ) -> dict[str, Value]:
-        done = [outcome for outcome in outcomes if outcome.state is TrialState.DONE]
+        done = [outcome for outcome in (*self._earlier, *outcomes) if outcome.state is TrialState.DONE]
         if self._spec.search.sampler == "tpe" and not explore and len(done) >= self._spec.search.startup_trials:
             study = self._study_of(done)
             study.sampler = TPESampler(seed=seed, n_startup_trials=0, multivariate=True, group=True)
