@@ -20,6 +20,7 @@ from search.results.front import ParetoFront, Reference
 from search.study.budget import Budget
 from search.study.confirm import confirm, wanted
 from search.study.delivery import Delivery
+from search.study.earlier import Earlier, earlier_of, read_earlier
 from search.study.floors import Floors
 from search.study.inputs import Inputs, read_inputs
 from search.study.output import (
@@ -36,6 +37,7 @@ from search.study.progress import Display, Silent
 from search.study.searcher import StudySearcher
 from search.study.stages import Stages
 from search.study.tracking import Tracker, make_tracker
+from search.suggest.first import first_points
 from search.suggest.ladder import Ladder
 from search.suggest.sampling import Sampling
 from spaces.errors import InputError, StudyError
@@ -51,10 +53,12 @@ def run_study(spec: StudySpec, display: Display | None = None) -> StudyResult:
     result = _done_before(spec)
     if result is not None:
         return result
+    if not (spec.output / "study.yaml").is_file():
+        read_earlier(spec)  # made for its errors, before the output is claimed
     claim_output(spec)
     show.say("reading the data and the teacher")
     inputs = read_inputs(spec, show.say)
-    spec = inputs.spec
+    asked, spec = spec, inputs.spec
     for note in inputs.notes:
         show.say(note)
     stages.ended("reading")
@@ -64,6 +68,9 @@ def run_study(spec: StudySpec, display: Display | None = None) -> StudyResult:
         record, again = open_record(spec)
         stack.enter_context(Lease(record))
         _same_data(record, inputs)
+        earlier = earlier_of(asked, inputs, known_limits(inputs), record)
+        if earlier.note:
+            show.say(earlier.note)
         record.keep("runs", [*(record.fact("runs") or []), time.time()])
         show.say("starting Ray")
         cluster = stack.enter_context(_ray())
@@ -89,7 +96,7 @@ def run_study(spec: StudySpec, display: Display | None = None) -> StudyResult:
 
         if spec.budget.minutes is not None:
             floors.ask(payload)  # before any time is given to trials
-        searcher, budget = _search(spec, inputs, record, pool, prepared, payload, show, tracker, begun, floors)
+        searcher, budget = _search(spec, inputs, record, pool, prepared, payload, show, tracker, begun, floors, earlier)
         stages.ended("search")
         outcomes = searcher.ordered
         front = ParetoFront.of(outcomes, spec, prepared.references)
@@ -138,12 +145,14 @@ def _search(
     tracker: Tracker,
     begun: float,
     floors: Floors,
+    earlier: Earlier,
 ) -> tuple[StudySearcher, Budget]:
     minutes = spec.budget.minutes
     limits = _limits(spec, prepared.references)
     teacher = prepared.references[0]
     scores = {name: teacher.value(name) for name in spec.objectives if name not in SIZE}
-    sampling = Sampling(spec, inputs.teacher, inputs.vocabularies, limits, scores)
+    first = first_points(spec, inputs.teacher, inputs.vocabularies, limits, earlier.first)
+    sampling = Sampling(spec, inputs.teacher, inputs.vocabularies, limits, scores, first, earlier.outcomes)
     budget = Budget(
         spec,
         num_lanes=pool.num_lanes,
@@ -174,7 +183,8 @@ def _search(
     done = sum(outcome.state is TrialState.DONE for outcome in searcher.ordered)
     if searcher.ordered:
         show.say(f"continuing: {done} of {spec.budget.trials} trials are done")
-    show.say(f"searching {len(set(sampling.shapes)):,} shapes on {pool.num_lanes} lanes")
+    begins = f"; the first {len(first)} trials are given" if first else ""
+    show.say(f"searching {len(set(sampling.shapes)):,} shapes on {pool.num_lanes} lanes{begins}")
     show.watch(pool.status, lambda: _summary(spec, searcher.ordered, budget, pool.num_lanes))
     run_segments(
         searcher, pool.broker, pool.broker_name, max_concurrent=pool.num_lanes + 1, storage=spec.output / ".ray"
