@@ -38,6 +38,14 @@ Folder = Annotated[Path, typer.Argument(help="the output folder of a study", met
 DataFolder = Annotated[
     Path | None, typer.Option(help="instead of the study's data: a folder with train, validation and test files")
 ]
+Earlier = Annotated[
+    Path | None,
+    typer.Option(
+        "--from",
+        help="instead of search.from: an earlier study's output folder, to begin with what it measured, or found best",
+        metavar="DIR",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
@@ -51,6 +59,7 @@ def run(
     ] = None,
     output: Annotated[Path | None, typer.Option(help="instead of the study's output folder")] = None,
     data: DataFolder = None,
+    earlier: Earlier = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a study to its end, or continue it: the same command again.
@@ -65,7 +74,7 @@ def run(
         raise InputError.of(
             "--more", "goes with neither --trials nor --minutes, which replace the budget; write one of them"
         )
-    spec = _load(study, trials, minutes, output, data)
+    spec = _load(study, trials, minutes, output, data, earlier)
     stderr = Console(stderr=True)
     with Progress(stderr, spec.quality) as progress:
         result = run_study(spec, progress, more)
@@ -79,13 +88,15 @@ def run(
 
 
 @app.command()
-def plan(study: StudyPath, data: DataFolder = None, as_json: AsJson = False) -> None:
+def plan(study: StudyPath, data: DataFolder = None, earlier: Earlier = None, as_json: AsJson = False) -> None:
     """Show what a study would do: the resolved study, the students' sizes, the lanes, the time.
 
     Nothing is kept; some of the students are trained for a few seconds to see what a step costs here."""
     from search.study.plan import make_plan
 
-    made = make_plan(_load(study, data=data), lambda text: Console(stderr=True).print(text, soft_wrap=True))
+    made = make_plan(
+        _load(study, data=data, earlier=earlier), lambda text: Console(stderr=True).print(text, soft_wrap=True)
+    )
     if as_json:
         typer.echo(json.dumps(made.as_dict(), indent=2))
     else:
@@ -129,6 +140,7 @@ def _load(
     minutes: float | None = None,
     output: Path | None = None,
     data: Path | None = None,
+    earlier: Path | None = None,
 ) -> Any:
     from spaces.yaml_io import load_study, with_data
 
@@ -140,6 +152,8 @@ def _load(
     spec = spec.model_copy(update={"budget": spec.budget.model_copy(update=changed)})
     if data is not None:
         spec = with_data(spec, data)
+    if earlier is not None:
+        spec = spec.model_copy(update={"search": spec.search.model_copy(update={"from_": earlier.resolve()})})
     return spec.model_copy(update={"output": output.resolve()}) if output else spec
 
 

@@ -228,12 +228,23 @@ class HalvingSpec(Frozen):
 
 
 class SamplingSpec(Frozen):
-    """How trials are chosen. `first` are parameter values to begin with; what they leave open is sampled."""
+    """How trials are chosen. `first` are parameter values to begin with; what they leave open is sampled. After them come the best
+    students of the study in the folder `from`, unless its measurements count here, and the textbooks' (`recipes`)."""
 
     sampler: str = "tpe"
     startup_trials: Annotated[int, Field(ge=1, le=100_000)] = 10
     halving: HalvingSpec | Literal["none"] = "none"
     first: tuple[dict[str, Value], ...] = ()
+    from_: Path | None = Field(default=None, alias="from")  # an earlier study's output
+    recipes: bool | None = None  # None: where nothing else says how to begin
+
+    @property
+    def begins_with_recipes(self) -> bool:
+        """Left out, they stand in for what nobody said. Where the user says how to begin, or what an earlier study found is there,
+        that is worth more; and a random search is asked for where nothing is to be presumed."""
+        if self.recipes is not None:
+            return self.recipes
+        return self.sampler != "random" and not self.first and self.from_ is None
 
     @field_validator("sampler")
     @classmethod
@@ -414,7 +425,7 @@ class StudySpec(Frozen):
 
     def resolved(self) -> dict[str, Any]:
         """Plain data that YAML or JSON can hold and `load_study` reads again."""
-        return self.model_dump(mode="json", exclude_none=True)
+        return self.model_dump(mode="json", exclude_none=True, by_alias=True)
 
 
 def _metrics(info: ValidationInfo) -> tuple[str, ...]:

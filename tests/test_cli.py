@@ -194,6 +194,21 @@ def test_bad_data_and_teacher_are_2_and_told_together(distilsearch: Run, study: 
     assert "teacher.model: there is no folder /no/such/teacher" in err
 
 
+def test_a_folder_to_begin_from_that_holds_no_study_is_2(
+    distilsearch: Run, study: Callable[..., Path], study_of: Callable[..., StudySpec], tmp_path: Path
+) -> None:
+    """And the output is not claimed, so that the right folder may follow."""
+    for command in ("run", "plan"):
+        status, out, err = distilsearch(command, study(), "--from", tmp_path / "none")
+        assert (status, out) == (2, "")
+        assert err.strip().splitlines()[-1].startswith("search.from: no study can be taken over from ")
+        assert "holds no study.yaml" in err
+    status, _, err = distilsearch("run", study(), "--from", study_of().output)
+    assert status == 2
+    assert "is this study's own output" in err
+    assert not study_of().output.exists()
+
+
 def test_more_than_the_cluster_can_ever_give_is_2(distilsearch: Run, study: Callable[..., Path]) -> None:
     status, out, err = distilsearch("plan", study(resources={"workers_per_lane": 999}))
     assert (status, out) == (2, "")

@@ -130,7 +130,8 @@ def test_the_front_is_found_among_its_own_points_and_one(tmp_path: Path, monkeyp
     spec = a_spec(tmp_path, budget={"trials": 12}, search={"sampler": "random"})
     budget = Budget(spec, num_lanes=1, tokens_per_text=10.0, deadline=None, front_size=lambda: 1)
     searcher = StudySearcher(
-        spec, reopened(tmp_path), a_sampling(spec), budget, Ladder(spec, {}), references=REFERENCES, teacher_depth=TEACHER.depth, payload={},
+        spec, reopened(tmp_path), a_sampling(spec), budget, Ladder(spec, {}),
+        references=REFERENCES, teacher_depth=TEACHER.depth, payload={},
         told=lambda outcome: None,
     )  # fmt: skip
     for number in range(12):

@@ -11,11 +11,13 @@ from typing import Any
 
 from search.lanes.pool import plan_lanes
 from search.study.budget import FRONT_GUESS, OVERHEAD_SECONDS
+from search.study.earlier import earlier_of
 from search.study.gpu_hours import num_gpus
 from search.study.inputs import Inputs, Say, read_inputs
 from search.study.pace import measure_pace
 from search.study.run import known_limits, refuse_too_few_tokens
 from search.study.secrets import mask_secrets
+from search.suggest.first import first_points
 from search.suggest.sampling import Sampling
 from search.trial.device import bf16_pays, device, use_processor
 from search.trial.start.importance import MAX_ROWS
@@ -106,9 +108,11 @@ def make_plan(spec: StudySpec, say: Say = lambda text: None) -> Plan:
     say("reading the data and the teacher")
     inputs = read_inputs(spec, lambda text: None)
     reading = time.perf_counter() - begun
-    spec = inputs.spec
+    asked, spec, limits = spec, inputs.spec, known_limits(inputs)
     refuse_too_few_tokens(inputs)
-    sampling = Sampling(spec, inputs.teacher, inputs.vocabularies, known_limits(inputs))
+    earlier = earlier_of(asked, inputs, limits)
+    first = first_points(spec, inputs.teacher, inputs.vocabularies, limits, earlier.first)
+    sampling = Sampling(spec, inputs.teacher, inputs.vocabularies, limits, first=first)
     shapes = sorted(set(sampling.shapes), key=lambda shape: shape.num_parameters)
     cluster = _cluster()
     num_lanes = plan_lanes(spec.resources, cluster)
@@ -116,7 +120,7 @@ def make_plan(spec: StudySpec, say: Say = lambda text: None) -> Plan:
     tokens, seconds = _estimate(spec, inputs, sampling, num_lanes, reading, cluster)
     return Plan(
         spec=spec,
-        notes=inputs.notes,
+        notes=[*inputs.notes, *([earlier.note] if earlier.note else [])],
         num_shapes=len(shapes),
         smallest=shapes[0],
         largest=shapes[-1],
@@ -172,7 +176,7 @@ def _estimate(
     crowded = CROWDED if not spec.resources.gpus_per_worker and taken >= cluster.get("CPU", 1.0) else 1.0
     exact = EXACT_FACTOR if bf16_pays(device().type) else 1.0
 
-    # One trial, on average: those that `search.first` gives as they are, the rest as the space holds them.
+    # One trial, on average: those given first as they are, the rest as the space holds them.
     share_of_teacher = fmean(shape.flops(length) for shape in students) / teacher.flops(length)
     trained = spec.training.steps * batch_size * length if spec.training.steps else epochs * sizes["train"]
     hidden = HIDDEN_FACTOR if spec.space.teacher_states(inputs.teacher.depth) else 1.0
@@ -222,7 +226,7 @@ def _some_of(spec: StudySpec, sampling: Sampling, length: int) -> list[StudentSh
         return [ordered[int((number + 0.5) / TIMED * len(ordered))] for number in range(TIMED)]
 
     looked_at = min(spec.budget.trials, 100)
-    given = min(len(spec.search.first), looked_at)
+    given = min(sampling.num_first, looked_at)
     likely = [shape for number in range(given) for shape in evenly(sampling.open_to(number))]
     likely += evenly(sampling.shapes) * (looked_at - given)
     return likely if len(set(likely)) <= TIMED else evenly(likely)

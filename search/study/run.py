@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -16,10 +17,11 @@ from search.lanes.quiet import start_ray
 from search.lanes.trainable import run_segments
 from search.record.lease import Lease
 from search.record.record import Record
-from search.results.front import ParetoFront, Reference
+from search.results.front import ParetoFront, Reference, reference_named
 from search.study.budget import Budget
 from search.study.confirm import confirm, wanted
 from search.study.delivery import Delivery
+from search.study.earlier import Earlier, earlier_of, read_earlier
 from search.study.extension import Extension, is_finished, nothing_to_extend, wish
 from search.study.floors import Floors
 from search.study.gpu_hours import GpuHours
@@ -39,6 +41,7 @@ from search.study.searcher import StudySearcher
 from search.study.stages import Stages
 from search.study.tokens import fewest_tokens, trial_tokens
 from search.study.tracking import Tracker, make_tracker
+from search.suggest.first import first_points
 from search.suggest.ladder import Ladder
 from search.suggest.sampling import Sampling
 from spaces.errors import InputError, StudyError
@@ -56,10 +59,12 @@ def run_study(spec: StudySpec, display: Display | None = None, more: int | None 
     spec = extension.applied(spec)
     if result is not None:
         return result
+    if not (spec.output / "study.yaml").is_file():
+        read_earlier(spec)  # made for its errors, before the output is claimed
     claim_output(spec)
     show.say("reading the data and the teacher")
     inputs = read_inputs(spec, show.say)
-    spec = inputs.spec
+    asked, spec = spec, inputs.spec
     for note in inputs.notes:
         show.say(note)
     refuse_too_few_tokens(inputs)
@@ -70,6 +75,9 @@ def run_study(spec: StudySpec, display: Display | None = None, more: int | None 
         record, again = open_record(spec)
         stack.enter_context(Lease(record))
         _same_data(record, inputs)
+        earlier = earlier_of(asked, inputs, known_limits(inputs), record)
+        if earlier.note:
+            show.say(earlier.note)
         record.keep("runs", [*(record.fact("runs") or []), time.time()])
         if extension.more:
             record.keep("more", extension.model_dump())
@@ -108,7 +116,19 @@ def run_study(spec: StudySpec, display: Display | None = None, more: int | None 
             show.told(outcome)
 
         searcher, budget = _search(
-            spec, inputs, record, pool, prepared, payload, show, told, tracker, floors, deadline, extension.begun
+            spec,
+            inputs,
+            record,
+            pool,
+            prepared,
+            payload,
+            show,
+            told,
+            tracker,
+            floors,
+            deadline,
+            extension.begun,
+            earlier,
         )
         stages.ended("search")
         outcomes = searcher.ordered
@@ -160,11 +180,17 @@ def _search(
     floors: Floors,
     deadline: float | None,
     since: int,
+    earlier: Earlier,
 ) -> tuple[StudySearcher, Budget]:
     limits = _limits(spec, prepared.references)
     teacher = prepared.references[0]
     scores = {name: teacher.value(name) for name in spec.objectives if name not in SIZE}
-    sampling = Sampling(spec, inputs.teacher, inputs.vocabularies, limits, scores)
+    first = first_points(spec, inputs.teacher, inputs.vocabularies, limits, earlier.first)
+    majority = reference_named(prepared.references, "majority")
+    worst = {name: majority.value(name) for name in scores if majority and math.isfinite(majority.value(name))}
+    sampling = Sampling(
+        spec, inputs.teacher, inputs.vocabularies, limits, scores, worst, first=first, earlier=earlier.outcomes
+    )
     budget = Budget(
         spec,
         num_lanes=pool.num_lanes,
@@ -201,7 +227,8 @@ def _search(
     done = sum(outcome.state is TrialState.DONE for outcome in searcher.ordered)
     if searcher.ordered:
         show.say(f"continuing: {done} of {spec.budget.trials} trials are done")
-    show.say(f"searching {len(set(sampling.shapes)):,} shapes on {pool.num_lanes} lanes")
+    begins = f"; the first {len(first)} trials are given" if first else ""
+    show.say(f"searching {len(set(sampling.shapes)):,} shapes on {pool.num_lanes} lanes{begins}")
     show.watch(pool.status, lambda: _summary(spec, searcher.ordered, budget, pool.num_lanes))
     run_segments(
         searcher, pool.broker, pool.broker_name, max_concurrent=pool.num_lanes + 1, storage=spec.output / ".ray"

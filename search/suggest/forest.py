@@ -127,9 +127,10 @@ class ForestSampler:
         table = np.full((len(outcomes), len(rungs)), np.nan)
         for place, outcome in enumerate(outcomes):
             for measurement in outcome.measurements:
-                rung = min(range(len(rungs)), key=lambda at: abs(rungs[at] - measurement.share))
                 value = measurement.metrics.get(f"validation/{name}", math.nan)
-                table[place, rung] = value if math.isfinite(value) else math.nan
+                for rung, share in enumerate(rungs):  # an earlier study may have had others
+                    if abs(share - measurement.share) < 1e-6 and math.isfinite(value):
+                        table[place, rung] = value
         return table
 
     # -- worth

@@ -31,7 +31,9 @@ TRIES = 30  # draws from the sampler before a valid architecture is fixed and on
 
 class Sampling:
     """The sampler's side of a study. `limits` are the bounds with percentages resolved, by metric; `teacher_scores` the teacher's
-    objectives, once measured."""
+    objectives, once measured; `first` what the trials begin with, by number (`first_points`; left out: `search.first`); `earlier`
+    another study's trials whose measurements count here, numbered below 0; `worst` the scores at which a student is worth
+    nothing."""
 
     def __init__(
         self,
@@ -41,7 +43,11 @@ class Sampling:
         limits: Mapping[str, tuple[float, float]],
         teacher_scores: Mapping[str, float] | None = None,
         worst: Mapping[str, float] | None = None,
+        first: Sequence[Mapping[str, Value]] | None = None,
+        earlier: Sequence[TrialOutcome] = (),
     ) -> None:
+        self._first = spec.search.first if first is None else tuple(first)
+        self._earlier = tuple(earlier)
         self._teacher_scores = dict(teacher_scores or {})
         self._spec, self._teacher, self._vocabularies, self._limits = spec, teacher, vocabularies, limits
         self._valid = [
@@ -71,13 +77,17 @@ class Sampling:
                 )
 
     @property
+    def num_first(self) -> int:
+        return len(self._first)
+
+    @property
     def shapes(self) -> list[StudentShape]:
         """Every student the space holds within the bounds."""
         return [shape for _, shape in self._valid]
 
     def open_to(self, number: int) -> list[StudentShape]:
-        """Those that trial `number` may be, before anything is measured: all, or what `search.first` leaves open."""
-        given = self._spec.search.first[number] if number < len(self._spec.search.first) else {}
+        """Those that trial `number` may be, before anything is measured: all, or what the first points leave open."""
+        given = self._first[number] if number < len(self._first) else {}
         fixed = {name: value for name, value in given.items() if PARAMETERS[name].shapes}.items()
         return [shape for values, shape in self._valid if fixed <= values.items()]
 
@@ -107,18 +117,18 @@ class Sampling:
         self, outcomes: Sequence[TrialOutcome], number: int, front: ParetoFront | None
     ) -> Iterator[tuple[dict[str, Value], StudentShape]]:
         """Valid points, the sampler's own first; then random ones; of a space without real numbers, in the end all."""
-        given = self._spec.search.first[number] if number < len(self._spec.search.first) else {}
-        name = self._spec.search.sampler
-        explores = bool(given) or sum(map(bool, (o.measurements for o in outcomes))) < self._spec.search.startup_trials
+        given = self._first[number] if number < len(self._first) else {}
+        name, known = self._spec.search.sampler, [*self._earlier, *outcomes]
+        explores = bool(given) or sum(bool(each.measurements) for each in known) < self._spec.search.startup_trials
         if name in OWN and not given:
             if name == "forest" and not explores:
                 rng = np.random.default_rng(derived_seed(self._spec.seed, "ask", number))
-                yield from ((point.values, point.shape) for point in self._forest.best(outcomes, rng))
+                yield from ((point.values, point.shape) for point in self._forest.best(known, rng))
             else:
                 yield self._evenly(number)
         for attempt in range(TRIES):
             seed = derived_seed(self._spec.seed, "ask", number, attempt)
-            values = self._asks.draw(seed, given) if explores or name in OWN else self._asks.ask(outcomes, seed)
+            values = self._asks.draw(seed, given) if explores or name in OWN else self._asks.ask(known, seed)
             with suppress(InvalidStudent):
                 yield values, self._shape_within_bounds(values)
         # The sampler keeps missing what is wanted: fix a valid architecture, and draw the rest.
@@ -133,9 +143,8 @@ class Sampling:
     def _evenly(self, number: int) -> tuple[dict[str, Value], StudentShape]:
         """Point `number` of a scrambled Sobol sequence: over the architectures, by their size, and over each other parameter."""
         names = [name for name, info in PARAMETERS.items() if not info.shapes and is_searched(self._spec.space, name)]
-        first, *others = (
-            Sobol(1 + len(names), rng=self._spec.seed).fast_forward(number + 1).random(1)[0]
-        )  # it skips 0 badly
+        sequence = Sobol(1 + len(names), rng=self._spec.seed)
+        first, *others = sequence.fast_forward(number + 1).random(1)[0]  # it cannot skip none
         architecture, shape = self._by_size[int(first * len(self._by_size))]
         places = dict(zip(names, others, strict=True))
 
