@@ -231,7 +231,7 @@ class SamplingSpec(Frozen):
     """How trials are chosen. `first` are parameter values to begin with; what they leave open is sampled. After them come the best
     students of the study in the folder `from`, unless its measurements count here, and the textbooks' (`recipes`)."""
 
-    sampler: str = "tpe"
+    sampler: str = "forest"
     startup_trials: Annotated[int, Field(ge=1, le=100_000)] = 10
     halving: HalvingSpec | Literal["none"] = "none"
     first: tuple[dict[str, Value], ...] = ()

@@ -64,7 +64,7 @@ def test_with_history_suggestions_stay_valid_and_new(bounded: Sampling) -> None:
 
 
 def test_an_interrupted_study_suggests_what_an_uninterrupted_one_would(tmp_path: Path) -> None:
-    spec = a_spec(search={"startup_trials": 3})
+    spec = a_spec(search={"sampler": "tpe", "startup_trials": 3})
     outcomes = history(spec, a_sampling(spec), 6)
     record = reopened(tmp_path)
     for outcome in outcomes:
@@ -78,7 +78,7 @@ def test_an_interrupted_study_suggests_what_an_uninterrupted_one_would(tmp_path:
 
 def test_a_sampler_that_lived_on_suggests_what_a_new_one_would() -> None:
     """Trials finish in another order than they began; what an ask leaves behind counts for nothing."""
-    spec = a_spec(search={"startup_trials": 3})
+    spec = a_spec(search={"sampler": "tpe", "startup_trials": 3})
     lived = a_sampling(spec)
     outcomes: list[TrialOutcome] = []
     for number in range(10):
@@ -99,7 +99,7 @@ def test_of_many_trials_the_latest_and_some_older_ones_are_seen(monkeypatch: pyt
     monkeypatch.setattr(Spy, "seen", [])
     monkeypatch.setattr(samplers_module, "MOST_SEEN", 20)
     monkeypatch.setattr(samplers_module, "BLOCK", 10)
-    spec = a_spec(search={"startup_trials": 3})
+    spec = a_spec(search={"sampler": "tpe", "startup_trials": 3})
     lived = a_sampling(spec)
     outcomes = history(spec, lived, 43)
     assert lived.suggest(outcomes, 43) == a_sampling(spec).suggest(outcomes, 43)
@@ -128,7 +128,7 @@ class Spy(TPESampler):
 def test_tpe_takes_over_once_enough_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(samplers_module, "TPESampler", Spy)
     monkeypatch.setattr(Spy, "seen", [])
-    spec = a_spec(search={"startup_trials": 3})
+    spec = a_spec(search={"sampler": "tpe", "startup_trials": 3})
     sampling = a_sampling(spec, accuracy=(0.7, float("inf")), **SMALL)
     Spy.seen.clear()  # it was asked once, whether it can
     outcomes = history(spec, sampling, 3)

@@ -110,7 +110,7 @@ def test_the_sampler_is_told_of_each_trial_once(monkeypatch: pytest.MonkeyPatch)
         told.append(1)
         plain(study, trial)
 
-    spec = a_spec(search={"startup_trials": 3})
+    spec = a_spec(search={"sampler": "tpe", "startup_trials": 3})
     sampling = a_sampling(spec)
     monkeypatch.setattr(optuna.Study, "add_trial", add)
     history(spec, sampling, 12)

@@ -23,6 +23,7 @@ from search.record.record import Record
 from search.results.front import Reference
 from search.study.budget import Budget
 from search.study.searcher import StudySearcher
+from search.suggest.first import first_points
 from search.suggest.ladder import Ladder
 from search.suggest.sampling import Sampling
 from spaces.architecture import InvalidStudent
@@ -61,16 +62,19 @@ class Run:
     whole: int = 0
 
 
-def replay(searcher: Searcher, world: Surrogate, lanes: int, seconds: float, seed: int) -> Run:
-    """Until `seconds` of training were spent on all lanes together. The hypervolume is of the trials that were trained whole, by
-    their accuracy without noise; the searcher sees it with noise."""
+def replay(
+    searcher: Searcher, world: Surrogate, lanes: int, seed: int, *, least: float, most: float, enough: float
+) -> Run:
+    """Until a hypervolume of `enough` is reached, but for no less than `least` and no more than `most` seconds of training on all
+    lanes together. The hypervolume is of the trials that were trained whole, by their accuracy without noise; the searcher sees
+    it with noise."""
     run, flying, order = Run(), [], itertools.count()
     truths: dict[int, tuple[np.ndarray, np.ndarray, float, int]] = {}
     errors: list[float] = []
     sizes: list[int] = []
     now = spent = 0.0
     waiting = False
-    while spent < seconds:
+    while spent < least or (spent < most and not (run.volumes and run.volumes[-1] >= enough)):
         while len(flying) < lanes and not waiting:
             segment = searcher.next(now)
             if segment is None:
@@ -127,7 +131,10 @@ class Ours:
         )  # fmt: skip
         majority = Reference(name="majority", label="majority", metrics={METRIC: world.majority})
         budget = Budget(spec, num_lanes=lanes, tokens_per_text=10, deadline=None, front_size=lambda: 5)
-        sampling = Sampling(spec, world.teacher, world.vocabularies, {}, scores, {"accuracy": world.majority})
+        first = first_points(spec, world.teacher, world.vocabularies, {})
+        sampling = Sampling(
+            spec, world.teacher, world.vocabularies, {}, scores, {"accuracy": world.majority}, first=first
+        )
         record = Record(InMemoryStorage(), f"replay-{seed}", spec.objectives)
         self.searcher = StudySearcher(
             spec, record, sampling, budget, Ladder(spec, {}),
@@ -300,6 +307,7 @@ SEARCHERS: dict[str, Callable[[Surrogate, int, int], Searcher]] = {
     "nsga2": lambda world, seed, lanes: Whole(world, optuna.samplers.NSGAIISampler(seed=seed)),
     "moasha": lambda world, seed, lanes: Moasha(world, seed),
     # distilsearch in parts
+    "ours, no recipes": lambda world, seed, lanes: Ours(world, seed, lanes, recipes=False),
     "forest, whole": lambda world, seed, lanes: Ours(world, seed, lanes, halving="none"),
     "tpe, whole": lambda world, seed, lanes: Ours(world, seed, lanes, sampler="tpe", halving="none"),
     "random, halving": lambda world, seed, lanes: Ours(world, seed, lanes, sampler="random"),
