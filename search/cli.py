@@ -94,6 +94,17 @@ def front(folder: Folder, as_json: AsJson = False) -> None:
 
 
 @app.command()
+def analyse(folder: Folder, as_json: AsJson = False) -> None:
+    """Say how the search went: hypervolume over training, what decides each objective, what the front's students share."""
+    from search.results.analysis import analyse
+    from search.study.output import open_study
+
+    result = open_study(folder)
+    found = analyse(result.spec, result.front, result.outcomes, result.references)
+    typer.echo(found.model_dump_json(indent=2) if as_json else found.as_text())
+
+
+@app.command()
 def export(folder: Folder) -> None:
     """Write front.csv, the best-config files and report.html of a study again, from its record."""
     from search.study.output import export_study
