@@ -151,11 +151,12 @@ def _print_front(result: Any, as_json: bool) -> None:
     from search.results.table import front_as_json, front_as_text
 
     if as_json:
-        typer.echo(json.dumps(front_as_json(result.rows, result.front, result.references), indent=2))
+        typer.echo(json.dumps(front_as_json(result.rows, result.front, result.references, result.near), indent=2))
     else:
         console = Console()
         width = console.width if console.is_terminal else 140
-        Console(width=width).print(front_as_text(result.spec, result.rows, result.front, result.references))
+        table = front_as_text(result.spec, result.rows, result.front, result.references, result.near)
+        Console(width=width).print(table)
 
 
 def guarded(command: Callable[[], Any]) -> int:

@@ -17,8 +17,9 @@ from search.lanes.trainable import run_segments
 from search.record.lease import Lease
 from search.record.record import Record
 from search.results.front import ParetoFront, Reference
+from search.results.near import near_front
 from search.study.budget import Budget
-from search.study.confirm import confirm, wanted
+from search.study.confirm import confirm, num_missing
 from search.study.delivery import Delivery
 from search.study.floors import Floors
 from search.study.inputs import Inputs, read_inputs
@@ -64,6 +65,8 @@ def run_study(spec: StudySpec, display: Display | None = None) -> StudyResult:
         record, again = open_record(spec)
         stack.enter_context(Lease(record))
         _same_data(record, inputs)
+        num_rows = {name: len(split.labels) for name, split in inputs.transfer.splits.items()}
+        record.keep("num_rows", num_rows)
         record.keep("runs", [*(record.fact("runs") or []), time.time()])
         show.say("starting Ray")
         cluster = stack.enter_context(_ray())
@@ -96,9 +99,12 @@ def run_study(spec: StudySpec, display: Display | None = None) -> StudyResult:
         if not front.points:
             raise StudyError(_why_no_front(spec, outcomes))
         show.watch(pool.status, lambda: f"confirming and delivering {len(front.points)} students")
+        near = near_front(front, outcomes, spec, prepared.references, num_rows["validation"])
         show.say(f"{len(front.points)} students on the front; confirming them")
         delivery = Delivery(spec, front, outcomes, record, pool, payload)
-        confirmations = confirm(spec, front, outcomes, again, pool, budget, payload, show.told, meanwhile=delivery.ask)
+        confirmations = confirm(
+            spec, front, near, outcomes, again, pool, budget, payload, show.told, meanwhile=delivery.ask
+        )
         stages.ended("confirmation")
         delivered = delivery.collect()
         references = floors.collect(prepared.references)
@@ -111,12 +117,12 @@ def run_study(spec: StudySpec, display: Display | None = None) -> StudyResult:
             "versions": versions(),
         }
         record.keep("provenance", provenance)
-        rows = write_results(spec, front, outcomes, confirmations, delivered, references, provenance)
+        result = write_results(spec, front, outcomes, confirmations, delivered, references, num_rows, provenance)
         record.keep("lanes", {"status": idle, "wall_seconds": time.monotonic() - begun})
-        tracker.finished(spec, front, rows, references, spec.output / "best", spec.output / "report.html")
+        tracker.finished(spec, front, result.rows, references, spec.output / "best", spec.output / "report.html")
         stages.ended("tables, report, tracking")
         record.keep("stages", stages.seconds)
-        missing = len(wanted(spec, front, outcomes)) - sum(o.state is not TrialState.RUNNING for o in confirmations)
+        missing = num_missing(spec, front, outcomes, confirmations)
         if missing > 0:
             show.say(f"the minutes were spent before {missing} confirmations; `run` with more minutes adds them")
         failures = record.fact("delivery_failures") or {}
@@ -124,7 +130,7 @@ def run_study(spec: StudySpec, display: Display | None = None) -> StudyResult:
             show.say(f"trial {trial} could not be delivered: {error}")
         if not failures:
             record.keep("finished", _wish(spec))
-    return StudyResult(spec, front, rows, references, outcomes)
+    return result
 
 
 def _search(
@@ -228,7 +234,7 @@ def _done_before(spec: StudySpec) -> StudyResult | None:
     result = from_record(spec, record, again)
     if any(not (spec.output / "best" / f"trial-{trial}").is_dir() for trial in result.front.trials):
         return None
-    return result
+    return replace(result, already_done=True)
 
 
 def _same_data(record: Record, inputs: Inputs) -> None:
