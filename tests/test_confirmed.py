@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,15 @@ import pytest
 from scipy import stats
 from test_results import REFERENCES, a_spec, a_study, an_outcome
 
+from search.record.record import Record, open_storage
 from search.results.front import ParetoFront
 from search.results.near import near_front
 from search.results.scores import SeedScore, chances, standard_error, wilson
 from search.results.table import distinctions, near_rows, student_rows
-from search.study.confirm import num_missing, wanted
-from spaces.trial import TrialOutcome, TrialState
+from search.study.budget import Budget
+from search.study.confirm import confirm, num_missing, wanted
+from spaces.study import BudgetSpec
+from spaces.trial import Measurement, TrialConfig, TrialOutcome, TrialState, WorkItem, WorkResult
 
 # intervals
 
@@ -202,3 +206,67 @@ def test_rows_say_what_is_not_shown_to_be_better() -> None:
     assert "(trial 2): +1.2 points, p = 0." in said
     worse = [row.model_copy(update={"compared": None}) for row in rows]
     assert distinctions(worse) == []
+
+
+# confirming, on a lane that does nothing
+
+
+class Lane:
+    """One lane, which scores what it is handed at once; `seen` is what it was handed, in order."""
+
+    num_lanes = 1
+
+    def __init__(self) -> None:
+        self.items: dict[str, WorkItem] = {}
+        self.seen: list[TrialConfig] = []
+
+    def submit(self, item: WorkItem) -> None:
+        assert item.config is not None
+        assert item.evaluate == ("validation", "test")
+        assert item.folder == ""  # nothing is kept of it
+        self.items[item.key] = item
+        self.seen.append(item.config)
+
+    def wait_any(self, keys: list[str]) -> WorkResult:
+        item = self.items[keys[0]]
+        assert item.trial is not None
+        measured = Measurement(
+            trial=item.trial, attempt=item.attempt, step=9, share=1.0,
+            metrics={"validation/accuracy": 0.9, "test/accuracy": 0.9}, cost={"train_seconds": 12.0},
+        )  # fmt: skip
+        return WorkResult(key=item.key, kind=item.kind, trial=item.trial, attempt=1, lane=0, measurement=measured)
+
+    def acknowledge(self, key: str) -> None:
+        del self.items[key]
+
+
+def test_minutes_end_before_what_is_near_and_more_minutes_add_it(tmp_path: Path) -> None:
+    spec, outcomes, _, _ = a_study()
+    spec = spec.model_copy(update={"budget": BudgetSpec(minutes=1)})
+    front = ParetoFront.of(outcomes, spec, REFERENCES)
+    of_front, everything = wanted(spec, front, outcomes), wanted(spec, front, outcomes, (4,))
+    lane = Lane()
+
+    def run(trainings: int, near: tuple[int, ...] = (4,)) -> list[TrialOutcome]:
+        """With minutes for so many."""
+        before = len(lane.seen)
+        budget = Budget(
+            spec, num_lanes=1, tokens_per_text=10, deadline=1e6, front_size=lambda: 3,
+            clock=lambda: 0 if len(lane.seen) - before < trainings else 2e6,
+        )  # fmt: skip
+        record = Record(open_storage("sqlite", tmp_path), "small.confirm", spec.objectives)
+        return confirm(
+            spec, front, near, outcomes, record, lane, budget, {}, lambda outcome: None, lambda: None,  # type: ignore[arg-type]
+        )  # fmt: skip
+
+    done = run(len(of_front))
+    assert lane.seen == [config for config, _ in of_front]
+    assert num_missing(spec, front, outcomes, done) == 0  # nobody is told that something is missing
+    assert near_rows(spec, (4,), outcomes, done, {}, REFERENCES, {"test": 872}) == []
+    done = run(99)
+    assert lane.seen == [config for config, _ in everything]  # the rest, and nothing twice
+    (row,) = near_rows(spec, (4,), outcomes, done, {}, REFERENCES, {"test": 872})
+    assert (row.trial, row.test["test/accuracy"].seeds) == (4, 2)
+    run(99)
+    assert len(lane.seen) == len(everything)
+    assert {label["of"] for label in (outcome.labels for outcome in done)} == {"0", "2", "3", "4"}
