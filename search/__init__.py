@@ -18,12 +18,12 @@ def load_study(path: str | Path) -> StudySpec:
     return load(path)
 
 
-def run_study(spec: StudySpec, display: Any = None) -> StudyResult:
+def run_study(spec: StudySpec, display: Any = None, more: int | None = None) -> StudyResult:
     """Runs the study, or continues it, and returns its front, rows and outcomes; what it leaves lies in `spec.output`.
 
     Raises InputError for what you can mend, StudyError for the rest. Starts Ray unless it is there, and leaves one that
-    was. `display`: a `search.study.progress.Display`; None shows nothing.
+    was. `display`: a `search.study.progress.Display`; None shows nothing. `more`: so many trials beyond those it has.
     """
     from search.study.run import run_study as run
 
-    return run(spec, display)
+    return run(spec, display, more)

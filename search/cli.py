@@ -38,6 +38,14 @@ Folder = Annotated[Path, typer.Argument(help="the output folder of a study", met
 DataFolder = Annotated[
     Path | None, typer.Option(help="instead of the study's data: a folder with train, validation and test files")
 ]
+Earlier = Annotated[
+    Path | None,
+    typer.Option(
+        "--from",
+        help="instead of search.from: an earlier study's output folder, to begin with what it measured, or found best",
+        metavar="DIR",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
@@ -46,8 +54,12 @@ def run(
     study: StudyPath,
     trials: Annotated[int | None, typer.Option(help="instead of budget.trials", min=1)] = None,
     minutes: Annotated[float | None, typer.Option(help="instead of budget.minutes")] = None,
+    more: Annotated[
+        int | None, typer.Option(help="extend it: so many trials beyond those it has", min=1, max=1_000_000)
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="instead of the study's output folder")] = None,
     data: DataFolder = None,
+    earlier: Earlier = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a study to its end, or continue it: the same command again.
@@ -58,13 +70,17 @@ def run(
     from search.study.progress import Progress
     from search.study.run import run_study
 
-    spec = _load(study, trials, minutes, output, data)
+    if more is not None and (trials is not None or minutes is not None):
+        raise InputError.of(
+            "--more", "goes with neither --trials nor --minutes, which replace the budget; write one of them"
+        )
+    spec = _load(study, trials, minutes, output, data, earlier)
     stderr = Console(stderr=True)
     with Progress(stderr, spec.quality) as progress:
-        result = run_study(spec, progress)
+        result = run_study(spec, progress, more)
     if result.already_done:
         stderr.print(
-            f"This study is done: nothing was left to do. Raise budget.trials to extend it. ({spec.output})",
+            f"This study is done: nothing was left to do. `--more 50` extends it by 50 trials. ({spec.output})",
             soft_wrap=True,
         )
     _print_front(result, as_json)
@@ -72,13 +88,15 @@ def run(
 
 
 @app.command()
-def plan(study: StudyPath, data: DataFolder = None, as_json: AsJson = False) -> None:
+def plan(study: StudyPath, data: DataFolder = None, earlier: Earlier = None, as_json: AsJson = False) -> None:
     """Show what a study would do: the resolved study, the students' sizes, the lanes, the time.
 
     Nothing is kept; some of the students are trained for a few seconds to see what a step costs here."""
     from search.study.plan import make_plan
 
-    made = make_plan(_load(study, data=data), lambda text: Console(stderr=True).print(text, soft_wrap=True))
+    made = make_plan(
+        _load(study, data=data, earlier=earlier), lambda text: Console(stderr=True).print(text, soft_wrap=True)
+    )
     if as_json:
         typer.echo(json.dumps(made.as_dict(), indent=2))
     else:
@@ -133,6 +151,7 @@ def _load(
     minutes: float | None = None,
     output: Path | None = None,
     data: Path | None = None,
+    earlier: Path | None = None,
 ) -> Any:
     from spaces.yaml_io import load_study, with_data
 
@@ -144,6 +163,8 @@ def _load(
     spec = spec.model_copy(update={"budget": spec.budget.model_copy(update=changed)})
     if data is not None:
         spec = with_data(spec, data)
+    if earlier is not None:
+        spec = spec.model_copy(update={"search": spec.search.model_copy(update={"from_": earlier.resolve()})})
     return spec.model_copy(update={"output": output.resolve()}) if output else spec
 
 

@@ -69,6 +69,27 @@ class FloatRange:
 Parameter = Choice | IntRange | FloatRange
 
 
+def at(parameter: Parameter, share: float) -> Value:
+    """The value at this share of the range, 0 to 1, on its scale; a choice's values, and whole numbers, share it evenly."""
+    if isinstance(parameter, Choice) or not (isinstance(parameter, FloatRange) or parameter.log):
+        return parameter.values[min(int(share * len(parameter.values)), len(parameter.values) - 1)]
+    half = 0.5 if isinstance(parameter, IntRange) else 0.0  # so that the ends of a whole range get their share
+    low, high = parameter.low - half, parameter.high + half
+    value = low * (high / low) ** share if parameter.log else low + share * (high - low)
+    if isinstance(parameter, IntRange):
+        return min(max(round(value), parameter.low), parameter.high)
+    return min(max(value, parameter.low), parameter.high)
+
+
+def where(parameter: FloatRange, value: float) -> float:
+    """The share of the range, 0 to 1, at which a value stands, on its scale."""
+    if parameter.low == parameter.high:
+        return 0.0
+    if parameter.log:
+        return math.log(value / parameter.low) / math.log(parameter.high / parameter.low)
+    return (value - parameter.low) / (parameter.high - parameter.low)
+
+
 def _when_to_yaml(when: When) -> dict[str, Any]:
     return {name: values[0] if len(values) == 1 else list(values) for name, values in when.items()}
 

@@ -24,11 +24,13 @@ from spaces.space import PARAMETERS, SearchSpace
 from spaces.student import Frozen
 from spaces.task import METRIC_WORDS, TASKS, Task
 
+SAMPLERS = ("forest", "tpe", "nsga2", "nsga3", "gp", "qmc", "random")
 SIZE = ("parameters", "bytes")  # known by arithmetic, minimised; what is measured is the task's
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
-ImportPath = Annotated[str, StringConstraints(pattern=r"^[^:]+:[A-Za-z_]\w*$")]  # module:function or file.py:function
+IMPORT_PATH = r"^[^:]+:[A-Za-z_]\w*$"
+ImportPath = Annotated[str, StringConstraints(pattern=IMPORT_PATH)]  # module:function or file.py:function
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -148,11 +150,49 @@ class TrainingSpec(Frozen):
     steps: Annotated[int, Field(ge=1, le=10**9)] | None = None
 
 
+GROWTH_SCHEMA = {
+    "anyOf": [
+        {"type": "number", "minimum": 0, "exclusiveMaximum": 1},
+        {"type": "string", "pattern": r"^\d+(\.\d+)?%$"},
+    ]
+}
+
+
+class FlatSpec(Frozen):
+    """The search ends once the front's hypervolume has grown by no more than `growth` of itself over so many measured trials.
+    Failed ones do not count; where nothing is on the front yet, nothing is flat."""
+
+    trials: Annotated[int, Field(ge=2, le=1_000_000)]
+    growth: Annotated[float, WithJsonSchema(GROWTH_SCHEMA)] = 0.0
+
+    @field_validator("growth", mode="before")
+    @classmethod
+    def _share(cls, value: Any) -> Any:
+        """1% is text to YAML."""
+        share = float(value[:-1]) / 100 if isinstance(value, str) and re.fullmatch(r"\d+(\.\d+)?%", value) else value
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < 1:
+            raise ValueError(f"{value!r} is not allowed; write a share from 0 to below 1, such as 1% or 0.01")
+        return share
+
+
 class BudgetSpec(Frozen):
-    """What the study may spend; whichever ends first. `minutes` are the whole command's wall time."""
+    """What the study may spend; whichever ends first. `minutes` are one command's wall time; `training_tokens` what the search's
+    trials are trained on, without padding, and `gpu_hours` what the lanes hold of GPUs: both over all runs of the study."""
 
     trials: Annotated[int, Field(ge=1, le=1_000_000)] = 32
     minutes: Annotated[float, Field(gt=0, le=10**6)] | None = None
+    training_tokens: Annotated[float, Field(ge=1, le=10**18)] | None = None
+    gpu_hours: Annotated[float, Field(gt=0, le=10**9)] | None = None
+    flat: FlatSpec | None = None
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _number(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool):
+            raise ValueError(f"{value} is not allowed; write a number")
+        if info.field_name == "flat" and not isinstance(value, dict | FlatSpec | None):
+            raise ValueError(f"{value!r} is not allowed; write how many trials to look back, as flat: {{trials: 30}}")
+        return value
 
 
 class HalvingSpec(Frozen):
@@ -188,12 +228,33 @@ class HalvingSpec(Frozen):
 
 
 class SamplingSpec(Frozen):
-    """How trials are chosen. `first` are parameter values to begin with; what they leave open is sampled."""
+    """How trials are chosen. `first` are parameter values to begin with; what they leave open is sampled. After them come the best
+    students of the study in the folder `from`, unless its measurements count here, and the textbooks' (`recipes`)."""
 
-    sampler: Literal["tpe", "random"] = "tpe"
+    sampler: str = "tpe"
     startup_trials: Annotated[int, Field(ge=1, le=100_000)] = 10
     halving: HalvingSpec | Literal["none"] = "none"
     first: tuple[dict[str, Value], ...] = ()
+    from_: Path | None = Field(default=None, alias="from")  # an earlier study's output
+    recipes: bool | None = None  # None: where nothing else says how to begin
+
+    @property
+    def begins_with_recipes(self) -> bool:
+        """Left out, they stand in for what nobody said. Where the user says how to begin, or what an earlier study found is there,
+        that is worth more; and a random search is asked for where nothing is to be presumed."""
+        if self.recipes is not None:
+            return self.recipes
+        return self.sampler != "random" and not self.first and self.from_ is None
+
+    @field_validator("sampler")
+    @classmethod
+    def _a_sampler(cls, value: str) -> str:
+        if value not in SAMPLERS and not re.fullmatch(IMPORT_PATH, value):
+            raise ValueError(
+                f"{value!r} is no sampler{near_miss(value, SAMPLERS)}; there are {', '.join(SAMPLERS)}, and any of Optuna's by "
+                "import path, such as optuna.samplers:TPESampler"
+            )
+        return value
 
     @property
     def rungs(self) -> tuple[float, ...]:
@@ -293,7 +354,7 @@ class StudySpec(Frozen):
     training: TrainingSpec = TrainingSpec()
     budget: BudgetSpec = BudgetSpec()
     search: SamplingSpec = SamplingSpec()
-    resources: ResourcesSpec = ResourcesSpec()
+    resources: ResourcesSpec = Field(default=ResourcesSpec(), validate_default=True)
     confirm: ConfirmSpec = ConfirmSpec()
     tracking: TrackingSpec = TrackingSpec()
     output: Path
@@ -344,6 +405,17 @@ class StudySpec(Frozen):
                     )
         return value
 
+    @field_validator("resources")
+    @classmethod
+    def _has_gpus(cls, value: ResourcesSpec, info: ValidationInfo) -> ResourcesSpec:
+        budget = info.data.get("budget")
+        if budget is not None and budget.gpu_hours is not None and not value.gpus_per_worker:
+            raise ValueError(
+                f"gpus_per_worker is 0, and budget.gpu_hours = {budget.gpu_hours:g} would never be spent. Write resources: "
+                "{gpus_per_worker: 1}, or bound the time by budget: {minutes: ...}"
+            )
+        return value
+
     @property
     def about(self) -> Task:
         return TASKS[self.task]
@@ -355,7 +427,7 @@ class StudySpec(Frozen):
 
     def resolved(self) -> dict[str, Any]:
         """Plain data that YAML or JSON can hold and `load_study` reads again."""
-        return self.model_dump(mode="json", exclude_none=True)
+        return self.model_dump(mode="json", exclude_none=True, by_alias=True)
 
 
 def _metrics(info: ValidationInfo) -> tuple[str, ...]:

@@ -141,6 +141,11 @@ class TrialOutcome(Frozen):
         return sum(measurement.cost.get("train_seconds", 0.0) for measurement in self.measurements)
 
     @property
+    def train_tokens(self) -> float:
+        """Likewise: what its measured segments were trained on, without padding."""
+        return sum(measurement.cost.get("tokens", 0.0) for measurement in self.measurements)
+
+    @property
     def share(self) -> float:
         """The part of its training that is measured."""
         return self.last.share if self.last else 0.0

@@ -185,8 +185,9 @@ SPLIT_FILES = ("train", "validation", "test", "unlabelled")
 
 def _path_faults(raw: Mapping[str, Any], folder: Path, files_must_exist: bool) -> list[Fault]:
     """Paths that name nothing: looked at before validation, so that they are told with everything else."""
-    data = raw["data"] if isinstance(raw.get("data"), dict) else {}
+    data, search = (raw[key] if isinstance(raw.get(key), dict) else {} for key in ("data", "search"))
     paths = {f"data.{split}": data.get(split) for split in SPLIT_FILES} | {name: raw.get(name) for name in RELATIVE}
+    paths["search.from"] = search.get("from")
     faults = []
     for where, path in paths.items():
         if not isinstance(path, str):
@@ -224,6 +225,7 @@ def _resolve_paths(spec: StudySpec, folder: Path) -> StudySpec:
         update={
             "data": data,
             "teacher": teacher,
+            "search": spec.search.model_copy(update={"from_": absolute(spec.search.from_)}),
             **own,
             **{name: absolute(getattr(spec, name)) for name in RELATIVE},
         }
@@ -285,7 +287,7 @@ def _fields_at(model: type[BaseModel], location: list[str]) -> list[str]:
                 current = item
                 break
             stack += typing.get_args(item)
-    return list(current.model_fields)
+    return [field.alias or name for name, field in current.model_fields.items()]
 
 
 def write_whole(path: str | Path, content: str | bytes) -> None:

@@ -14,7 +14,8 @@ import yaml
 
 from search import cli
 from search.record.record import Record, open_storage
-from search.study.output import claim_output
+from search.study.extension import Extension, wish
+from search.study.output import claim_output, spec_of
 from search.study.searcher import trial_config
 from search.suggest.sampling import Sampling
 from spaces.errors import InputError, StudyError
@@ -124,6 +125,28 @@ def test_a_command_line_that_makes_no_sense_is_2(distilsearch: Run, study: Calla
     assert "holds no train file" in err
 
 
+def test_more_goes_with_no_other_number_and_not_without_a_study(
+    distilsearch: Run, study: Callable[..., Path], tmp_path: Path
+) -> None:
+    for option in (["--trials", "9"], ["--minutes", "2"]):
+        status, out, err = distilsearch("run", study(), "--more", "5", *option)
+        assert (status, out) == (2, "")
+        assert err.startswith("--more: goes with neither --trials nor --minutes")
+    assert distilsearch("run", study(), "--more", "0")[0] == 2
+    status, out, err = distilsearch("run", study(), "--more", "5")
+    assert (status, out) == (2, "")
+    assert "holds no trial to go on from; run the study without --more first" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_budget_that_pays_for_no_trial_is_2(distilsearch: Run, study: Callable[..., Path]) -> None:
+    path = study(budget={"training_tokens": 100})
+    for command in ("run", "plan"):
+        status, out, err = distilsearch(command, path)
+        assert (status, out) == (2, "")
+        assert "budget: training_tokens: 100 do not pay for one trial, which takes " in err
+
+
 def test_a_folder_that_holds_no_study_is_2(distilsearch: Run, tmp_path: Path) -> None:
     for command in ("front", "analyse", "export"):
         status, out, err = distilsearch(command, tmp_path)
@@ -169,6 +192,21 @@ def test_bad_data_and_teacher_are_2_and_told_together(distilsearch: Run, study: 
     assert (status, out) == (2, "")
     assert "data.train: row 2 (after the header) has an empty text" in err
     assert "teacher.model: there is no folder /no/such/teacher" in err
+
+
+def test_a_folder_to_begin_from_that_holds_no_study_is_2(
+    distilsearch: Run, study: Callable[..., Path], study_of: Callable[..., StudySpec], tmp_path: Path
+) -> None:
+    """And the output is not claimed, so that the right folder may follow."""
+    for command in ("run", "plan"):
+        status, out, err = distilsearch(command, study(), "--from", tmp_path / "none")
+        assert (status, out) == (2, "")
+        assert err.strip().splitlines()[-1].startswith("search.from: no study can be taken over from ")
+        assert "holds no study.yaml" in err
+    status, _, err = distilsearch("run", study(), "--from", study_of().output)
+    assert status == 2
+    assert "is this study's own output" in err
+    assert not study_of().output.exists()
 
 
 def test_more_than_the_cluster_can_ever_give_is_2(distilsearch: Run, study: Callable[..., Path]) -> None:
@@ -324,6 +362,23 @@ def test_exports_are_written_again_from_the_record(distilsearch: Run, finished: 
     plan = json.loads(out)
     assert (status, plan["shapes"]) == (0, 1)
     assert plan["study"]["budget"]["trials"] == 1
+
+
+def test_what_was_extended_is_done(distilsearch: Run, finished: StudySpec, tmp_path: Path) -> None:
+    """For the plain command too, with the study file as it was: it asks for two trials, and there are three."""
+    path = tmp_path / "file.yaml"
+    path.write_text(yaml.safe_dump({**finished.resolved(), "budget": {"trials": 2}}))
+    extension = Extension(of=2, trials=3, begun=2, more=1)
+    record = Record(open_storage("sqlite", finished.output), finished.name, finished.objectives)
+    record.keep("more", extension.model_dump())
+    record.keep("finished", wish(extension.applied(finished)))
+    for number in front_of(finished):
+        (finished.output / "best" / f"trial-{number}").mkdir(parents=True)
+    status, out, err = distilsearch("run", path, "--json")
+    assert status == 0
+    assert "This study is done: nothing was left to do. `--more 50` extends it by 50 trials." in err
+    assert json.loads(out)
+    assert spec_of(finished.output).budget.trials == 3
 
 
 def test_a_study_that_measured_nothing_yet_is_1(distilsearch: Run, study_of: Callable[..., StudySpec]) -> None:

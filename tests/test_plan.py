@@ -78,6 +78,35 @@ def test_a_second_thread_gains_less_than_a_second_worker(study_of: Any, inputs: 
     assert alone == pytest.approx(training + scoring)
 
 
+@pytest.mark.usefixtures("given_pace")
+def test_tokens_and_gpu_hours_cut_the_search(study_of: Any, inputs: Inputs) -> None:
+    budget = {"trials": 40}
+    whole = make_plan(study_of(budget=budget))
+    assert whole.tokens == EPOCHS * len(inputs.transfer.splits["train"].tokens["full"].ids)
+    tokens = {"training_tokens": 10 * whole.tokens}
+    cut = make_plan(study_of(budget={**budget, **tokens}))
+    trial, name = whole.seconds["one trial"], "search of 40 trials"
+    scored = whole.num_lanes * whole.seconds[name] - (40 + (whole.num_lanes - 1) / 2) * trial
+    assert cut.seconds[name] == pytest.approx((10 * trial + scored) / whole.num_lanes)
+    assert cut.seconds["in all"] < whole.seconds["in all"]
+    assert "training tokens pays for about 10.0 whole trials of " in cut.as_text()
+    generous = make_plan(study_of(budget={**budget, "training_tokens": 1e15}))
+    assert generous.seconds[name] == whole.seconds[name]
+
+
+def test_gpu_hours_are_minutes_of_so_many_gpus(study_of: Any, inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "measure_pace", given)
+    monkeypatch.setattr(plan, "_cluster", lambda: {"CPU": 4.0, "GPU": 2.0})
+    resources = {"gpus_per_worker": 1}
+    free = make_plan(study_of(budget={"trials": 10**6}, resources=resources))
+    cut = make_plan(study_of(budget={"trials": 10**6, "gpu_hours": 3}, resources=resources))
+    assert cut.num_lanes == 2
+    assert cut.seconds["in all"] == pytest.approx(3 * 3600 / 2)
+    assert free.seconds["in all"] > 3 * 3600 / 2
+    assert "3 GPU hours are 90.0 minutes of 2 GPUs" in cut.as_text()
+    assert "of the budget of 90 minutes, about" in cut.as_text()
+
+
 def test_a_pace_is_measured_and_leaves_no_trace(inputs: Inputs) -> None:
     threads = torch.get_num_threads()
     shapes: list[StudentShape] = [

@@ -13,7 +13,9 @@ from small_search import TEACHER, VOCABULARIES, Clock, a_sampling, a_spec, done,
 
 from search.results.front import non_dominated
 from search.study.budget import Budget
+from search.suggest import samplers as samplers_module
 from search.suggest import sampling as sampling_module
+from search.suggest.samplers import measured_at_one_rung
 from search.suggest.sampling import Sampling
 from spaces.errors import InputError
 from spaces.trial import TrialOutcome, TrialState
@@ -93,10 +95,10 @@ def test_a_sampler_that_lived_on_suggests_what_a_new_one_would() -> None:
 
 
 def test_of_many_trials_the_latest_and_some_older_ones_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sampling_module, "TPESampler", Spy)
+    monkeypatch.setattr(samplers_module, "TPESampler", Spy)
     monkeypatch.setattr(Spy, "seen", [])
-    monkeypatch.setattr(sampling_module, "MOST_SEEN", 20)
-    monkeypatch.setattr(sampling_module, "BLOCK", 10)
+    monkeypatch.setattr(samplers_module, "MOST_SEEN", 20)
+    monkeypatch.setattr(samplers_module, "BLOCK", 10)
     spec = a_spec(search={"startup_trials": 3})
     lived = a_sampling(spec)
     outcomes = history(spec, lived, 43)
@@ -124,10 +126,11 @@ class Spy(TPESampler):
 
 
 def test_tpe_takes_over_once_enough_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sampling_module, "TPESampler", Spy)
+    monkeypatch.setattr(samplers_module, "TPESampler", Spy)
     monkeypatch.setattr(Spy, "seen", [])
     spec = a_spec(search={"startup_trials": 3})
     sampling = a_sampling(spec, accuracy=(0.7, float("inf")), **SMALL)
+    Spy.seen.clear()  # it was asked once, whether it can
     outcomes = history(spec, sampling, 3)
     assert Spy.seen == []  # numbers 0, 1 and 2 were drawn at random
     running = outcomes[0].model_copy(update={"number": 3, "state": TrialState.RUNNING, "measurements": ()})
@@ -258,3 +261,86 @@ def test_a_trial_that_would_not_end_in_time_is_not_begun() -> None:
     assert not budget.has_time_for(shape, [*outcomes, *running])  # both lanes are busy for some seconds yet
     clock.now += 1.0
     assert not budget.has_time_for(shape, outcomes)
+
+
+# samplers by name
+
+
+@pytest.mark.parametrize(
+    "sampler", ["forest", "tpe", "nsga2", "nsga3", "qmc", "random", "optuna.samplers:NSGAIISampler"]
+)
+def test_every_sampler_suggests_valid_points_and_the_same_again(sampler: str) -> None:
+    spec = a_spec(search={"sampler": sampler, "startup_trials": 3})
+    sampling = a_sampling(spec, **SMALL)
+    outcomes = history(spec, sampling, 8)
+    assert len({tuple(outcome.parameters.items()) for outcome in outcomes}) == 8
+    assert all(outcome.config.shape.num_parameters <= 24_000 for outcome in outcomes)
+    assert a_sampling(spec, **SMALL).suggest(outcomes, 8) == sampling.suggest(outcomes, 8)
+
+
+@pytest.mark.parametrize(("sampler", "enough"), [("forest", 3), ("tpe", 3), ("nsga2", 20), ("nsga3", 20)])
+def test_every_sampler_learns_from_what_was_measured(sampler: str, enough: int) -> None:
+    """Genetic ones once a generation is full."""
+    spec = a_spec(search={"sampler": sampler, "startup_trials": 3})
+    outcomes = history(spec, a_sampling(spec), enough + 2)
+    turned = [worse_for_better(outcome) for outcome in outcomes]
+    numbers = range(enough + 2, enough + 7)
+    learnt, other = ([a_sampling(spec).suggest(seen, number) for number in numbers] for seen in (outcomes, turned))
+    assert learnt != other
+
+
+def worse_for_better(outcome: TrialOutcome) -> TrialOutcome:
+    assert outcome.last is not None
+    metrics = {name: 1 - value for name, value in outcome.last.metrics.items()}
+    return outcome.model_copy(update={"measurements": (outcome.last.model_copy(update={"metrics": metrics}),)})
+
+
+@pytest.mark.slow
+def test_the_gaussian_process_suggests_too() -> None:
+    spec = a_spec(search={"sampler": "gp", "startup_trials": 3})
+    assert len(history(spec, a_sampling(spec, **SMALL), 5)) == 5
+
+
+@pytest.mark.parametrize(
+    ("sampler", "words"),
+    [
+        ("tpee", "did you mean"),
+        ("cmaes", "there are forest, tpe, nsga2, nsga3, gp, qmc, random"),
+        ("optuna.samplers:CmaEsSampler", "cannot choose for 2 objectives in this space"),
+        ("optuna.samplers:GridSampler", "There are forest, qmc, tpe"),
+        ("optuna.samplers:NoSampler", "cannot be imported"),
+        ("nowhere.at.all:Sampler", "cannot be imported"),
+    ],
+)
+def test_a_sampler_that_cannot_is_refused_by_name(sampler: str, words: str) -> None:
+    with pytest.raises(InputError) as caught:
+        a_sampling(a_spec(search={"sampler": sampler}))
+    assert words in str(caught.value)
+    assert "sampler" in str(caught.value)
+
+
+def test_a_sampler_is_asked_about_one_rung_alone() -> None:
+    """Scores half-way are not held against scores at the end: all it sees are of the highest rung that has enough."""
+    spec = a_spec(search={"startup_trials": 3, "halving": {"rungs": ["1/9", "1/3", 1]}})
+    outcomes = history(spec, a_sampling(spec), 9)
+
+    def at_rungs(outcome: TrialOutcome, count: int) -> TrialOutcome:
+        assert outcome.last is not None
+        last = outcome.last
+        steps = [last.model_copy(update={"share": share}) for share in spec.search.rungs[:count]]
+        return outcome.model_copy(update={"measurements": tuple(steps)})
+
+    some = [at_rungs(outcome, 1 + (outcome.number < 4) + (outcome.number < 1)) for outcome in outcomes]
+    seen = measured_at_one_rung(spec, some)
+    assert [(outcome.number, outcome.share) for outcome in seen] == [(number, 1 / 3) for number in range(4)]
+    fewer = [at_rungs(outcome, 1 + (outcome.number < 2)) for outcome in outcomes]
+    assert {outcome.share for outcome in measured_at_one_rung(spec, fewer)} == {1 / 9}
+    assert len(measured_at_one_rung(spec, fewer)) == 9
+
+
+def test_a_space_that_is_used_up_ends_the_suggestions() -> None:
+    space = {"depth": {"int": [1, 3]}, "vocabulary": ["used", "full"], "batch_size": [16, 32]}
+    spec = a_spec(space=space, search={"sampler": "random"})
+    outcomes = history(spec, a_sampling(spec), 12)
+    assert len({tuple(outcome.parameters.items()) for outcome in outcomes}) == 12
+    assert a_sampling(spec).suggest(outcomes, 12) is None

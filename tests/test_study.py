@@ -24,6 +24,7 @@ import tiny
 import yaml
 from safetensors.numpy import load_file
 
+from search.record.record import Record, open_storage
 from search.results.near import near_front
 from search.study.augment import with_parts
 from search.study.inputs import read_inputs
@@ -373,6 +374,36 @@ def test_a_best_config_trains_the_same_student_again(ran: Ran, tmp_path: Path) -
     delivered = load_file(ran.output / "best" / f"trial-{row['trial']}" / "model.safetensors")
     assert weights.keys() == delivered.keys()
     assert all(np.array_equal(weights[name], delivered[name]) for name in weights)
+
+
+def test_the_next_study_begins_with_what_this_one_measured(ran: Ran, tmp_path: Path) -> None:
+    raw = json.loads(ran.path.read_text()) | {"name": "next", "output": str(tmp_path / "run"), "budget": {"trials": 1}}
+    raw |= {"search": {"startup_trials": 3}, "confirm": {"seeds": 1, "without_distillation": "none"}}
+    (tmp_path / "study.yaml").write_text(json.dumps(raw))
+    command = [sys.executable, "-c", DRIVER, "run", str(tmp_path / "study.yaml"), "--from", str(ran.output)]
+    done = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, timeout=1500)
+    assert done.returncode == 0, done.stderr
+    measured = {number: outcome for number, outcome in ran.after.items() if outcome.state is TrialState.DONE}
+    assert f"beginning with what {len(measured)} trials of {ran.output} measured" in done.stderr
+    result = open_study(tmp_path / "run")
+    assert result.front.trials == (0,)  # theirs are no trials of this one,
+    assert [outcome.number for outcome in result.outcomes] == [0]
+    spec = spec_of(tmp_path / "run")
+    storage = open_storage(spec.storage, spec.output)
+    kept = Record(storage, "next.earlier", spec.objectives).outcomes()
+    assert {int(outcome.labels["trial"]): outcome.measurements for outcome in kept} == {
+        number: outcome.measurements for number, outcome in measured.items()
+    }
+    # and its first trial is what TPE makes of them, not what it would draw without
+    inputs = read_inputs(spec, lambda text: None)
+    below = [outcome.model_copy(update={"number": outcome.number - len(kept)}) for outcome in kept]
+    drawn, informed = (
+        Sampling(inputs.spec, inputs.teacher, inputs.vocabularies, {}, earlier=earlier).suggest([], 0)
+        for earlier in ((), below)
+    )
+    assert drawn is not None
+    assert informed is not None
+    assert result.outcomes[0].parameters == informed[0] != drawn[0]
 
 
 def test_a_folder_without_a_study_has_no_front(tmp_path: Path, ran: Ran) -> None:

@@ -63,6 +63,7 @@ def fit_some(rank: int = 0, world_size: int = 1) -> tuple[dict[str, torch.Tensor
             teacher_states=some_states,
         )  # fmt: skip
     assert fitted.step == 6
+    assert fitted.num_tokens == 2 * len(tokens.ids)  # also where another worker had half of each batch
     return student.state_dict(), fitted.mean_loss
 
 

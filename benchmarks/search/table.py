@@ -9,6 +9,7 @@ where it was cut off; writes benchmarks/search/trec.csv.
 from __future__ import annotations
 
 import csv
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 from rich.console import Console
 
 from search import run_study
+from search.study.inputs import read_inputs
 from search.study.output import StudyResult
 from search.study.progress import Progress
 from spaces.trial import derived_seed
@@ -51,6 +53,20 @@ def main(data: str, trials: int = 400, again: int = 60, output: str = "runs/trec
         search={"sampler": "random", "first": chosen, "halving": halving},
     )
     write(TABLE, [(0, first), (1, second)])
+    write_about(TABLE.with_suffix(".json"), first)
+
+
+def write_about(path: Path, result: StudyResult) -> None:
+    """What a replay has to know of the study beside its trials."""
+    inputs = read_inputs(result.spec, lambda text: None)
+    scores = {reference.name: reference.value("accuracy") for reference in result.references}
+    about = {
+        "teacher": inputs.teacher.model_dump(mode="json"),
+        "vocabularies": dict(inputs.vocabularies),
+        "majority": scores["majority"],
+        "teacher_accuracy": scores["teacher"],
+    }
+    path.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
 
 def write(path: Path, results: list[tuple[int, StudyResult]]) -> None:

@@ -93,36 +93,44 @@ class Record:
         until: float = 1.0,
     ) -> TrialOutcome:
         """Writes a new trial that runs to the share `until`, and returns it with its number; one transaction."""
-        searched = {
-            name: value
-            for name, value in parameters.items()
-            if not (isinstance(space.parameter(name), Choice) and len(space.parameter(name).values) == 1)  # type: ignore[union-attr]
-        }
-        template = create_trial(
-            state=OptunaState.RUNNING,
-            params=searched,
-            distributions={name: distribution(space.parameter(name)) for name in searched},
-            user_attrs={
-                "state": TrialState.RUNNING.value,
-                "config": config.model_dump_json(),
-                "parameters": json.dumps(dict(parameters)),
-                "labels": json.dumps(dict(labels or {})),
-                "attempt": 1,
-                "until": until,
-                "num_parameters": config.shape.num_parameters,
-            },
-        )
-        trial_id = self._storage.create_new_trial(self._study_id, template_trial=template)
-        number = self._storage.get_trial(trial_id).number
-        self._ids[number] = trial_id
-        return TrialOutcome(
-            number=number,
+        outcome = TrialOutcome(
+            number=self.next_number(),
             config=config,
             parameters=dict(parameters),
             state=TrialState.RUNNING,
             labels=dict(labels or {}),
             until=until,
         )
+        return self.adopt(outcome, space)
+
+    def adopt(self, outcome: TrialOutcome, space: SearchSpace) -> TrialOutcome:
+        """Writes a trial as it stands, measurements and all, and returns it with its number here; one transaction."""
+        searched = {
+            name: value
+            for name, value in outcome.parameters.items()
+            if not (isinstance(space.parameter(name), Choice) and len(space.parameter(name).values) == 1)  # type: ignore[union-attr]
+        }
+        values = outcome.values() if outcome.state is TrialState.DONE else None
+        template = create_trial(
+            state=OPTUNA_STATE[outcome.state],
+            values=[values[name] for name in self.objectives] if values else None,
+            params=searched,
+            distributions={name: distribution(space.parameter(name)) for name in searched},
+            user_attrs={
+                "state": outcome.state.value,
+                "config": outcome.config.model_dump_json(),
+                "parameters": json.dumps(outcome.parameters),
+                "labels": json.dumps(outcome.labels),
+                "attempt": 1,
+                "until": outcome.until,
+                "num_parameters": outcome.config.shape.num_parameters,
+                **{_place(measurement): measurement.model_dump_json() for measurement in outcome.measurements},
+            },
+        )
+        trial_id = self._storage.create_new_trial(self._study_id, template_trial=template)
+        number = self._storage.get_trial(trial_id).number
+        self._ids[number] = trial_id
+        return outcome.model_copy(update={"number": number})
 
     def next_number(self) -> int:
         return len(self._ids)
@@ -130,8 +138,7 @@ class Record:
     def measured(self, measurement: Measurement) -> None:
         """Keeps one measurement; the same one twice is kept once."""
         trial_id = self._ids[measurement.trial]
-        name = f"measurement:{measurement.share:.6f}"
-        self._storage.set_trial_user_attr(trial_id, name, measurement.model_dump_json())
+        self._storage.set_trial_user_attr(trial_id, _place(measurement), measurement.model_dump_json())
 
     def set_attempt(self, number: int, attempt: int) -> None:
         self._storage.set_trial_user_attr(self._ids[number], "attempt", attempt)
@@ -164,6 +171,10 @@ class Record:
     def attempts(self) -> dict[int, int]:
         trials = self._storage.get_all_trials(self._study_id, deepcopy=False)
         return {trial.number: int(trial.user_attrs.get("attempt", 1)) for trial in trials}
+
+
+def _place(measurement: Measurement) -> str:
+    return f"measurement:{measurement.share:.6f}"
 
 
 def _outcome(trial: FrozenTrial) -> TrialOutcome:

@@ -1,4 +1,4 @@
-"""What the study may spend: trials and minutes, and how much of the minutes is kept for what comes after the search."""
+"""What the study may spend: trials, time and tokens, and how much of the time is kept for what comes after the search."""
 
 from __future__ import annotations
 
@@ -7,19 +7,24 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from statistics import median
 
+from search.results.front import Reference
+from search.study.growth import Growth
 from spaces.student import StudentShape
 from spaces.study import StudySpec
-from spaces.trial import TrialOutcome, TrialState
+from spaces.trial import TrialConfig, TrialOutcome, TrialState
 
 OVERHEAD_SECONDS = 12.0  # delivery, report and the closing of lanes, as measured on two cores
 FRONT_GUESS = 5  # points of the front before one is known
 RECENT = 100  # trials whose times say what the next one takes
+IN_PLAY = (TrialState.RUNNING, TrialState.PROMOTED)
 
 
 class Budget:
     """Times come from what was measured: seconds a FLOP of the trials finished so far; before any, there is no guess.
 
-    `scoring_share` is what scoring a delivered model costs, as a share of its training.
+    `deadline` is by the clock, of minutes and GPU hours whichever is first; `scoring_share` is what scoring a delivered model
+    costs, as a share of its training; `trial_tokens` says what a whole trial is trained on. The front counts as flat from
+    trial `since` on, against `references`.
     """
 
     def __init__(
@@ -31,17 +36,50 @@ class Budget:
         deadline: float | None,
         front_size: Callable[[], int],
         scoring_share: float = 0.1,
+        trial_tokens: Callable[[TrialConfig], float] = lambda config: 0.0,
+        references: Sequence[Reference] = (),
+        since: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._spec, self._lanes, self._tokens = spec, num_lanes, max(1, round(tokens_per_text))
         self.deadline, self._front_size, self._clock = deadline, front_size, clock
-        self._scoring_share = scoring_share
+        self._scoring_share, self._trial_tokens = scoring_share, trial_tokens
+        self._growth = spec.budget.flat and Growth(spec, spec.budget.flat, references, since)
 
     def allows(self, outcomes: Sequence[TrialOutcome]) -> bool:
-        """Whether another trial may start, by their number and by the time kept back."""
+        return not self.spent(outcomes)
+
+    def spent(self, outcomes: Sequence[TrialOutcome]) -> str:
+        """Why no other trial may start, whichever it is; empty where one may."""
         if len(outcomes) >= self._spec.budget.trials:
-            return False
-        return self.deadline is None or self._clock() + self.kept_back(outcomes) < self.deadline
+            return f"all {self._spec.budget.trials} trials were begun"
+        if self._growth and self._growth.is_flat(outcomes):
+            return self._growth.in_words
+        if self.deadline is not None and self._clock() + self.kept_back(outcomes) >= self.deadline:
+            return "the time that is left is kept for confirmation and delivery"
+        return ""
+
+    def refuses(self, config: TrialConfig, outcomes: Sequence[TrialOutcome], share: float = 1.0) -> str:
+        """Why this share of this trial may not start; empty where it may."""
+        if not self.has_time_for(config.shape, outcomes, share):
+            return "the next trial would not end before the time that is kept for confirmation and delivery"
+        left = self.tokens_left(outcomes)
+        if (
+            left is not None and (needed := share * self._trial_tokens(config)) > left + 0.5
+        ):  # a rung's share is no whole number
+            return f"of the training tokens {max(0.0, left):,.0f} are left, and the next trial takes {needed:,.0f}"
+        return ""
+
+    def tokens_left(self, outcomes: Sequence[TrialOutcome]) -> float | None:
+        """What is not spent by the trials measured so far, nor will be by those that run; None where nothing bounds it."""
+        if self._spec.budget.training_tokens is None:
+            return None
+        coming = sum(
+            self._trial_tokens(outcome.config) * (outcome.until - outcome.share)
+            for outcome in outcomes
+            if outcome.state in IN_PLAY
+        )
+        return self._spec.budget.training_tokens - sum(outcome.train_tokens for outcome in outcomes) - coming
 
     def has_time_for(self, shape: StudentShape, outcomes: Sequence[TrialOutcome], share: float = 1.0) -> bool:
         """Whether this share of a trial of this shape would end before what comes after the search has to begin. Running trials
@@ -54,7 +92,7 @@ class Budget:
         waiting = [
             (self.seconds_for(outcome.config.shape, outcomes) or 0.0) * (outcome.until - outcome.share)
             for outcome in outcomes
-            if outcome.state in (TrialState.RUNNING, TrialState.PROMOTED)
+            if outcome.state in IN_PLAY
         ]
         ahead = max(0.0, sum(waiting) / 2 / self._lanes) if len(waiting) >= self._lanes else 0.0
         return self._clock() + ahead + seconds * share + self.kept_back(outcomes) < self.deadline

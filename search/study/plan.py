@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from dataclasses import dataclass
@@ -10,10 +11,13 @@ from typing import Any
 
 from search.lanes.pool import plan_lanes
 from search.study.budget import FRONT_GUESS, OVERHEAD_SECONDS
+from search.study.earlier import earlier_of
+from search.study.gpu_hours import num_gpus
 from search.study.inputs import Inputs, Say, read_inputs
 from search.study.pace import measure_pace
-from search.study.run import known_limits
+from search.study.run import known_limits, refuse_too_few_tokens
 from search.study.secrets import mask_secrets
+from search.suggest.first import first_points
 from search.suggest.sampling import Sampling
 from search.trial.device import bf16_pays, device, use_processor
 from search.trial.start.importance import MAX_ROWS
@@ -43,6 +47,7 @@ class Plan:
     teacher_parameters: int
     cluster: dict[str, float]
     num_lanes: int
+    tokens: float  # that one trial is trained on, on average
     seconds: dict[str, float]
 
     def as_dict(self) -> dict[str, Any]:
@@ -57,6 +62,7 @@ class Plan:
             },
             "cluster": self.cluster,
             "lanes": self.num_lanes,
+            "tokens_of_one_trial": round(self.tokens),
             "estimated_seconds": {name: round(value, 1) for name, value in self.seconds.items()},
         }
 
@@ -73,10 +79,22 @@ class Plan:
             *(() if resources.gpus_per_worker else (ONE_CORE,)),
             "time, about: " + ", ".join(f"{name} {value / 60:.1f} min" for name, value in self.seconds.items()),
         ]
-        if self.spec.budget.minutes is not None:
+        budget = self.spec.budget
+        if budget.training_tokens is not None:
+            lines.append(
+                f"the budget of {budget.training_tokens:,.0f} training tokens pays for about "
+                f"{budget.training_tokens / self.tokens:,.1f} whole trials of {self.tokens:,.0f}"
+            )
+        if budget.gpu_hours is not None:
+            gpus = num_gpus(self.spec, self.num_lanes)
+            lines.append(
+                f"{budget.gpu_hours:g} GPU hours are {60 * budget.gpu_hours / gpus:,.1f} minutes of {gpus:g} GPUs"
+            )
+        minutes = _seconds_allowed(self.spec, self.num_lanes) / 60
+        if minutes < math.inf:
             kept = self.seconds["confirmation and delivery"] / 60
             lines.append(
-                f"of the budget of {self.spec.budget.minutes:g} minutes, about {kept:.1f} are kept for confirmation and delivery; "
+                f"of the budget of {minutes:g} minutes, about {kept:.1f} are kept for confirmation and delivery; "
                 "the search ends when only they are left"
             )
         return "\n".join(lines)
@@ -90,22 +108,27 @@ def make_plan(spec: StudySpec, say: Say = lambda text: None) -> Plan:
     say("reading the data and the teacher")
     inputs = read_inputs(spec, lambda text: None)
     reading = time.perf_counter() - begun
-    spec = inputs.spec
-    sampling = Sampling(spec, inputs.teacher, inputs.vocabularies, known_limits(inputs))
+    asked, spec, limits = spec, inputs.spec, known_limits(inputs)
+    refuse_too_few_tokens(inputs)
+    earlier = earlier_of(asked, inputs, limits)
+    first = first_points(spec, inputs.teacher, inputs.vocabularies, limits, earlier.first)
+    sampling = Sampling(spec, inputs.teacher, inputs.vocabularies, limits, first=first)
     shapes = sorted(set(sampling.shapes), key=lambda shape: shape.num_parameters)
     cluster = _cluster()
     num_lanes = plan_lanes(spec.resources, cluster)
     say("training some of the students for some steps")
+    tokens, seconds = _estimate(spec, inputs, sampling, num_lanes, reading, cluster)
     return Plan(
         spec=spec,
-        notes=inputs.notes,
+        notes=[*inputs.notes, *([earlier.note] if earlier.note else [])],
         num_shapes=len(shapes),
         smallest=shapes[0],
         largest=shapes[-1],
         teacher_parameters=inputs.teacher.num_parameters,
         cluster={name: value for name, value in cluster.items() if name in ("CPU", "GPU")},
         num_lanes=num_lanes,
-        seconds=_estimate(spec, inputs, sampling, num_lanes, reading, cluster),
+        tokens=tokens,
+        seconds=seconds,
     )
 
 
@@ -133,8 +156,9 @@ def _estimate(
     num_lanes: int,
     read_seconds: float,
     cluster: dict[str, float],
-) -> dict[str, float]:
-    """Seconds by part, from the pace of this machine's processor (or its GPU) and the study's own sizes."""
+) -> tuple[float, dict[str, float]]:
+    """Tokens of one trial, on average; and seconds by part, from the pace of this machine's processor (or its GPU) and the
+    study's own sizes."""
     sizes = {name: len(split.tokens["full"].ids) for name, split in inputs.transfer.splits.items()}
     num_texts = len(inputs.transfer.splits["train"].labels)
     length = max(1, round(sizes["train"] / num_texts))
@@ -152,7 +176,7 @@ def _estimate(
     crowded = CROWDED if not spec.resources.gpus_per_worker and taken >= cluster.get("CPU", 1.0) else 1.0
     exact = EXACT_FACTOR if bf16_pays(device().type) else 1.0
 
-    # One trial, on average: those that `search.first` gives as they are, the rest as the space holds them.
+    # One trial, on average: those given first as they are, the rest as the space holds them.
     share_of_teacher = fmean(shape.flops(length) for shape in students) / teacher.flops(length)
     trained = spec.training.steps * batch_size * length if spec.training.steps else epochs * sizes["train"]
     hidden = HIDDEN_FACTOR if spec.space.teacher_states(inputs.teacher.depth) else 1.0
@@ -178,15 +202,23 @@ def _estimate(
     after = OVERHEAD_SECONDS + (again * trial + points * scored * share_of_teacher) / num_lanes
     # The floors' part of the first lanes, and at the end half a trial for whoever has to wait for the last.
     search = ((trials + (num_lanes - 1) / 2) * trial + scored) / num_lanes
-    if spec.budget.minutes is not None:
-        search = max(0.0, min(search, 60 * spec.budget.minutes - preparation - after))
-    return {
+    if spec.budget.training_tokens is not None:
+        search = min(search, (spec.budget.training_tokens / trained * trial + scored) / num_lanes)
+    search = max(0.0, min(search, _seconds_allowed(spec, num_lanes) - preparation - after))
+    return trained, {
         "preparation (less where cached)": preparation,
         "one trial": trial,
         f"search of {trials} trials": search,
         "confirmation and delivery": after,
         "in all": preparation + search + after,
     }
+
+
+def _seconds_allowed(spec: StudySpec, num_lanes: int) -> float:
+    """What minutes and GPU hours, whichever ends first, leave for one whole command; infinite where neither is bounded."""
+    budget = spec.budget
+    by_gpus = math.inf if budget.gpu_hours is None else 3600 * budget.gpu_hours / num_gpus(spec, num_lanes)
+    return min(math.inf if budget.minutes is None else 60 * budget.minutes, by_gpus)
 
 
 def _some_of(spec: StudySpec, sampling: Sampling, length: int) -> list[StudentShape]:
@@ -197,7 +229,7 @@ def _some_of(spec: StudySpec, sampling: Sampling, length: int) -> list[StudentSh
         return [ordered[int((number + 0.5) / TIMED * len(ordered))] for number in range(TIMED)]
 
     looked_at = min(spec.budget.trials, 100)
-    given = min(len(spec.search.first), looked_at)
+    given = min(sampling.num_first, looked_at)
     likely = [shape for number in range(given) for shape in evenly(sampling.open_to(number))]
     likely += evenly(sampling.shapes) * (looked_at - given)
     return likely if len(set(likely)) <= TIMED else evenly(likely)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
+import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import ray
@@ -16,12 +17,15 @@ from search.lanes.quiet import start_ray
 from search.lanes.trainable import run_segments
 from search.record.lease import Lease
 from search.record.record import Record
-from search.results.front import ParetoFront, Reference
+from search.results.front import ParetoFront, Reference, reference_named
 from search.results.near import near_front
 from search.study.budget import Budget
 from search.study.confirm import confirm, num_missing
 from search.study.delivery import Delivery
+from search.study.earlier import Earlier, earlier_of, read_earlier
+from search.study.extension import Extension, is_finished, nothing_to_extend, wish
 from search.study.floors import Floors
+from search.study.gpu_hours import GpuHours
 from search.study.inputs import Inputs, read_inputs
 from search.study.output import (
     StudyResult,
@@ -36,7 +40,9 @@ from search.study.prepare import Prepared, prepare
 from search.study.progress import Display, Silent
 from search.study.searcher import StudySearcher
 from search.study.stages import Stages
+from search.study.tokens import fewest_tokens, trial_tokens
 from search.study.tracking import Tracker, make_tracker
+from search.suggest.first import first_points
 from search.suggest.ladder import Ladder
 from search.suggest.sampling import Sampling
 from spaces.errors import InputError, StudyError
@@ -46,18 +52,23 @@ from spaces.trial import TrialOutcome, TrialState
 SILENCE_SECONDS = 300.0  # a lane that says nothing for so long is killed
 
 
-def run_study(spec: StudySpec, display: Display | None = None) -> StudyResult:
-    """Runs the study, or continues it. Raises InputError for what the user can mend, StudyError for the rest."""
+def run_study(spec: StudySpec, display: Display | None = None, more: int | None = None) -> StudyResult:
+    """Runs the study, or continues it; with `more`, to so many trials beyond those in its record. Raises InputError for what
+    the user can mend, StudyError for the rest."""
     show, begun, stages = display or Silent(), time.monotonic(), Stages()
-    result = _done_before(spec)
+    extension, result = _so_far(spec, more)
+    spec = extension.applied(spec)
     if result is not None:
         return result
+    if not (spec.output / "study.yaml").is_file():
+        read_earlier(spec)  # made for its errors, before the output is claimed
     claim_output(spec)
     show.say("reading the data and the teacher")
     inputs = read_inputs(spec, show.say)
-    spec = inputs.spec
+    asked, spec = spec, inputs.spec
     for note in inputs.notes:
         show.say(note)
+    refuse_too_few_tokens(inputs)
     stages.ended("reading")
     # Made for its errors: an empty space is refused before Ray starts.
     Sampling(spec, inputs.teacher, inputs.vocabularies, known_limits(inputs))
@@ -67,10 +78,17 @@ def run_study(spec: StudySpec, display: Display | None = None) -> StudyResult:
         _same_data(record, inputs)
         num_rows = {name: len(split.labels) for name, split in inputs.transfer.splits.items()}
         record.keep("num_rows", num_rows)
+        earlier = earlier_of(asked, inputs, known_limits(inputs), record)
+        if earlier.note:
+            show.say(earlier.note)
         record.keep("runs", [*(record.fact("runs") or []), time.time()])
+        if extension.more:
+            record.keep("more", extension.model_dump())
         show.say("starting Ray")
         cluster = stack.enter_context(_ray())
         num_lanes = plan_lanes(spec.resources, cluster)
+        gpu_hours = GpuHours(spec, record, num_lanes=num_lanes, begun=begun)
+        stack.callback(gpu_hours.keep)
         stages.ended("starting Ray")
         tracker = make_tracker(spec, spec.output)
         stack.callback(tracker.close)
@@ -87,12 +105,34 @@ def run_study(spec: StudySpec, display: Display | None = None) -> StudyResult:
         floors.ask_early(reference)  # one lane alone fine-tunes
         prepared = prepare(inputs, reference, pool, threads, show.say)
         record.keep("teacher_passes", (record.fact("teacher_passes") or 0) + prepared.teacher_passes)
+        if record.fact("references") is None:  # for whoever looks at the front while it grows; the floors come later
+            record.keep("references", [reference.model_dump() for reference in prepared.references])
         payload = {"teacher": str(prepared.teacher_folder), "refs": {"transfer": prepared.transfer}}
         stages.ended("preparation, and the lanes' start")
 
-        if spec.budget.minutes is not None:
+        deadline = _deadline(spec, begun, gpu_hours)
+        if deadline is not None:
             floors.ask(payload)  # before any time is given to trials
-        searcher, budget = _search(spec, inputs, record, pool, prepared, payload, show, tracker, begun, floors)
+
+        def told(outcome: TrialOutcome) -> None:
+            gpu_hours.keep()
+            show.told(outcome)
+
+        searcher, budget = _search(
+            spec,
+            inputs,
+            record,
+            pool,
+            prepared,
+            payload,
+            show,
+            told,
+            tracker,
+            floors,
+            deadline,
+            extension.begun,
+            earlier,
+        )
         stages.ended("search")
         outcomes = searcher.ordered
         front = ParetoFront.of(outcomes, spec, prepared.references)
@@ -102,9 +142,7 @@ def run_study(spec: StudySpec, display: Display | None = None) -> StudyResult:
         near = near_front(front, outcomes, spec, prepared.references, num_rows["validation"])
         show.say(f"{len(front.points)} students on the front; confirming them")
         delivery = Delivery(spec, front, outcomes, record, pool, payload)
-        confirmations = confirm(
-            spec, front, near, outcomes, again, pool, budget, payload, show.told, meanwhile=delivery.ask
-        )
+        confirmations = confirm(spec, front, near, outcomes, again, pool, budget, payload, told, meanwhile=delivery.ask)
         stages.ended("confirmation")
         delivered = delivery.collect()
         references = floors.collect(prepared.references)
@@ -124,12 +162,12 @@ def run_study(spec: StudySpec, display: Display | None = None) -> StudyResult:
         record.keep("stages", stages.seconds)
         missing = num_missing(spec, front, outcomes, confirmations)
         if missing > 0:
-            show.say(f"the minutes were spent before {missing} confirmations; `run` with more minutes adds them")
+            show.say(f"the time was spent before {missing} confirmations; `run` with more of it adds them")
         failures = record.fact("delivery_failures") or {}
         for trial, error in failures.items():
             show.say(f"trial {trial} could not be delivered: {error}")
         if not failures:
-            record.keep("finished", _wish(spec))
+            record.keep("finished", wish(spec))
     return result
 
 
@@ -141,28 +179,41 @@ def _search(
     prepared: Prepared,
     payload: dict[str, Any],
     show: Display,
+    told: Callable[[TrialOutcome], None],
     tracker: Tracker,
-    begun: float,
     floors: Floors,
+    deadline: float | None,
+    since: int,
+    earlier: Earlier,
 ) -> tuple[StudySearcher, Budget]:
-    minutes = spec.budget.minutes
     limits = _limits(spec, prepared.references)
     teacher = prepared.references[0]
     scores = {name: teacher.value(name) for name in spec.objectives if name not in SIZE}
-    sampling = Sampling(spec, inputs.teacher, inputs.vocabularies, limits, scores)
+    first = first_points(spec, inputs.teacher, inputs.vocabularies, limits, earlier.first)
+    majority = reference_named(prepared.references, "majority")
+    worst = {name: majority.value(name) for name in scores if majority and math.isfinite(majority.value(name))}
+    sampling = Sampling(
+        spec, inputs.teacher, inputs.vocabularies, limits, scores, worst, first=first, earlier=earlier.outcomes
+    )
     budget = Budget(
         spec,
         num_lanes=pool.num_lanes,
         tokens_per_text=inputs.num_train_tokens / len(inputs.transfer.splits["train"].labels),
-        deadline=None if minutes is None else begun + 60 * minutes,
+        deadline=deadline,
         scoring_share=_scoring_share(inputs),
         front_size=lambda: len(searcher.front.points),
+        # As the lanes have it: with made-up texts.
+        trial_tokens=partial(
+            trial_tokens, ray.get(prepared.transfer) if spec.budget.training_tokens else inputs.transfer
+        ),
+        references=prepared.references,
+        since=since,
     )
 
-    def told(outcome: TrialOutcome) -> None:
+    def heard(outcome: TrialOutcome) -> None:
         if outcome.last is not None and not outcome.error:
             tracker.measured(outcome, outcome.last)
-        show.told(outcome)
+        told(outcome)
 
     searcher = StudySearcher(
         spec,
@@ -173,19 +224,28 @@ def _search(
         references=prepared.references,
         teacher_depth=inputs.teacher.depth,
         payload=payload,
-        told=told,
+        told=heard,
         # For the lane that has nothing to do until the others' last trials end.
         no_more_trials=lambda: floors.ask(payload),
     )
     done = sum(outcome.state is TrialState.DONE for outcome in searcher.ordered)
     if searcher.ordered:
         show.say(f"continuing: {done} of {spec.budget.trials} trials are done")
-    show.say(f"searching {len(set(sampling.shapes)):,} shapes on {pool.num_lanes} lanes")
+    begins = f"; the first {len(first)} trials are given" if first else ""
+    show.say(f"searching {len(set(sampling.shapes)):,} shapes on {pool.num_lanes} lanes{begins}")
     show.watch(pool.status, lambda: _summary(spec, searcher.ordered, budget, pool.num_lanes))
     run_segments(
         searcher, pool.broker, pool.broker_name, max_concurrent=pool.num_lanes + 1, storage=spec.output / ".ray"
     )
+    show.say(f"no more trials: {searcher.ended}")
     return searcher, budget
+
+
+def _deadline(spec: StudySpec, begun: float, gpu_hours: GpuHours) -> float | None:
+    """When this command has to be over, by the monotonic clock."""
+    minutes = spec.budget.minutes
+    ends = (None if minutes is None else begun + 60 * minutes, gpu_hours.deadline)
+    return min((end for end in ends if end is not None), default=None)
 
 
 def _scoring_share(inputs: Inputs) -> float:
@@ -196,17 +256,24 @@ def _scoring_share(inputs: Inputs) -> float:
 
 
 def _summary(spec: StudySpec, outcomes: Sequence[TrialOutcome], budget: Budget, num_lanes: int) -> str:
-    """One line: trials running, done, best so far, time left."""
+    """One line: trials running, done, tokens left, best so far, time left."""
     count = {state: sum(outcome.state is state for outcome in outcomes) for state in TrialState}
     done = [outcome for outcome in outcomes if outcome.state is TrialState.DONE and outcome.last]
     line = f"{count[TrialState.DONE]} of {spec.budget.trials} trials done, {count[TrialState.RUNNING]} running"
     if count[TrialState.FAILED]:
         line += f", {count[TrialState.FAILED]} failed"
+    by_tokens = budget.tokens_left(outcomes)
+    if by_tokens is not None:
+        line += f"; {max(0.0, by_tokens):,.0f} of {spec.budget.training_tokens:,.0f} training tokens left"
     if done:
         best = max(outcome.values()[spec.quality] for outcome in done)
         line += f"; best {spec.quality} {best:.1%}"
         mean = sum(outcome.last.cost.get("train_seconds", 0) for outcome in done if outcome.last) / len(done)
-        left = mean * (spec.budget.trials - len(done)) / num_lanes
+        trials = spec.budget.trials - len(done)
+        if by_tokens is not None:
+            each = sum(outcome.train_tokens for outcome in done) / len(done)
+            trials = min(trials, count[TrialState.RUNNING] + int(by_tokens / max(1.0, each)))
+        left = mean * trials / num_lanes
         by_clock = budget.seconds_left()
         left = left if by_clock is None else min(left + budget.kept_back(outcomes), by_clock)
         line += f"; about {max(0, left) / 60:.0f} min left"
@@ -216,25 +283,25 @@ def _summary(spec: StudySpec, outcomes: Sequence[TrialOutcome], budget: Budget, 
 # -- the record and the output folder
 
 
-def _wish(spec: StudySpec) -> str:
-    """What `finished` stands for: this much budget and confirmation, no more."""
-    return json.dumps([spec.budget.model_dump(), spec.confirm.model_dump()])
-
-
-def _done_before(spec: StudySpec) -> StudyResult | None:
-    """The result of a study that ran to its end with the same budget, or None."""
+def _so_far(spec: StudySpec, more: int | None) -> tuple[Extension, StudyResult | None]:
+    """How far the study goes, and its result if it ran that far to its end before."""
     if not (spec.output / "study.yaml").is_file() or not (
         spec.storage != "sqlite" or (spec.output / "study.db").is_file()
     ):
-        return None
+        if more is not None:
+            raise nothing_to_extend(spec)
+        return Extension(of=spec.budget.trials, trials=spec.budget.trials), None
     claim_output(spec)
     record, again = open_record(spec)
-    if record.fact("finished") != _wish(spec):
-        return None
+    extension = Extension.of_study(spec, record, more)
+    spec = extension.applied(spec)
+    if not is_finished(spec, record):
+        return extension, None
+    claim_output(spec)
     result = from_record(spec, record, again)
     if any(not (spec.output / "best" / f"trial-{trial}").is_dir() for trial in result.front.trials):
-        return None
-    return replace(result, already_done=True)
+        return extension, None
+    return extension, replace(result, already_done=True)
 
 
 def _same_data(record: Record, inputs: Inputs) -> None:
@@ -281,6 +348,16 @@ def known_limits(inputs: Inputs) -> dict[str, tuple[float, float]]:
     }
 
 
+def refuse_too_few_tokens(inputs: Inputs) -> None:
+    """Raises InputError where budget.training_tokens do not pay for one trial."""
+    most, fewest = inputs.spec.budget.training_tokens, fewest_tokens(inputs)
+    if most is not None and most < fewest:
+        raise InputError.of(
+            "budget", f"{most:,.0f} do not pay for one trial, which takes {fewest:,.0f} or more; raise them, or lower training",
+            "training_tokens",
+        )  # fmt: skip
+
+
 def _why_no_front(spec: StudySpec, outcomes: Sequence[TrialOutcome]) -> str:
     failed = [outcome for outcome in outcomes if outcome.state is TrialState.FAILED]
     done = [outcome for outcome in outcomes if outcome.state is TrialState.DONE]
@@ -294,4 +371,4 @@ def _why_no_front(spec: StudySpec, outcomes: Sequence[TrialOutcome]) -> str:
         )
     if failed:
         return f"all {len(failed)} trials failed; the last: {failed[-1].error}"
-    return "budget.minutes were spent before a trial ended. What was prepared is kept: run again, or raise them"
+    return "the budget was spent before a trial ended. What was prepared is kept: raise the budget, or run again for new minutes"

@@ -34,7 +34,7 @@ Told = Callable[[TrialOutcome], None]
 
 class StudySearcher(SegmentSearcher):
     """Suggests segments: first those that an earlier run left unfinished, then the next one of a trial that goes on, then new
-    trials until the budget is spent. `no_more_trials` is called when it is: once or more often."""
+    trials until the budget is spent. `no_more_trials` is called when it is: once or more often; `ended` then says why."""
 
     def __init__(
         self,
@@ -55,6 +55,7 @@ class StudySearcher(SegmentSearcher):
         self._spec, self._record, self._sampling, self._budget, self._ladder = spec, record, sampling, budget, ladder
         self._references, self._teacher_depth, self._payload, self._told = references, teacher_depth, payload, told
         self.outcomes: dict[int, TrialOutcome] = {}
+        self.ended = ""
         self._attempts = record.attempts()
         self._unfinished: list[int] = []
         self._flying: set[int] = set()
@@ -100,7 +101,7 @@ class StudySearcher(SegmentSearcher):
         while (due := self._ladder.due()) is not None:
             number, share = due
             outcome = self.outcomes[number]
-            if not self._budget.has_time_for(outcome.config.shape, self.ordered, 1 - share):
+            if self._budget.refuses(outcome.config, self.ordered, 1 - share):
                 return None
             if self._sampling.is_beaten(outcome.config.shape, self.front):
                 self._end(number)
@@ -113,16 +114,19 @@ class StudySearcher(SegmentSearcher):
         return None
 
     def _new(self) -> WorkItem | None:
-        if not self._budget.allows(self.ordered):
+        self.ended = self._budget.spent(self.ordered)
+        if self.ended:
             return None
         number = self._record.next_number()
         point = self._sampling.suggest(self.ordered, number, self.front)
         if point is None:
+            self.ended = "the space holds nothing else that is worth a trial"
             return None
         parameters, shape = point
-        if not self._budget.has_time_for(shape, self.ordered):
-            return None
         config = trial_config(self._spec, parameters, shape, self._teacher_depth, number)
+        self.ended = self._budget.refuses(config, self.ordered)
+        if self.ended:
+            return None
         until = self._ladder.next_share(0.0)
         outcome = self._record.start(config, parameters, self._spec.space, until=until)
         self.outcomes[outcome.number] = outcome

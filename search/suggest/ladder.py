@@ -13,8 +13,6 @@ from search.suggest.halving import Rung, dominates, halving, hopeless
 from spaces.study import SIZE, HalvingSpec, StudySpec
 from spaces.trial import Measurement, TrialOutcome, TrialState
 
-OVER = {TrialState.ENDED, TrialState.FAILED}
-
 
 class Ladder:
     """Rungs below the last, filled as measurements come. `limits` are the bounds with percentages resolved, by metric.
@@ -71,13 +69,13 @@ class Ladder:
         self._mark(place, trial, promoted=True)
 
     def settle(self, outcome: TrialOutcome) -> None:
-        """What became of a trial: where it was measured and went on from it does not wait, and where it ended or failed neither."""
-        went_on = outcome.state in (TrialState.PROMOTED, TrialState.DONE)
+        """What became of a trial: it waits nowhere that it went on from, and not where it ended. Failing it was under way."""
+        went_on = outcome.state in (TrialState.PROMOTED, TrialState.DONE, TrialState.FAILED)
         for measurement in outcome.measurements:
             place = self._place(measurement.share)
             if place is not None and (went_on or measurement is not outcome.last):
                 self._mark(place, outcome.number, promoted=True)
-            elif place is not None and outcome.state in OVER:
+            elif place is not None and outcome.state is TrialState.ENDED:
                 self._mark(place, outcome.number, promoted=False)
 
     def hopeless(self, share: float, most: float) -> list[int]:

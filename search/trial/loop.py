@@ -53,7 +53,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a fit did. `num_tokens` counts without padding; seconds are of the training alone."""
+    """What a fit did. `num_tokens` counts without padding, over all workers; seconds are of the training alone."""
 
     step: int
     total_steps: int
@@ -152,7 +152,7 @@ def fit(
         (loss * world).backward()  # DDP averages over ranks; the loss is already a share of the whole batch's
         optimizer.step(schedule.learning_rate * schedule.factor(step, total))
         loss_sum += loss.detach()
-        num_tokens += int(lengths[mine].sum())
+        num_tokens += int(lengths[rows].sum())  # of all workers
         step += 1
         context.heartbeat(step, total)
         if step % CHECK_EVERY == 0 or step == last_step:

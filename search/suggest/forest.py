@@ -1,0 +1,298 @@
+"""The sampler of distilsearch's own: it takes the point from which the front is expected to gain most.
+
+What a student scores is predicted by a forest over learning curves (`curves`), what it measures in parameters and bytes is known
+by arithmetic and not learnt. A candidate's worth is the hypervolume that it is expected to add (EHVI; Emmerich et al. 2006) to the
+front of what is measured and of what the trials in play are expected to become; by that the lanes' trials differ. Candidates are
+drawn from the space, and near the students of that front.
+
+Legend: N trials or points, F features, R rungs, M objectives.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import norm
+
+from search.results.front import hypervolume
+from search.suggest.curves import Curves
+from search.suggest.samplers import is_searched
+from spaces.architecture import InvalidStudent
+from spaces.parameters import Choice, FloatRange, Parameter, Value, at, where
+from spaces.space import PARAMETERS, SearchSpace
+from spaces.student import StudentShape
+from spaces.study import SIZE, StudySpec
+from spaces.trial import TrialOutcome, TrialState, derived_seed
+
+POOL = 1500  # points drawn from the space once,
+DRAWN = 250  # of which each ask looks at so many,
+NEAR = 150  # and at so many near the front's
+CHANGED = 2.0  # parameters of a point that are drawn anew, on average, for one near it
+MOST = 500  # trials that a forest learns from
+GROWS = 1.04  # it is grown anew when there are about so many times as many measurements
+STEP = 0.15  # how far from the front's values of a real number its neighbours are drawn, as a share of the range
+SAMPLES = 8  # draws of the scores, where the gain has no closed form
+
+Values = dict[str, Value]
+ShapeOf = Callable[[Mapping[str, Value]], StudentShape]
+
+
+@dataclass(frozen=True)
+class Point:
+    values: Values
+    shape: StudentShape
+    features: tuple[float, ...]
+
+
+class ForestSampler:
+    """Ranks points of the space. `shape_of` raises InvalidStudent, also for what is out of bounds that arithmetic knows.
+
+    `reference`: the worst that counts, one value an objective in its own units. `limits`: of measured metrics.
+    """
+
+    def __init__(
+        self,
+        spec: StudySpec,
+        shape_of: ShapeOf,
+        valid: Sequence[tuple[Values, StudentShape]],
+        reference: Mapping[str, float],
+        limits: Mapping[str, tuple[float, float]],
+    ) -> None:
+        self._spec, self._shape_of, self._reference = spec, shape_of, reference
+        self._limits = {name: limit for name, limit in limits.items() if name not in SIZE}
+        self._valid = valid
+        self._scores = [name for name in spec.objectives if name not in SIZE]
+        self._modelled = list(dict.fromkeys([*self._scores, *self._limits]))
+        self._pool: list[Point] = []
+        self._curves: dict[str, Curves] = {}
+        self._learnt = 0
+
+    def best(self, outcomes: Sequence[TrialOutcome], rng: np.random.Generator) -> list[Point]:
+        """Points, the most promising first. `outcomes` are of this study, at least one of them measured."""
+        known = [outcome for outcome in outcomes if outcome.state is not TrialState.FAILED]
+        points = [self._point(outcome.parameters, outcome.config.shape) for outcome in known]
+        features = np.array([point.features for point in points])
+        scores = {name: self._measured(known, name) for name in self._modelled}
+        self._learn(known, points)
+        in_play = [place for place, outcome in enumerate(known) if outcome.state is not TrialState.ENDED]
+        believed = {
+            name: self._curves[name].predict(features[in_play], scores[name][in_play])[0] for name in self._modelled
+        }
+        rows = self._rows([points[place].shape for place in in_play], believed)
+        certain = np.full(len(in_play), 1e-6)
+        keeps = self._feasible({name: (believed[name], certain) for name in self._limits}, len(in_play)) > 0.5
+        front = rows[keeps]
+        near = [points[place] for place, kept in zip(in_play, keeps, strict=True) if kept] or points
+        candidates = self._candidates(near, front, rng)
+        seen = np.array([point.features for point in candidates])
+        predicted = {name: self._curves[name].predict(seen) for name in self._modelled}
+        gain = self._gain(front, [point.shape for point in candidates], predicted, rng)
+        gain *= self._feasible(predicted, len(candidates))
+        return [candidates[place] for place in np.argsort(-gain, kind="stable")]
+
+    # -- learning
+
+    def _learn(self, known: Sequence[TrialOutcome], points: Sequence[Point]) -> None:
+        """From the first so many measurements, in the order in which they came: a number that grows in steps, so that a forest
+        serves some asks, and one that is continued from the record is the one that would have been."""
+        order = sorted(
+            (measurement.cost.get("finished_at", 0.0), place, measurement.share)
+            for place, outcome in enumerate(known)
+            for measurement in outcome.measurements
+        )
+        count = _step_below(len(order))
+        if self._curves and count == self._learnt:
+            return
+        self._learnt = count
+        shares: dict[int, float] = {}
+        for _, place, share in order[:count]:
+            shares[place] = share  # the last of each trial
+        chosen = list(shares)
+        if len(chosen) > MOST:  # half of them the latest; of the others those that came farthest
+            old, late = chosen[: -MOST // 2], chosen[-MOST // 2 :]
+            chosen = [*sorted(old, key=lambda place: -shares[place])[: MOST // 2], *late]
+        features = np.array([points[place].features for place in chosen])
+        until = np.array([shares[place] for place in chosen])
+        for name in self._modelled:
+            scores = self._measured([known[place] for place in chosen], name)
+            scores[np.array(self._spec.search.rungs) > until[:, None] + 1e-6] = np.nan
+            self._curves[name] = Curves(features, scores, derived_seed(self._spec.seed, "forest", count))
+
+    def _measured(self, outcomes: Sequence[TrialOutcome], name: str) -> np.ndarray:
+        """(N, R)"""
+        rungs = self._spec.search.rungs
+        table = np.full((len(outcomes), len(rungs)), np.nan)
+        for place, outcome in enumerate(outcomes):
+            for measurement in outcome.measurements:
+                value = measurement.metrics.get(f"validation/{name}", math.nan)
+                for rung, share in enumerate(rungs):  # an earlier study may have had others
+                    if abs(share - measurement.share) < 1e-6 and math.isfinite(value):
+                        table[place, rung] = value
+        return table
+
+    # -- worth
+
+    def _rows(self, shapes: Sequence[StudentShape], scores: Mapping[str, np.ndarray]) -> np.ndarray:
+        """(N, M) coordinates, all to be minimised: sizes as log10, scores negated."""
+        columns = [
+            np.array([_size(shape, name) for shape in shapes]) if name in SIZE else -np.asarray(scores[name])
+            for name in self._spec.objectives
+        ]
+        return np.stack(columns, axis=1) if len(shapes) else np.zeros((0, len(columns)))
+
+    def _corner(self) -> np.ndarray:
+        return np.array(
+            [
+                math.log10(max(self._reference[name], 1)) if name in SIZE else -self._reference[name]
+                for name in self._spec.objectives
+            ]
+        )
+
+    def _gain(
+        self,
+        front: np.ndarray,
+        shapes: Sequence[StudentShape],
+        predicted: Mapping[str, tuple[np.ndarray, np.ndarray]],
+        rng: np.random.Generator,
+    ) -> np.ndarray:
+        means = self._rows(shapes, {name: predicted[name][0] for name in self._scores})
+        corner = self._corner()
+        if len(self._scores) == 1 and len(self._spec.objectives) == 2:
+            score = next(place for place, name in enumerate(self._spec.objectives) if name not in SIZE)
+            spread = np.maximum(predicted[self._scores[0]][1], 1e-4)
+            return expected_gain(
+                front[:, [score, 1 - score]], corner[[score, 1 - score]], means[:, score], spread, means[:, 1 - score]
+            )
+        gains = np.zeros(len(shapes))
+        directions = ["minimize"] * means.shape[1]
+        before = hypervolume(front.tolist(), corner.tolist(), directions)
+        useful = front[_first_front(front)] if len(front) else front
+        for place in range(len(shapes)):
+            for _ in range(SAMPLES):
+                row = means[place].copy()
+                for column, name in enumerate(self._spec.objectives):
+                    if name not in SIZE:
+                        row[column] += predicted[name][1][place] * rng.normal()
+                gains[place] += hypervolume([*useful.tolist(), row.tolist()], corner.tolist(), directions) - before
+        return gains / SAMPLES
+
+    def _feasible(self, predicted: Mapping[str, tuple[np.ndarray, np.ndarray]], count: int) -> np.ndarray:
+        """(count,) the probability that every measured bound is kept."""
+        probability = np.ones(count)
+        for name, (low, high) in self._limits.items():
+            mean, spread = predicted[name]
+            spread = np.maximum(spread, 1e-6)
+            probability = probability * (norm.cdf((high - mean) / spread) - norm.cdf((low - mean) / spread))
+        return probability
+
+    # -- points
+
+    def _point(self, values: Values, shape: StudentShape) -> Point:
+        return Point(values, shape, features(self._spec.space, values, shape))
+
+    def _candidates(self, near: Sequence[Point], rows: np.ndarray, rng: np.random.Generator) -> list[Point]:
+        if not self._pool:
+            fixed = np.random.default_rng(self._spec.seed)
+            self._pool = [self._drawn(fixed) for _ in range(POOL)]
+        found = [self._pool[place] for place in rng.choice(len(self._pool), min(DRAWN, len(self._pool)), replace=False)]
+        best = _first_front(rows) if len(rows) else np.arange(len(near))
+        for _ in range(NEAR):
+            parent = near[int(best[int(rng.integers(len(best)))])]
+            child = self._changed(parent, rng)
+            if child is not None:
+                found.append(child)
+        return found
+
+    def _drawn(self, rng: np.random.Generator) -> Point:
+        architecture, shape = self._valid[int(rng.integers(len(self._valid)))]
+
+        def value(name: str, parameter: Parameter) -> Value:
+            return architecture[name] if name in architecture else _draw(parameter, rng)
+
+        return self._point(self._spec.space.point(value), shape)
+
+    def _changed(self, parent: Point, rng: np.random.Generator) -> Point | None:
+        searched = [name for name in parent.values if is_searched(self._spec.space, name)]
+        share = min(1.0, CHANGED / max(1, len(searched)))
+        changed = {name for name in searched if rng.random() < share} or {searched[int(rng.integers(len(searched)))]}
+
+        def value(name: str, parameter: Parameter) -> Value:
+            if name in parent.values and name not in changed:
+                return parent.values[name]
+            return _draw(parameter, rng, parent.values.get(name))
+
+        values = self._spec.space.point(value)
+        try:
+            return self._point(values, self._shape_of(values))
+        except InvalidStudent:
+            return None
+
+
+def expected_gain(
+    front: np.ndarray, corner: np.ndarray, mean: np.ndarray, spread: np.ndarray, sizes: np.ndarray
+) -> np.ndarray:
+    """(N,) the area that a point is expected to add below `corner` to a front in the plane, both axes to be minimised: at `sizes`
+    (N,) exactly, with a first coordinate that is normal with `mean` and `spread` (N,). `front` (K, 2): first coordinate, size.
+
+    In closed form: the front is a staircase over the sizes, and over each of its steps a point gains its expected improvement on
+    the step's height.
+    """
+    inside = front[(front < corner).all(1)]
+    ordered = inside[np.argsort(inside[:, 1], kind="stable")]
+    starts = np.r_[-np.inf, ordered[:, 1]]
+    heights = np.minimum.accumulate(np.r_[corner[0], ordered[:, 0]])
+    ends = np.r_[ordered[:, 1], corner[1]]
+    widths = np.maximum(0, np.minimum(ends, corner[1]) - np.maximum(starts, sizes[:, None]))
+    better = heights - mean[:, None]
+    z = better / spread[:, None]
+    improvement = better * norm.cdf(z) + spread[:, None] * norm.pdf(z)
+    return np.asarray((widths * improvement).sum(1))
+
+
+def features(space: SearchSpace, values: Mapping[str, Value], shape: StudentShape) -> tuple[float, ...]:
+    """What the forest sees of a point: the shape's numbers, searched numbers (as logarithms where they are searched so), and words
+    as one column for each that there is."""
+    columns = [
+        shape.depth, shape.hidden_size, shape.intermediate_size, shape.embedding_size, shape.vocabulary_size,
+        shape.num_hidden_groups, shape.num_heads, math.log10(shape.num_parameters),
+    ]  # fmt: skip
+    for name, info in PARAMETERS.items():
+        if not is_searched(space, name):
+            continue
+        parameter = space.parameter(name)
+        words = [value for value in parameter.values if isinstance(value, str)] if isinstance(parameter, Choice) else []
+        if words and (not info.shapes or not info.numeric):
+            columns.extend(float(values.get(name) == word) for word in words)
+        elif not info.shapes:
+            value = values.get(name, -1.0)
+            assert not isinstance(value, str)
+            columns.append(math.log(value) if getattr(parameter, "log", False) and value > 0 else float(value))
+    return tuple(map(float, columns))
+
+
+def _step_below(count: int) -> int:
+    """The largest of 1, 2, 3 ... that is no larger, where each is GROWS times the one before or one more."""
+    step = 1
+    while (larger := max(step + 1, int(step * GROWS))) <= count:
+        step = larger
+    return step
+
+
+def _size(shape: StudentShape, name: str) -> float:
+    return math.log10(shape.num_bytes if name == "bytes" else shape.num_parameters)
+
+
+def _draw(parameter: Parameter, rng: np.random.Generator, around: Value | None = None) -> Value:
+    """A value of the parameter; of a real number that has one already, near it half of the time."""
+    if isinstance(parameter, FloatRange) and isinstance(around, int | float) and rng.random() < 0.5:
+        return at(parameter, float(np.clip(where(parameter, around) + STEP * rng.normal(), 0, 1)))
+    return at(parameter, float(rng.random()))
+
+
+def _first_front(rows: np.ndarray) -> np.ndarray:
+    from search.suggest.halving import fronts
+
+    return next(fronts(rows))
