@@ -197,6 +197,7 @@ def test_rows_say_what_is_not_shown_to_be_better() -> None:
         rows = student_rows(spec, front, outcomes, [*confirmations, *again], known, REFERENCES, {"test": num_rows})
         return [row.compared and (row.compared.smaller, row.compared.verdict) for row in rows]
 
+    assert compared(0) == [None, None, (2, "not tested")]  # a record from before the rows were counted
     assert compared(872) == [None, None, (2, "not shown")]  # 0 was not scored on test
     assert compared(872, {"test/accuracy": 0.8}) == [None, (0, "not tested"), (2, "not shown")]
     rows = student_rows(spec, front, outcomes, [*confirmations, *again], delivered, REFERENCES, {"test": 872})

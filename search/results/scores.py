@@ -85,7 +85,8 @@ def standard_error(metric: str, value: float, num_rows: int) -> float | None:
 
 def chances(pairs: Sequence[tuple[SeedScore, SeedScore]], metric: str, num_rows: int) -> list[float | None]:
     """How likely each (smaller, larger) pair is to differ so much if the larger student were no better: p-values, one-sided, after
-    Holm's correction over the pairs. None where a side has fewer than two seeds, for then its spread is not known.
+    Holm's correction over the pairs. None where a side has fewer than two seeds, for then its spread is not known, and where
+    nobody knows how many rows there are.
 
     Welch's t-test over the seeds, with the rows' standard errors beside the seeds': seeds alone speak of these very rows, and
     three of them that happen to agree would call a difference of two texts real. Students of one teacher err on the same texts,
@@ -104,7 +105,7 @@ def chances(pairs: Sequence[tuple[SeedScore, SeedScore]], metric: str, num_rows:
 def _chance(smaller: SeedScore, larger: SeedScore, metric: str, num_rows: int) -> float | None:
     from scipy.special import stdtr
 
-    if smaller.std is None or larger.std is None:
+    if smaller.std is None or larger.std is None or (metric in METRIC_WORDS and not num_rows):
         return None
     seeds = [(score.std or 0.0) ** 2 / score.seeds for score in (smaller, larger)]
     one, other = (standard_error(metric, score.mean, num_rows) or 0.0 for score in (smaller, larger))

@@ -323,7 +323,7 @@ def distinctions(rows: Sequence[StudentRow]) -> list[str]:
         gain = f"{100 * row.compared.gain:+.1f} points"
         chance = row.compared.chance
         if chance is None:
-            said = f"was not tested against {than}: {gain}, of too few seeds"
+            said = f"was not tested against {than}: {gain}; it takes two seeds of each, and a count of the texts"
         else:
             word = "is better than" if row.compared.verdict == "better" else "is not shown to be better than"
             said = f"{word} {than}: {gain}, p {f'= {chance:.2g}' if chance >= 0.001 else '< 0.001'}"
