@@ -112,6 +112,17 @@ def front(folder: Folder, as_json: AsJson = False) -> None:
 
 
 @app.command()
+def analyse(folder: Folder, as_json: AsJson = False) -> None:
+    """Say how the search went: hypervolume over training, what decides each objective, what the front's students share."""
+    from search.results.analysis import analyse
+    from search.study.output import open_study
+
+    result = open_study(folder)
+    found = analyse(result.spec, result.front, result.outcomes, result.references)
+    typer.echo(found.model_dump_json(indent=2) if as_json else found.as_text())
+
+
+@app.command()
 def export(folder: Folder) -> None:
     """Write front.csv, the best-config files and report.html of a study again, from its record."""
     from search.study.output import export_study
@@ -161,11 +172,12 @@ def _print_front(result: Any, as_json: bool) -> None:
     from search.results.table import front_as_json, front_as_text
 
     if as_json:
-        typer.echo(json.dumps(front_as_json(result.rows, result.front, result.references), indent=2))
+        typer.echo(json.dumps(front_as_json(result.rows, result.front, result.references, result.near), indent=2))
     else:
         console = Console()
         width = console.width if console.is_terminal else 140
-        Console(width=width).print(front_as_text(result.spec, result.rows, result.front, result.references))
+        table = front_as_text(result.spec, result.rows, result.front, result.references, result.near)
+        Console(width=width).print(table)
 
 
 def guarded(command: Callable[[], Any]) -> int:

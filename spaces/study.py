@@ -299,9 +299,11 @@ class ResourcesSpec(Frozen):
 
 class ConfirmSpec(Frozen):
     """Seeds per point of the front (the search's own is the first), and which students are also trained without
-    distillation, from the same initialisation with the same steps."""
+    distillation, from the same initialisation with the same steps. `near`: at most so many students that only the noise of their
+    score keeps off the front are trained with the seeds after the first too (with `seeds: 1` none are)."""
 
     seeds: Annotated[int, Field(ge=1, le=100)] = 3
+    near: Annotated[int, Field(ge=0, le=1000)] = 2
     without_distillation: Literal["all", "best", "none"] = "all"
 
 

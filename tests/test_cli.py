@@ -59,7 +59,7 @@ def study(study_of: Callable[..., StudySpec], tmp_path: Path) -> Callable[..., P
 
 
 def test_every_command_explains_itself(distilsearch: Run) -> None:
-    assert {"run", "plan", "front", "export", "schema"} <= set(COMMANDS)
+    assert {"run", "plan", "front", "analyse", "export", "schema"} <= set(COMMANDS)
     status, everything, _ = distilsearch("--help")
     assert status == 0
     for command in COMMANDS:
@@ -148,7 +148,7 @@ def test_a_budget_that_pays_for_no_trial_is_2(distilsearch: Run, study: Callable
 
 
 def test_a_folder_that_holds_no_study_is_2(distilsearch: Run, tmp_path: Path) -> None:
-    for command in ("front", "export"):
+    for command in ("front", "analyse", "export"):
         status, out, err = distilsearch(command, tmp_path)
         assert (status, out) == (2, "")
         assert "holds no study.yaml, so it is no study's output" in err
@@ -336,6 +336,19 @@ def test_the_front_is_read_from_the_record(distilsearch: Run, finished: StudySpe
     assert "80" in out
 
 
+def test_a_study_is_analysed_from_its_record(distilsearch: Run, finished: StudySpec) -> None:
+    status, out, err = distilsearch("analyse", finished.output, "--json")
+    assert (status, err) == (0, "")
+    found = json.loads(out)
+    assert found["knee"] in front_of(finished)
+    assert [point["finished"] for point in found["course"]] == sorted(point["finished"] for point in found["course"])
+    assert found["course"][-1]["finished"] == 3
+    assert found["course"][-1]["hypervolume"] > 0
+    status, out, err = distilsearch("analyse", finished.output)
+    assert (status, err) == (0, "")
+    assert "3 trials finished, and it takes 10." in out
+
+
 def test_exports_are_written_again_from_the_record(distilsearch: Run, finished: StudySpec) -> None:
     output = finished.output
     (output / "best" / "trial-99").mkdir(parents=True)  # left by a front of yesterday
@@ -429,8 +442,9 @@ def test_the_check_of_loaded_modules_finds_one() -> None:
     assert loaded(ALL_OF.format(["search.record"]), ("optuna", "torch")) == ["optuna"]
 
 
-def test_front_needs_neither_ray_nor_torch(finished: StudySpec) -> None:
-    assert loaded(COMMAND.format(["front", str(finished.output)]), HEAVY) == []
+def test_front_and_analyse_need_neither_ray_nor_torch(finished: StudySpec) -> None:
+    for command in ("front", "analyse"):
+        assert loaded(COMMAND.format([command, str(finished.output)]), HEAVY) == []
 
 
 def test_ctrl_c_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ from test_results import REFERENCES, a_spec, a_study, an_outcome
 
 from search.results.front import ParetoFront, Reference
 from search.results.report import answers, front_figure, write_report
-from search.results.table import StudentRow, student_rows
+from search.results.table import StudentRow, near_rows, student_rows
 from spaces.study import StudySpec
 from spaces.trial import TrialOutcome, TrialState
 
@@ -95,11 +95,46 @@ def test_one_file_nothing_from_outside_nothing_injected(tmp_path: Path) -> None:
     assert "<img" not in text
     assert text.count("</script>") == text.count("<script") == 3
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", text)
-    figure = re.search(r'id="figure">(.*?)</script>', text, re.DOTALL)
-    assert figure is not None
-    assert json.loads(figure[1])["data"]
+    figures = re.search(r'id="figures">(.*?)</script>', text, re.DOTALL)
+    assert figures is not None
+    drawn = json.loads(figures[1])
+    assert drawn.keys() == {"plot", "course"}
+    assert all(figure["data"] and f'<div id="{name}">' in text for name, figure in drawn.items())
     assert "the loss became NaN at step 3" in text
     assert "sqlite" not in text  # storage may hold a password; it is not shown at all
+
+
+def test_students_near_the_front_are_shown_and_are_none_of_it(tmp_path: Path) -> None:
+    spec, front, rows, outcomes = found()
+    confirmations = [an_outcome(30, 0.83, layers=(0, 3), test=0.85, labels={"kind": "confirm", "of": "1"})]
+    near = near_rows(spec, [1, 4], outcomes, confirmations, {}, REFERENCES, {"test": 872})
+    assert [(row.trial, row.standing) for row in near] == [(1, "near")]  # 4 was not scored
+    figure = front_figure(spec, front, rows, REFERENCES, outcomes, near)
+    traces = {trace.name: list(trace.y) for trace in figure.data}
+    assert traces["near the front (test, mean ± std)"] == [0.85]
+    assert traces["front (validation)"] == [0.84, 0.89, 0.90]
+    write_report(tmp_path / "report.html", spec, front, rows, REFERENCES, outcomes, near)
+    text = (tmp_path / "report.html").read_text()
+    assert "<tr class=near><td>1 (near)</td>" in text
+    assert text.count("class=near>") == 1
+    assert "82.5 to 87.2 %" in text  # Wilson's of 0.85 on 872 rows
+    assert "Students marked near were not chosen" in text
+    write_report(tmp_path / "report.html", spec, front, rows, REFERENCES, outcomes)
+    assert "Students marked near" not in (tmp_path / "report.html").read_text()
+
+
+def test_the_report_says_what_is_distinguishable_and_how_the_search_went(tmp_path: Path) -> None:
+    spec, outcomes, confirmations, delivered = a_study()
+    again = [an_outcome(30 + n, 0.9, test=0.89 + 0.002 * n, labels={"kind": "confirm", "of": "3"}) for n in range(2)]
+    front = ParetoFront.of(outcomes, spec, REFERENCES)
+    rows = student_rows(spec, front, outcomes, [*confirmations, *again], delivered, REFERENCES, {"test": 872})
+    write_report(tmp_path / "report.html", spec, front, rows, REFERENCES, outcomes)
+    text = (tmp_path / "report.html").read_text()
+    smaller = f"{outcomes[2].config.shape.num_parameters / 1e6:.1f} M"
+    assert f"is not shown to be better than the {smaller} one (trial 2): +1.2 points" in text
+    assert "85.5 to 90.5 %" in text  # 0.88 ± 4.303 * 0.01 / sqrt(3)
+    assert "Importance not said of depth: 5 trials finished, and it takes 10." in text
+    assert "What the front's students have in common" in text.replace("&#x27;", "'")
 
 
 def test_sizes_alone_may_be_the_objectives(tmp_path: Path) -> None:
@@ -141,5 +176,5 @@ def test_a_browser_draws_it(tmp_path: Path) -> None:
         f"file://{tmp_path}/report.html",
     ]
     page = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
-    assert "main-svg" in page
+    assert page.count('class="main-svg"') >= 2 * 2  # a figure is two layers or more
     assert "cannot be drawn" not in page.split('id="library"')[0]

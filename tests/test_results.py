@@ -303,12 +303,15 @@ def test_csv_json_and_text(tmp_path: Path) -> None:
     write_front_csv(tmp_path / "front.csv", rows)
     with (tmp_path / "front.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
-    assert list(lines[0])[:7] == [
+    assert list(lines[0])[:10] == [
         "trial",
+        "standing",
         "architecture",
         "validation/accuracy",
         "test/accuracy",
         "test/accuracy_std",
+        "test/accuracy_low",
+        "test/accuracy_high",
         "seeds",
         "without_distillation/test/accuracy",
     ]
@@ -335,13 +338,14 @@ def test_csv_json_and_text(tmp_path: Path) -> None:
 
 def test_an_empty_front_still_has_its_columns(tmp_path: Path) -> None:
     write_front_csv(tmp_path / "front.csv", [])
-    assert (tmp_path / "front.csv").read_text().startswith("trial,architecture,parameters,bytes")
+    assert (tmp_path / "front.csv").read_text().startswith("trial,standing,architecture,parameters,bytes")
 
 
 def test_results_are_light() -> None:
     code = (
-        "import sys, search.results.front, search.results.table, search.results.report;"
-        "print([name for name in ('torch', 'ray', 'optuna', 'wandb', 'transformers', 'plotly') if name in sys.modules])"
+        "import sys, search.results.front, search.results.table, search.results.report, search.results.analysis;"
+        "heavy = ('torch', 'ray', 'optuna', 'wandb', 'transformers', 'plotly', 'scipy');"
+        "print([name for name in heavy if name in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"

@@ -25,6 +25,7 @@ import yaml
 from safetensors.numpy import load_file
 
 from search.record.record import Record, open_storage
+from search.results.near import near_front
 from search.study.augment import with_parts
 from search.study.inputs import read_inputs
 from search.study.output import open_record, open_study, spec_of
@@ -66,9 +67,13 @@ class Ran:
     stderr: str
 
     @property
-    def front(self) -> list[dict[str, str]]:
+    def lines(self) -> list[dict[str, str]]:
         with open(self.output / "front.csv", newline="") as file:
             return list(csv.DictReader(file))
+
+    @property
+    def front(self) -> list[dict[str, str]]:
+        return [line for line in self.lines if line["standing"] == "front"]
 
     def fact(self, name: str) -> Any:
         return open_record(spec_of(self.output))[0].fact(name)
@@ -241,6 +246,24 @@ def test_the_front_is_one(ran: Ran) -> None:
     assert max(score for _, score in rows) == max(outcome.values()["accuracy"] for outcome in done)
 
 
+def test_what_is_near_the_front_was_confirmed_beside_it(ran: Ran) -> None:
+    """Of the four trials that finished, on 60 validation rows or so: by the rule itself, and none of it delivered."""
+    result = open_study(ran.output)
+    num_rows = ran.fact("num_rows")
+    assert num_rows["validation"] == len(
+        read_inputs(load_study(ran.path), lambda text: None).texts.splits["validation"].labels
+    )
+    outcomes = list(ran.after.values())
+    near = near_front(result.front, outcomes, result.spec, result.references, num_rows["validation"])
+    assert [line["trial"] for line in ran.lines if line["standing"] == "near"] == [str(trial) for trial in near]
+    again = open_record(spec_of(ran.output))[1].outcomes()
+    for trial in near:
+        (once,) = [outcome for outcome in again if outcome.labels["of"] == str(trial)]  # the second of two seeds
+        assert (once.labels["kind"], once.state) == ("confirm", TrialState.DONE)
+        assert once.config.seed != ran.after[trial].config.seed
+        assert not (ran.output / "best" / f"trial-{trial}").exists()
+
+
 def test_each_best_config_says_what_the_record_says(ran: Ran) -> None:
     for row in ran.front:
         best = BestConfig.model_validate(
@@ -250,7 +273,9 @@ def test_each_best_config_says_what_the_record_says(ran: Ran) -> None:
         assert best.schema_version == 1
         assert best.config == outcome.config
         assert best.metrics["validation/accuracy"] == outcome.last.metrics["validation/accuracy"]
-        assert best.metrics["test/accuracy"]["seeds"] == 2
+        score = best.metrics["test/accuracy"]
+        assert score["seeds"] == 2
+        assert 0 <= score["low"] <= score["mean"] <= score["high"] <= 1
         assert best.sizes["parameters"] == outcome.config.shape.num_parameters == int(row["parameters"])
         model = ran.output / "best" / f"trial-{best.trial}" / "model.safetensors"
         assert best.sizes["bytes"] == model.stat().st_size

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from search.results.course import CoursePoint
 from search.results.front import ParetoFront, Reference, reference_named
 from search.results.table import StudentRow, millions, percent
 from spaces.study import SIZE, StudySpec
@@ -20,6 +21,14 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 BLUE, ORANGE, GREEN, GREY, RED = "#3b82f6", "#f59e0b", "#10b981", "#8b93a1", "#e5484d"  # read on white and on black
+LAYOUT: dict[str, Any] = {
+    "paper_bgcolor": "rgba(0,0,0,0)",
+    "plot_bgcolor": "rgba(0,0,0,0)",
+    "font": {"family": "system-ui, sans-serif", "size": 13, "color": GREY},
+    "hovermode": "closest",
+    "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": GREY, "activecolor": BLUE},
+}
+AXIS = {"gridcolor": "rgba(139,147,161,0.22)", "zeroline": False}
 MAX_FAINT = 4000  # trials drawn faintly; more are thinned evenly, which keeps the file under 5 MB
 
 
@@ -29,13 +38,15 @@ def front_figure(
     rows: Sequence[StudentRow],
     references: Sequence[Reference],
     outcomes: Sequence[TrialOutcome],
+    near: Sequence[StudentRow] = (),
 ) -> go.Figure:
-    """Size on a log axis against quality: finished trials faintly, the front, its test means, and references."""
+    """Size on a log axis against quality: finished trials faintly, the front, its test means, those of students near it, and
+    references."""
     import plotly.graph_objects as go
 
     size = next((name for name in spec.objectives if name in SIZE), "parameters")
     figure = go.Figure()
-    sizes = {row.trial: float(row.num_parameters if size == "parameters" else row.num_bytes) for row in rows}
+    sizes = {row.trial: _size(row, size) for row in rows}
     chosen = {row.trial: row.validation.get(f"validation/{spec.quality}", math.nan) for row in rows}
 
     faint = [
@@ -71,18 +82,9 @@ def front_figure(
     tested = [row for row in rows if f"test/{spec.quality}" in row.test]
     scores = [row.test[f"test/{spec.quality}"] for row in tested]
     if tested:
-        figure.add_scatter(
-            x=[sizes[row.trial] for row in tested],
-            y=[score.mean for score in scores],
-            customdata=[
-                f"trial {row.trial}, {s.seeds} seed{'s' * (s.seeds > 1)}" for row, s in zip(tested, scores, strict=True)
-            ],
-            error_y={"type": "data", "array": [score.std or 0 for score in scores], "color": ORANGE, "thickness": 1.5},
-            mode="markers",
-            name="front (test, mean ± std)",
-            marker={"color": ORANGE, "size": 9, "symbol": "diamond"},
-            hovertemplate="%{customdata}<br>%{x:,.0f}<br>test %{y:.4f}<extra></extra>",
-        )
+        _draw_tested(figure, spec, tested, size, "front (test, mean ± std)", "diamond")
+    if near:
+        _draw_tested(figure, spec, near, size, "near the front (test, mean ± std)", "diamond-open")
     for name, symbol in (("teacher", "star"), ("teacher_cut", "star-open"), ("ngrams", "square")):
         reference = reference_named(references, name)
         if reference and reference.value(size) > 0 and math.isfinite(reference.value(spec.quality)):
@@ -100,6 +102,7 @@ def front_figure(
                 showlegend=False,
                 hovertemplate="%{text}<br>%{x:,.0f}<br>%{y:.4f}<extra></extra>",
             )
+    scores += [row.test[f"test/{spec.quality}"] for row in near]
     low, high = _height(spec, chosen, scores, faint, references)
     left, right = _width([*sizes.values(), *(x for _, x, _ in faint)], size, references)
     steps = (1, 2, 5) if right - left < 2.5 else (1,)
@@ -107,32 +110,72 @@ def front_figure(
     _draw_floors(figure, spec, references, low)
     _draw_bounds(figure, spec, references, size)
     figure.update_layout(
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font={"family": "system-ui, sans-serif", "size": 13, "color": GREY},
+        **LAYOUT,
         margin={"l": 60, "r": 24, "t": 36, "b": 90},
         height=540,
-        hovermode="closest",
         legend={"orientation": "h", "y": -0.16, "yanchor": "top", "x": 0},
-        modebar={"bgcolor": "rgba(0,0,0,0)", "color": GREY, "activecolor": BLUE},
         xaxis={
+            **AXIS,
             "title": f"{size} (log)",
             "type": "log",
             "range": [left, right],
             "tickvals": ticks,
             "ticktext": [f"{tick:,.0f}" if tick < 1000 else millions(tick).replace(".0", "") for tick in ticks],
-            "gridcolor": "rgba(139,147,161,0.22)",
-            "zeroline": False,
         },
         yaxis={
+            **AXIS,
             "title": metric_in_words(spec.quality),
             "range": [low, high],
             "tickformat": ".0%" if high - low > 0.05 else ".1%",
-            "gridcolor": "rgba(139,147,161,0.22)",
-            "zeroline": False,
         },
     )
     return figure
+
+
+def course_figure(went: Sequence[CoursePoint]) -> go.Figure:
+    """The front's hypervolume over the minutes of training that the search had spent, on all lanes together."""
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    figure.add_scatter(
+        x=[point.train_seconds / 60 for point in went],
+        y=[point.hypervolume for point in went],
+        customdata=[point.finished for point in went],
+        mode="lines+markers",
+        line={"shape": "hv", "color": BLUE, "width": 2},
+        marker={"color": BLUE, "size": 6},
+        hovertemplate="%{x:.1f} min<br>hypervolume %{y:.4f}<br>%{customdata} finished<extra></extra>",
+    )
+    figure.update_layout(
+        **LAYOUT,
+        margin={"l": 60, "r": 24, "t": 12, "b": 50},
+        height=300,
+        xaxis={**AXIS, "title": "minutes of training", "rangemode": "tozero"},
+        yaxis={**AXIS, "title": "hypervolume", "rangemode": "tozero"},
+    )
+    return figure
+
+
+def _size(row: StudentRow, size: str) -> float:
+    return float(row.num_parameters if size == "parameters" else row.num_bytes)
+
+
+def _draw_tested(
+    figure: go.Figure, spec: StudySpec, rows: Sequence[StudentRow], size: str, name: str, symbol: str
+) -> None:
+    scores = [row.test[f"test/{spec.quality}"] for row in rows]
+    figure.add_scatter(
+        x=[_size(row, size) for row in rows],
+        y=[score.mean for score in scores],
+        customdata=[
+            f"trial {row.trial}, {s.seeds} seed{'s' * (s.seeds > 1)}" for row, s in zip(rows, scores, strict=True)
+        ],
+        error_y={"type": "data", "array": [score.std or 0 for score in scores], "color": ORANGE, "thickness": 1.5},
+        mode="markers",
+        name=name,
+        marker={"color": ORANGE, "size": 9, "symbol": symbol},
+        hovertemplate="%{customdata}<br>%{x:,.0f}<br>test %{y:.4f}<extra></extra>",
+    )
 
 
 def _height(

@@ -144,48 +144,60 @@ class ParetoFront(Frozen):
 
     @classmethod
     def of(cls, outcomes: Sequence[TrialOutcome], spec: StudySpec, references: Sequence[Reference]) -> ParetoFront:
-        """The front over the trials that finished their training and keep the bounds. Trials that belong to another one
-        (confirmations, labelled `of`) are no candidates. Raises ValueError where `references` lack the teacher.
-        """
-        teacher = reference_named(references, "teacher")
-        if teacher is None:
-            raise ValueError("the front is measured against the teacher; references hold none of that name")
-        majority = reference_named(references, "majority")
-        limits = {name: bound.limits(teacher.value(name)) for name, bound in spec.bounds.items()}
-        candidates = sorted(
-            (
-                FrontPoint(trial=outcome.number, values={name: values[name] for name in spec.objectives})
-                for outcome in outcomes
-                if outcome.state is TrialState.DONE and "of" not in outcome.labels
-                for values in [outcome.values()]
-                if values.keys() >= spec.objectives.keys()
-                and all(math.isfinite(values[name]) for name in spec.objectives)
-                if all(low <= values.get(name, math.nan) <= high for name, (low, high) in limits.items())
-            ),
-            key=lambda point: point.trial,
-        )
+        """The front over `candidates`."""
+        points = candidates(outcomes, spec, references)
         # In the objectives' own units first: log10 could round two sizes that differ into one.
         directions = list(spec.objectives.values())
-        places = non_dominated([tuple(point.values.values()) for point in candidates], directions)
+        places = non_dominated([tuple(point.values.values()) for point in points], directions)
         axes = sorted(spec.objectives, key=lambda name: (name not in SIZE, list(spec.objectives).index(name)))
-        front = sorted((candidates[place] for place in places), key=lambda point: [point.values[name] for name in axes])
+        front = sorted((points[place] for place in places), key=lambda point: [point.values[name] for name in axes])
 
-        floor = {name: majority.value(name) if majority else 0.0 for name in spec.objectives if name not in SIZE}
-        reference = {
-            name: (0.0 if math.isnan(floor[name]) else floor[name]) if name in floor else teacher.value(name)
-            for name in spec.objectives
-        }
-        rows = [_coordinates(point.values, spec.objectives) for point in front]
+        reference = corner(spec, references)
+        rows = [coordinates(point.values, spec.objectives) for point in front]
         minimise = ["minimize"] * len(directions)
         return cls(
             objectives=dict(spec.objectives),
             points=tuple(front),
-            hypervolume=hypervolume(rows, _coordinates(reference, spec.objectives), minimise),
+            hypervolume=hypervolume(rows, coordinates(reference, spec.objectives), minimise),
             reference=reference,
             knee=front[knee(rows, minimise)].trial if front else -1,
         )
 
 
-def _coordinates(values: Mapping[str, float], objectives: Mapping[str, str]) -> tuple[float, ...]:
+def candidates(outcomes: Sequence[TrialOutcome], spec: StudySpec, references: Sequence[Reference]) -> list[FrontPoint]:
+    """The trials that finished their training and keep the bounds, by number. Trials that belong to another one (confirmations,
+    labelled `of`) are none. Raises ValueError where `references` lack the teacher."""
+    teacher = _teacher(references)
+    limits = {name: bound.limits(teacher.value(name)) for name, bound in spec.bounds.items()}
+    points = (
+        FrontPoint(trial=outcome.number, values={name: values[name] for name in spec.objectives})
+        for outcome in outcomes
+        if outcome.state is TrialState.DONE and "of" not in outcome.labels
+        for values in [outcome.values()]
+        if values.keys() >= spec.objectives.keys() and all(math.isfinite(values[name]) for name in spec.objectives)
+        if all(low <= values.get(name, math.nan) <= high for name, (low, high) in limits.items())
+    )
+    return sorted(points, key=lambda point: point.trial)
+
+
+def corner(spec: StudySpec, references: Sequence[Reference]) -> dict[str, float]:
+    """Up to where the hypervolume is measured, in the objectives' own units: the majority's quality (0 where it was not measured)
+    and the teacher's size."""
+    teacher, majority = _teacher(references), reference_named(references, "majority")
+    floor = {name: majority.value(name) if majority else 0.0 for name in spec.objectives if name not in SIZE}
+    return {
+        name: (0.0 if math.isnan(floor[name]) else floor[name]) if name in floor else teacher.value(name)
+        for name in spec.objectives
+    }
+
+
+def _teacher(references: Sequence[Reference]) -> Reference:
+    teacher = reference_named(references, "teacher")
+    if teacher is None:
+        raise ValueError("the front is measured against the teacher; references hold none of that name")
+    return teacher
+
+
+def coordinates(values: Mapping[str, float], objectives: Mapping[str, str]) -> tuple[float, ...]:
     """The axes of the hypervolume and the knee: error = 1 - quality, and log10 of a size; both to be minimised."""
     return tuple(math.log10(max(values[name], 1)) if name in SIZE else 1 - values[name] for name in objectives)

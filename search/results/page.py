@@ -42,17 +42,19 @@ header p { color: var(--soft); margin: 0 0 1.6rem; overflow-wrap: anywhere; }
 .panel h2 { font-size: 1.12rem; margin: 0 0 .7rem; }
 .note { color: var(--soft); font-size: .9rem; margin: .5rem 0 0; }
 #plot { width: 100%; min-height: 540px; }
-#plot .xtick text, #plot .ytick text, #plot .g-xtitle text, #plot .g-ytitle text, #plot .legendtext {
-  fill: var(--soft) !important; }
+.xtick text, .ytick text, .g-xtitle text, .g-ytitle text, .legendtext { fill: var(--soft) !important; }
+#course { width: 100%; min-height: 300px; }
+.columns { display: grid; gap: 0 2rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 18rem), 1fr)); }
+h3 { font-size: .95rem; margin: 1.1rem 0 .4rem; }
 .scroll { overflow-x: auto; margin: 0 -1.3rem; padding: 0 1.3rem; }
 table { border-collapse: collapse; width: 100%; font-size: .86rem; font-variant-numeric: tabular-nums; }
 th { text-align: right; vertical-align: bottom; font-weight: 600; color: var(--soft); line-height: 1.3; }
-th, td { padding: .5rem .5rem; border-bottom: 1px solid var(--line); }
+th, td { padding: .5rem .4rem; border-bottom: 1px solid var(--line); }
 td { text-align: right; white-space: nowrap; vertical-align: top; }
 th:nth-child(2), td:nth-child(2), th:last-child, td:last-child { text-align: left; white-space: normal; }
-td:nth-child(2), td:last-child { min-width: 11.5rem; }
+td:nth-child(2), td:last-child { min-width: 10rem; }
 tr.knee td { background: var(--mark); }
-tr.reference td { color: var(--soft); }
+tr.near td, tr.reference td { color: var(--soft); }
 tbody tr:last-child td { border-bottom: 0; }
 ul { margin: 0; padding-left: 1.1rem; }
 li { overflow-wrap: anywhere; }
@@ -81,11 +83,17 @@ pre { overflow-x: auto; font-size: .84rem; line-height: 1.5; margin: .6rem 0 0; 
   <p class="note">Further left is smaller, further up is better. Blue was chosen on validation; orange is what the same
   students score on test. The larger dot is the knee.</p>
 </section>
-<section class="panel"><h2>The front</h2><div class="scroll"><table>$table</table></div></section>
+<section class="panel"><h2>The front</h2><div class="scroll"><table>$table</table></div>$distinctions</section>
+<section class="panel">
+  <h2>How the search went</h2>
+  <div id="course"></div>
+  <p class="note">The volume that the front dominates, over what all trials had trained, on all lanes together.</p>
+  $analysis
+</section>
 <section class="panel"><h2>What failed</h2>$failures</section>
 <section class="panel"><h2>How it was made</h2>$made</section>
 </main>
-<script type="application/json" id="figure">$figure</script>
+<script type="application/json" id="figures">$figures</script>
 <script type="text/plain" id="library">$library</script>
 <script>
 (async () => {
@@ -96,16 +104,18 @@ pre { overflow-x: auto; font-size: .84rem; line-height: 1.5; margin: .6rem 0 0; 
     const script = document.createElement("script");
     script.textContent = await new Response(stream).text();
     document.head.append(script);
-    const figure = JSON.parse(document.getElementById("figure").textContent);
+    const figures = JSON.parse(document.getElementById("figures").textContent);
     const narrow = matchMedia("(max-width: 640px)").matches;
-    if (narrow) {
-      Object.assign(figure.layout.margin, {l: 44, r: 8, b: 130});
-      figure.layout.yaxis.title = {text: ""};
-      figure.layout.font.size = 12;
+    for (const [name, figure] of Object.entries(figures)) {
+      if (narrow) {
+        Object.assign(figure.layout.margin, {l: 44, r: 8}, name == "plot" ? {b: 130} : {});
+        figure.layout.yaxis.title = {text: ""};
+        figure.layout.font.size = 12;
+      }
+      await Plotly.newPlot(document.getElementById(name), figure.data, figure.layout,
+        {responsive: true, displaylogo: false, displayModeBar: narrow ? false : "hover",
+         modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]]});
     }
-    await Plotly.newPlot(plot, figure.data, figure.layout,
-      {responsive: true, displaylogo: false, displayModeBar: narrow ? false : "hover",
-       modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]]});
   } catch (error) {
     plot.textContent = "The plot cannot be drawn by this browser (" + error + "); the table below says the same.";
   }

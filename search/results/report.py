@@ -13,10 +13,19 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from search.results.figure import front_figure, metric_in_words
+from search.results.analysis import Analysis, analyse, heading, left_out
+from search.results.figure import course_figure, front_figure, metric_in_words
 from search.results.front import ParetoFront, Reference, reference_named
 from search.results.page import PAGE
-from search.results.table import StudentRow, millions, percent, smallest_within, with_spread
+from search.results.table import (
+    StudentRow,
+    distinctions,
+    interval,
+    millions,
+    percent,
+    smallest_within,
+    with_spread,
+)
 from spaces.student import Frozen
 from spaces.study import SIZE, StudySpec
 from spaces.trial import TrialOutcome, TrialState
@@ -145,12 +154,17 @@ def write_report(
     rows: Sequence[StudentRow],
     references: Sequence[Reference],
     outcomes: Sequence[TrialOutcome],
+    near: Sequence[StudentRow] = (),
 ) -> None:
-    """One self-contained HTML file, whole or not at all. `outcomes` are all trials, confirmations too."""
+    """One self-contained HTML file, whole or not at all. `outcomes` are all trials, confirmations too; `near` the students that
+    were confirmed beside the front."""
     import plotly.offline
 
-    figure = json.loads(front_figure(spec, front, rows, references, outcomes).to_json())
-    del figure["layout"]["template"]  # 7 kB of defaults that the layout overrides
+    found = analyse(spec, front, outcomes, references)
+    drawn = {"plot": front_figure(spec, front, rows, references, outcomes, near), "course": course_figure(found.course)}
+    figures = {name: json.loads(figure.to_json()) for name, figure in drawn.items()}
+    for figure in figures.values():
+        del figure["layout"]["template"]  # 7 kB of defaults that the layout overrides
     # The library is 4.8 MB: packed it is 2, and every browser since 2023 unpacks it by itself.
     library = base64.b64encode(gzip.compress(plotly.offline.get_plotlyjs().encode(), mtime=0)).decode()
     searched = [outcome for outcome in outcomes if "of" not in outcome.labels]
@@ -162,10 +176,12 @@ def write_report(
         name=html.escape(spec.name),
         subtitle=html.escape(f"Students of {_teacher(spec)} for {spec.task}. Trials: {told}."),
         cards="".join(_card(answer) for answer in answers(spec, front, rows, references)),
-        table=_table(spec, front, rows, references),
+        table=_table(spec, front, [*rows, *near], references),
+        distinctions=_distinctions(rows, near),
+        analysis=_analysis(found),
         failures=_failures(outcomes),
         made=_made(spec, front, references),
-        figure=_script_safe(figure),
+        figures=_script_safe(figures),
         library=library,
     )
     write_whole(path, page)
@@ -191,7 +207,16 @@ def _cells(values: Sequence[str], tag: str = "td") -> str:
 
 def _table(spec: StudySpec, front: ParetoFront, rows: Sequence[StudentRow], references: Sequence[Reference]) -> str:
     quality, test = metric_in_words(spec.quality), f"test/{spec.quality}"
-    head = ["trial", "student", "parameters", "file", f"validation {quality}", f"test {quality}", "seeds"]
+    head = [
+        "trial",
+        "student",
+        "parameters",
+        "file",
+        f"validation {quality}",
+        f"test {quality}",
+        "95 % interval",
+        "seeds",
+    ]
     head += ["without distillation", "of teacher", "lift kept", "how it was trained"]
     lines = []
     for row in rows:
@@ -202,19 +227,21 @@ def _table(spec: StudySpec, front: ParetoFront, rows: Sequence[StudentRow], refe
             trained += f"hidden {config.hidden_share:.2g} ({config.hidden_loss}, {config.hidden_layers}), "
         trained += f"batch {config.batch_size}, {length}"
         cells = [
-            f"{row.trial}{' (knee)' * (row.trial == front.knee)}",
+            f"{row.trial}{' (knee)' * (row.trial == front.knee)}{' (near)' * (row.standing == 'near')}",
             row.architecture,
             millions(row.num_parameters),
             f"{row.num_bytes / 1e6:.1f} MB",
             percent(row.validation.get(f"validation/{spec.quality}")),
             with_spread(row.test.get(test)),
+            interval(row.test.get(test)),
             str(row.test[test].seeds) if test in row.test else "",
             with_spread(row.without_distillation.get(test)),
             percent(row.share_of_teacher),
             percent(row.lift_kept, 0),
             trained,
         ]
-        lines.append(f"<tr{' class=knee' * (row.trial == front.knee)}>{_cells(cells)}</tr>")
+        mark = " class=knee" * (row.trial == front.knee) + " class=near" * (row.standing == "near")
+        lines.append(f"<tr{mark}>{_cells(cells)}</tr>")
     for reference in references:
         cells = [
             "",
@@ -224,8 +251,31 @@ def _table(spec: StudySpec, front: ParetoFront, rows: Sequence[StudentRow], refe
             percent(reference.value(spec.quality)),
             percent(reference.value(spec.quality, "test")),
         ]
-        lines.append(f'<tr class="reference">{_cells([*cells, "", "", "", "", ""])}</tr>')
+        lines.append(f'<tr class="reference">{_cells([*cells, "", "", "", "", "", ""])}</tr>')
     return f"<thead><tr>{_cells(head, 'th')}</tr></thead><tbody>{''.join(lines)}</tbody>"
+
+
+def _distinctions(rows: Sequence[StudentRow], near: Sequence[StudentRow]) -> str:
+    """Which students are better than smaller ones, and what those near the front are."""
+    lines = "".join(f"<li>{html.escape(line)}</li>" for line in distinctions(rows))
+    text = f"<h3>Is more size better?</h3><ul>{lines}</ul>" if lines else ""
+    if near:
+        text += (
+            '<p class="note">Students marked near were not chosen: on validation only the noise of their score keeps them off '
+            "the front. They were trained with other seeds to see, and no model of theirs is kept.</p>"
+        )
+    return text
+
+
+def _analysis(found: Analysis) -> str:
+    parts = []
+    for one in found.importances.found:
+        shares = "".join(f"<li>{html.escape(name)} {percent(share, 0)}</li>" for name, share in one.shares.items())
+        parts.append(f"<div><h3>What {html.escape(heading(one))}</h3><ul>{shares}</ul></div>")
+    reasons = "".join(f'<p class="note">{html.escape(line)}</p>' for line in left_out(found.importances))
+    common = "".join(f"<li>{html.escape(line)}</li>" for line in found.likeness)
+    parts.append(f"<div><h3>What the front's students have in common</h3><ul>{common}</ul></div>")
+    return f'<div class="columns">{"".join(parts)}</div>{reasons}'
 
 
 def _failures(outcomes: Sequence[TrialOutcome]) -> str:
@@ -258,6 +308,9 @@ def _made(spec: StudySpec, front: ParetoFront, references: Sequence[Reference]) 
         "Chosen by": "the validation split; the front holds what finished its training and keeps the bounds",
         "Reported on": "the test split, which the search never saw: mean ± standard deviation over seeds",
         "Without distillation": "the same student, initialisation and steps, learning from labels alone",
+        "95 % interval": "of several seeds: where their mean lies on these very texts (Student's t); "
+        "of one: where its accuracy lies on texts like these (Wilson)",
+        "Better than smaller": "Welch's t-test over seeds and texts, with Holm's correction; shown where p < 0.05",
         "Lift kept": "(student - n-grams) / (teacher - n-grams): how much of what the teacher adds is kept",
         "Hypervolume": f"{front.hypervolume:.4f} on (1 - quality, log10 size), up to {reference}",
         "Data": source,

@@ -5,14 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import math
-import statistics
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
 from rich.table import Table
 
 from search.results.front import ParetoFront, Reference, reference_named
+from search.results.scores import ALPHA, SeedScore, chances
 from spaces.heads import STOCK
 from spaces.student import Frozen
 from spaces.study import StudySpec
@@ -38,24 +39,20 @@ CONFIG_COLUMNS = (
 )
 
 
-class SeedScore(Frozen):
-    """One metric over seeds. `std` is the sample's standard deviation; a single seed says nothing of it: None."""
+class Comparison(Frozen):
+    """A student of the front against the next smaller one, on test: `gain` is the quality that its size buys, `chance` the
+    p-value of `scores.chances`."""
 
-    mean: float
-    std: float | None
-    seeds: int
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> SeedScore:
-        return cls(
-            mean=statistics.fmean(values),
-            std=statistics.stdev(values) if len(values) > 1 else None,
-            seeds=len(values),
-        )
+    smaller: int  # its trial
+    num_parameters: int
+    gain: float
+    chance: float | None
+    verdict: Literal["better", "not shown", "not tested"]
 
 
 class StudentRow(Frozen):
-    """One student of the front: what it is, what it was chosen by (validation) and what it is worth (test).
+    """One student: what it is, what it was chosen by (validation) and what it is worth (test). `standing` says whether it is a
+    point of the front or was only confirmed beside it; the smallest point has nothing to be `compared` with.
 
     Metrics are named `split/name`. `score` is the study's quality on the test split, or on validation where nothing was
     scored on test (`scored_on` says which); `share_of_teacher` and `lift_kept` = (student - n-gram floor) / (teacher -
@@ -63,6 +60,7 @@ class StudentRow(Frozen):
     """
 
     trial: int
+    standing: Literal["front", "near"] = "front"
     architecture: str
     validation: dict[str, float]
     test: dict[str, SeedScore]
@@ -75,6 +73,7 @@ class StudentRow(Frozen):
     share_of_teacher: float | None
     lift_kept: float | None
     share_on_validation: float | None
+    compared: Comparison | None = None
     config: TrialConfig
     parameters: dict[str, str | int | float]
 
@@ -110,14 +109,56 @@ def student_rows(
     confirmations: Sequence[TrialOutcome],
     delivered: Mapping[int, Mapping[str, float]],
     references: Sequence[Reference],
+    num_rows: Mapping[str, int] | None = None,
 ) -> list[StudentRow]:
     """One row a point of the front, in its order.
 
     `confirmations` carry the labels kind (confirm, without_distillation) and of (the trial's number); those that did
     not finish count for nothing. `delivered` holds the test metrics of the search's own models, each one's first seed.
+    `num_rows` are those of each split, where they are known.
     """
+    num_tested = (num_rows or {}).get("test", 0)
     by_number = {outcome.number: outcome for outcome in outcomes}
-    return [_row(spec, by_number[trial], confirmations, delivered.get(trial, {}), references) for trial in front.trials]
+    rows = [
+        _row(spec, by_number[trial], confirmations, delivered.get(trial, {}), references, num_tested)
+        for trial in front.trials
+    ]
+    return _compared(rows, spec.quality, num_tested)
+
+
+def near_rows(
+    spec: StudySpec,
+    near: Sequence[int],
+    outcomes: Sequence[TrialOutcome],
+    confirmations: Sequence[TrialOutcome],
+    delivered: Mapping[int, Mapping[str, float]],
+    references: Sequence[Reference],
+    num_rows: Mapping[str, int],
+) -> list[StudentRow]:
+    """One row for each of these trials near the front that was scored on test, as `student_rows` makes them."""
+    by_number = {outcome.number: outcome for outcome in outcomes}
+    rows = (
+        _row(spec, by_number[trial], confirmations, delivered.get(trial, {}), references, num_rows.get("test", 0))
+        for trial in near
+    )
+    return [row.model_copy(update={"standing": "near"}) for row in rows if row.scored_on == "test"]
+
+
+def _compared(rows: list[StudentRow], quality: str, num_rows: int) -> list[StudentRow]:
+    """Each row but the first with what it is against the one before, where both were scored on test."""
+    test = f"test/{quality}"
+    pairs = [(one, other) for one, other in pairwise(rows) if test in one.test and test in other.test]
+    found = chances([(one.test[test], other.test[test]) for one, other in pairs], quality, num_rows)
+    against: dict[int, Comparison] = {}
+    for (one, other), chance in zip(pairs, found, strict=True):
+        against[other.trial] = Comparison(
+            smaller=one.trial,
+            num_parameters=one.num_parameters,
+            gain=other.test[test].mean - one.test[test].mean,
+            chance=chance,
+            verdict="not tested" if chance is None else "better" if chance < ALPHA else "not shown",
+        )
+    return [row.model_copy(update={"compared": against.get(row.trial)}) for row in rows]
 
 
 def _row(
@@ -126,6 +167,7 @@ def _row(
     confirmations: Sequence[TrialOutcome],
     delivered: Mapping[str, float],
     references: Sequence[Reference],
+    num_rows: int,
 ) -> StudentRow:
     def again(kind: str) -> list[Mapping[str, float]]:
         return [
@@ -135,7 +177,7 @@ def _row(
             if other.state is TrialState.DONE and other.last
         ]
 
-    test = _over_seeds([delivered, *again("confirm")])
+    test = _over_seeds([delivered, *again("confirm")], num_rows)
     validation = {
         name: value
         for name, value in (outcome.last.metrics if outcome.last else {}).items()
@@ -154,7 +196,7 @@ def _row(
         architecture=architecture_in_words(outcome.config),
         validation=validation,
         test=test,
-        without_distillation=_over_seeds(again("without_distillation")),
+        without_distillation=_over_seeds(again("without_distillation"), num_rows),
         num_parameters=outcome.config.shape.num_parameters,
         num_bytes=outcome.config.shape.num_bytes,
         score=score,
@@ -172,11 +214,11 @@ def _row(
     )
 
 
-def _over_seeds(measured: Sequence[Mapping[str, float]]) -> dict[str, SeedScore]:
+def _over_seeds(measured: Sequence[Mapping[str, float]], num_rows: int) -> dict[str, SeedScore]:
     """Each test metric over the runs that have it; NaN counts as not measured."""
     names = dict.fromkeys(name for metrics in measured for name in metrics if name.startswith("test/"))
     values = {name: [m[name] for m in measured if math.isfinite(m.get(name, math.nan))] for name in names}
-    return {name: SeedScore.of(found) for name, found in values.items() if found}
+    return {name: SeedScore.of(found, name.removeprefix("test/"), num_rows) for name, found in values.items() if found}
 
 
 def smallest_within(rows: Sequence[StudentRow], share: float = 0.97) -> StudentRow | None:
@@ -187,14 +229,16 @@ def smallest_within(rows: Sequence[StudentRow], share: float = 0.97) -> StudentR
 
 def csv_line(row: StudentRow) -> dict[str, Any]:
     """One row under the columns of front.csv; what was not measured is empty."""
-    line: dict[str, Any] = {"trial": row.trial, "architecture": row.architecture, **row.validation}
+    line: dict[str, Any] = {"trial": row.trial, "standing": row.standing, "architecture": row.architecture}
+    line |= row.validation
     for name, score in row.test.items():
-        line |= {name: score.mean, f"{name}_std": score.std}
+        line |= {name: score.mean, f"{name}_std": score.std, f"{name}_low": score.low, f"{name}_high": score.high}
     if row.test:
         line["seeds"] = max(score.seeds for score in row.test.values())
     line |= {f"without_distillation/{name}": score.mean for name, score in row.without_distillation.items()}
     line |= {"parameters": row.num_parameters, "bytes": row.num_bytes}
     line |= {"share_of_teacher": row.share_of_teacher, "lift_kept": row.lift_kept}
+    line |= {"than_smaller": row.compared.verdict if row.compared else None}
     line |= {
         "family": row.config.shape.family,
         "layers": " ".join(map(str, row.config.layers)),
@@ -210,7 +254,7 @@ def csv_columns(lines: Sequence[Mapping[str, Any]]) -> list[str]:
     """Every column any line has: what it is, validation, test, without distillation, sizes, then the config."""
 
     def rank(column: str) -> int:
-        if column in ("trial", "architecture"):
+        if column in ("trial", "standing", "architecture"):
             return 0
         prefixes = ("validation/", "test/", "seeds", "without_distillation/")
         return next((place for place, prefix in enumerate(prefixes, start=1) if column.startswith(prefix)), 9)
@@ -219,17 +263,22 @@ def csv_columns(lines: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def write_front_csv(path: str | Path, rows: Sequence[StudentRow]) -> None:
-    """front.csv: one line a point, whole or not at all."""
+    """front.csv: one line a point of the front, and one for each student confirmed near it; whole or not at all."""
     lines = [csv_line(row) for row in rows]
     text = io.StringIO()
-    columns = csv_columns(lines) or ["trial", "architecture", "parameters", "bytes"]
+    columns = csv_columns(lines) or ["trial", "standing", "architecture", "parameters", "bytes"]
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)
     write_whole(path, text.getvalue())
 
 
-def front_as_json(rows: Sequence[StudentRow], front: ParetoFront, references: Sequence[Reference]) -> dict[str, Any]:
+def front_as_json(
+    rows: Sequence[StudentRow],
+    front: ParetoFront,
+    references: Sequence[Reference],
+    near: Sequence[StudentRow] = (),
+) -> dict[str, Any]:
     """Plain data for scripts; no NaN inside."""
     return {
         "objectives": dict(front.objectives),
@@ -237,6 +286,7 @@ def front_as_json(rows: Sequence[StudentRow], front: ParetoFront, references: Se
         "reference": dict(front.reference),
         "knee": front.knee,
         "rows": [row.model_dump(mode="json") for row in rows],
+        "near": [row.model_dump(mode="json") for row in near],
         "references": [_without_nan(reference.model_dump(mode="json")) for reference in references],
     }
 
@@ -256,6 +306,31 @@ def with_spread(score: SeedScore | None) -> str:
     return percent(score.mean) + (f" ± {100 * score.std:.1f}" if score.std is not None else "")
 
 
+def interval(score: SeedScore | None) -> str:
+    """Such as `86.1 to 89.9 %`."""
+    if score is None or score.low is None or score.high is None:
+        return ""
+    return f"{100 * score.low:.1f} to {100 * score.high:.1f} %"
+
+
+def distinctions(rows: Sequence[StudentRow]) -> list[str]:
+    """For each student whether it is better on test than the next smaller one, in words."""
+    found = []
+    for row in rows:
+        if row.compared is None:
+            continue
+        than = f"the {millions(row.compared.num_parameters)} one (trial {row.compared.smaller})"
+        gain = f"{100 * row.compared.gain:+.1f} points"
+        chance = row.compared.chance
+        if chance is None:
+            said = f"was not tested against {than}: {gain}; it takes two seeds of each, and a count of the texts"
+        else:
+            word = "is better than" if row.compared.verdict == "better" else "is not shown to be better than"
+            said = f"{word} {than}: {gain}, p {f'= {chance:.2g}' if chance >= 0.001 else '< 0.001'}"
+        found.append(f"Trial {row.trial} ({millions(row.num_parameters)}) {said}.")
+    return found
+
+
 def millions(number: float) -> str:
     """Such as `27.4 M`; `170 k` below a million."""
     return f"{number / 1e6:.1f} M" if number >= 999_500 else f"{number / 1e3:.0f} k"
@@ -270,33 +345,42 @@ def _how_many(rows: Sequence[StudentRow]) -> str:
 
 
 def front_as_text(
-    spec: StudySpec, rows: Sequence[StudentRow], front: ParetoFront, references: Sequence[Reference]
+    spec: StudySpec,
+    rows: Sequence[StudentRow],
+    front: ParetoFront,
+    references: Sequence[Reference],
+    near: Sequence[StudentRow] = (),
 ) -> Table:
-    """The front and what it is held against, for a terminal."""
+    """The front, what was confirmed near it and what it is held against, for a terminal."""
     test = f"test/{spec.quality}"
     table = Table(title=f"{spec.name}: {_how_many(rows)}", title_justify="left")
+    table.caption, table.caption_justify = "\n".join(distinctions(rows)) or None, "left"
     table.add_column("trial", justify="right", no_wrap=True)
     table.add_column("student", overflow="fold", ratio=1)
     for title in (
         "parameters",
         f"validation {spec.quality}",
         f"test {spec.quality}",
+        "95 % interval",
         "no distillation",
         "of teacher",
         "lift",
     ):
         table.add_column(title, justify="right")
-    for row in rows:
+    for row in (*rows, *near):
+        if near and row is near[0]:
+            table.add_section()
         table.add_row(
-            f"{row.trial}{' (knee)' * (row.trial == front.knee)}",
+            f"{row.trial}{' (knee)' * (row.trial == front.knee)}{' (near)' * (row.standing == 'near')}",
             row.architecture,
             millions(row.num_parameters),
             percent(row.validation.get(f"validation/{spec.quality}")),
             with_spread(row.test.get(test)),
+            interval(row.test.get(test)),
             with_spread(row.without_distillation.get(test)),
             percent(row.share_of_teacher),
             percent(row.lift_kept, 0),
-            style="" if row.is_worth_having else "dim",
+            style="" if row.is_worth_having and row.standing == "front" else "dim",
         )
     table.add_section()
     for reference in references:
@@ -306,6 +390,7 @@ def front_as_text(
             millions(reference.num_parameters) if reference.num_parameters else "",
             percent(reference.value(spec.quality)),
             percent(reference.value(spec.quality, "test")),
+            "",
             "",
             "",
             "",

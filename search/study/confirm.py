@@ -1,4 +1,4 @@
-"""Confirms the front: its students again with more seeds, and without distillation, scored on the test split.
+"""Confirms the front: its students again with more seeds, and without distillation, scored on the test split; and those near it.
 
 Kept in a record of its own, which the sampler never sees.
 """
@@ -20,9 +20,9 @@ Told = Callable[[TrialOutcome], None]
 
 
 def wanted(
-    spec: StudySpec, front: ParetoFront, outcomes: Sequence[TrialOutcome]
+    spec: StudySpec, front: ParetoFront, outcomes: Sequence[TrialOutcome], near: Sequence[int] = ()
 ) -> list[tuple[TrialConfig, dict[str, str]]]:
-    """What confirming this front takes, the most telling first: (config, labels)."""
+    """What confirming this front takes, the most telling first: (config, labels). The trials `near` it come last."""
     by_number = {outcome.number: outcome for outcome in outcomes}
     best = max(front.trials, key=lambda trial: by_number[trial].values()[spec.quality], default=None)
     plain, again = [], []
@@ -31,11 +31,21 @@ def wanted(
         chosen = {"all": True, "best": trial == best, "none": False}
         if chosen[spec.confirm.without_distillation]:
             plain.append((config.without_distillation(), _labels("without_distillation", trial, config.seed)))
-    for index in range(1, spec.confirm.seeds):  # every point gets its second seed before any its third
-        for trial in front.trials:
-            seed = derived_seed(spec.seed, "confirm", trial, index)
-            again.append((by_number[trial].config.model_copy(update={"seed": seed}), _labels("confirm", trial, seed)))
+    for trials in (front.trials, near):
+        for index in range(1, spec.confirm.seeds):  # every point gets its second seed before any its third
+            for trial in trials:
+                seed = derived_seed(spec.seed, "confirm", trial, index)
+                config = by_number[trial].config.model_copy(update={"seed": seed})
+                again.append((config, _labels("confirm", trial, seed)))
     return plain + again
+
+
+def num_missing(
+    spec: StudySpec, front: ParetoFront, outcomes: Sequence[TrialOutcome], confirmations: Sequence[TrialOutcome]
+) -> int:
+    """How much of what the front's own points take is not done."""
+    settled = [outcome.labels for outcome in confirmations if outcome.state is not TrialState.RUNNING]
+    return sum(labels not in settled for _, labels in wanted(spec, front, outcomes))
 
 
 def _labels(kind: str, trial: int, seed: int) -> dict[str, str]:
@@ -45,6 +55,7 @@ def _labels(kind: str, trial: int, seed: int) -> dict[str, str]:
 def confirm(
     spec: StudySpec,
     front: ParetoFront,
+    near: Sequence[int],
     outcomes: Sequence[TrialOutcome],
     record: Record,
     pool: LanePool,
@@ -57,7 +68,7 @@ def confirm(
     called once, when the lanes have the first of it: for work that fills what they leave free."""
     kept = {tuple(sorted(outcome.labels.items())): outcome for outcome in record.outcomes()}
     attempts = record.attempts()
-    queue = deque(wanted(spec, front, outcomes))
+    queue = deque(wanted(spec, front, outcomes, near))
     flying: dict[str, TrialOutcome] = {}
 
     def keep_lanes_busy() -> None:

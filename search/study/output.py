@@ -6,7 +6,7 @@ import hashlib
 import json
 import platform
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -14,8 +14,9 @@ from typing import Any
 
 from search.record.record import Record, existing_record, open_storage
 from search.results.front import ParetoFront, Reference
+from search.results.near import near_front
 from search.results.report import write_report
-from search.results.table import StudentRow, student_rows, write_front_csv
+from search.results.table import StudentRow, near_rows, student_rows, write_front_csv
 from search.study.secrets import mask_secrets
 from spaces.errors import InputError, StudyError
 from spaces.parameters import Choice
@@ -31,11 +32,12 @@ FREE = {"budget", "confirm", "resources", "tracking", "output", "cache", "storag
 
 @dataclass(frozen=True)
 class StudyResult:
-    """What a study found. `already_done` says that nothing was left to do."""
+    """What a study found. `near` are students confirmed beside the front; `already_done` says that nothing was left to do."""
 
     spec: StudySpec
     front: ParetoFront
     rows: list[StudentRow]
+    near: list[StudentRow]
     references: list[Reference]
     outcomes: list[TrialOutcome]
     already_done: bool = False
@@ -80,8 +82,23 @@ def from_record(spec: StudySpec, record: Record, again: Record) -> StudyResult:
         raise StudyError(f"{spec.output}: the study has measured nothing yet; run it first")
     outcomes = record.outcomes()
     front = ParetoFront.of(outcomes, spec, references)
-    rows = student_rows(spec, front, outcomes, again.outcomes(), delivered_metrics(record), references)
-    return StudyResult(spec, front, rows, references, outcomes, already_done=True)
+    num_rows = record.fact("num_rows") or {}
+    return _result(spec, front, outcomes, again.outcomes(), delivered_metrics(record), references, num_rows)
+
+
+def _result(
+    spec: StudySpec,
+    front: ParetoFront,
+    outcomes: Sequence[TrialOutcome],
+    confirmations: Sequence[TrialOutcome],
+    delivered: dict[int, dict[str, float]],
+    references: Sequence[Reference],
+    num_rows: Mapping[str, int],
+) -> StudyResult:
+    near = near_front(front, outcomes, spec, references, num_rows.get("validation", 0))
+    known = (outcomes, confirmations, delivered, references, num_rows)
+    rows = student_rows(spec, front, *known)
+    return StudyResult(spec, front, rows, near_rows(spec, near, *known), list(references), list(outcomes))
 
 
 def open_study(folder: Path) -> StudyResult:
@@ -105,6 +122,7 @@ def export_study(folder: Path) -> StudyResult:
         again.outcomes(),
         delivered_metrics(record),
         result.references,
+        record.fact("num_rows") or {},
         record.fact("provenance") or {},
     )
     return result
@@ -146,10 +164,11 @@ def write_results(
     confirmations: Sequence[TrialOutcome],
     delivered: dict[int, dict[str, float]],
     references: Sequence[Reference],
+    num_rows: Mapping[str, int],
     provenance: dict[str, Any],
-) -> list[StudentRow]:
+) -> StudyResult:
     """front.csv, best/*.yaml, best/knee.yaml and report.html, from the record alone; best/ holds the front and no more."""
-    rows = student_rows(spec, front, outcomes, confirmations, delivered, references)
+    result = _result(spec, front, outcomes, confirmations, delivered, references, num_rows)
     best = spec.output / "best"
     best.mkdir(parents=True, exist_ok=True)
     named = {f"trial-{trial}" for trial in front.trials}
@@ -157,15 +176,16 @@ def write_results(
         if path.name.removesuffix(".yaml") not in named:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     by_number = {outcome.number: outcome for outcome in outcomes}
-    for row in rows:
+    for row in result.rows:
         config = best_config(spec, by_number[row.trial], row, delivered.get(row.trial, {}), references, provenance)
         text = to_yaml(config.model_dump(mode="json"))
         write_whole(best / f"trial-{row.trial}.yaml", text)
         if row.trial == front.knee:
             write_whole(best / "knee.yaml", text)
-    write_front_csv(spec.output / "front.csv", rows)
-    write_report(spec.output / "report.html", spec, front, rows, references, [*outcomes, *confirmations])
-    return rows
+    write_front_csv(spec.output / "front.csv", [*result.rows, *result.near])
+    everything = [*outcomes, *confirmations]
+    write_report(spec.output / "report.html", spec, front, result.rows, references, everything, result.near)
+    return result
 
 
 def best_config(

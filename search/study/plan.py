@@ -194,7 +194,10 @@ def _estimate(
         preparation += tokens * pace.fine_tuning / (num_lanes * threads) ** THREADS_GAIN
 
     confirm, points = spec.confirm, min(FRONT_GUESS, trials)
-    again = points * (confirm.seeds - 1) + {"all": points, "best": 1, "none": 0}[confirm.without_distillation]
+    near = (
+        0 if spec.budget.minutes is not None else min(confirm.near, trials - points)
+    )  # of what minutes leave, if anything
+    again = (points + near) * (confirm.seeds - 1) + {"all": points, "best": 1, "none": 0}[confirm.without_distillation]
     scored = (sizes["validation"] + sizes["test"]) * pace.reading * exact
     after = OVERHEAD_SECONDS + (again * trial + points * scored * share_of_teacher) / num_lanes
     # The floors' part of the first lanes, and at the end half a trial for whoever has to wait for the last.

@@ -18,8 +18,9 @@ from search.lanes.trainable import run_segments
 from search.record.lease import Lease
 from search.record.record import Record
 from search.results.front import ParetoFront, Reference, reference_named
+from search.results.near import near_front
 from search.study.budget import Budget
-from search.study.confirm import confirm, wanted
+from search.study.confirm import confirm, num_missing
 from search.study.delivery import Delivery
 from search.study.earlier import Earlier, earlier_of, read_earlier
 from search.study.extension import Extension, is_finished, nothing_to_extend, wish
@@ -75,6 +76,8 @@ def run_study(spec: StudySpec, display: Display | None = None, more: int | None 
         record, again = open_record(spec)
         stack.enter_context(Lease(record))
         _same_data(record, inputs)
+        num_rows = {name: len(split.labels) for name, split in inputs.transfer.splits.items()}
+        record.keep("num_rows", num_rows)
         earlier = earlier_of(asked, inputs, known_limits(inputs), record)
         if earlier.note:
             show.say(earlier.note)
@@ -136,9 +139,10 @@ def run_study(spec: StudySpec, display: Display | None = None, more: int | None 
         if not front.points:
             raise StudyError(_why_no_front(spec, outcomes))
         show.watch(pool.status, lambda: f"confirming and delivering {len(front.points)} students")
+        near = near_front(front, outcomes, spec, prepared.references, num_rows["validation"])
         show.say(f"{len(front.points)} students on the front; confirming them")
         delivery = Delivery(spec, front, outcomes, record, pool, payload)
-        confirmations = confirm(spec, front, outcomes, again, pool, budget, payload, told, meanwhile=delivery.ask)
+        confirmations = confirm(spec, front, near, outcomes, again, pool, budget, payload, told, meanwhile=delivery.ask)
         stages.ended("confirmation")
         delivered = delivery.collect()
         references = floors.collect(prepared.references)
@@ -151,12 +155,12 @@ def run_study(spec: StudySpec, display: Display | None = None, more: int | None 
             "versions": versions(),
         }
         record.keep("provenance", provenance)
-        rows = write_results(spec, front, outcomes, confirmations, delivered, references, provenance)
+        result = write_results(spec, front, outcomes, confirmations, delivered, references, num_rows, provenance)
         record.keep("lanes", {"status": idle, "wall_seconds": time.monotonic() - begun})
-        tracker.finished(spec, front, rows, references, spec.output / "best", spec.output / "report.html")
+        tracker.finished(spec, front, result.rows, references, spec.output / "best", spec.output / "report.html")
         stages.ended("tables, report, tracking")
         record.keep("stages", stages.seconds)
-        missing = len(wanted(spec, front, outcomes)) - sum(o.state is not TrialState.RUNNING for o in confirmations)
+        missing = num_missing(spec, front, outcomes, confirmations)
         if missing > 0:
             show.say(f"the time was spent before {missing} confirmations; `run` with more of it adds them")
         failures = record.fact("delivery_failures") or {}
@@ -164,7 +168,7 @@ def run_study(spec: StudySpec, display: Display | None = None, more: int | None 
             show.say(f"trial {trial} could not be delivered: {error}")
         if not failures:
             record.keep("finished", wish(spec))
-    return StudyResult(spec, front, rows, references, outcomes)
+    return result
 
 
 def _search(
@@ -297,7 +301,7 @@ def _so_far(spec: StudySpec, more: int | None) -> tuple[Extension, StudyResult |
     result = from_record(spec, record, again)
     if any(not (spec.output / "best" / f"trial-{trial}").is_dir() for trial in result.front.trials):
         return extension, None
-    return extension, result
+    return extension, replace(result, already_done=True)
 
 
 def _same_data(record: Record, inputs: Inputs) -> None:
