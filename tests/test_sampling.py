@@ -28,8 +28,8 @@ SMALL = {"parameters": (0.0, 24_000.0)}
 
 @pytest.fixture(scope="module")
 def bounded() -> Sampling:
-    sampling = a_sampling(a_spec(search={"startup_trials": 2}), **SMALL)
-    every = len(a_sampling(a_spec()).shapes)
+    sampling = a_sampling(a_spec(search={"sampler": "tpe", "startup_trials": 2}), **SMALL)
+    every = len(a_sampling(a_spec(search={"sampler": "tpe", "startup_trials": 2})).shapes)
     assert 0 < len(sampling.shapes) < every  # the bound leaves out some
     return sampling
 

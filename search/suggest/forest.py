@@ -47,6 +47,19 @@ class Point:
     features: tuple[float, ...]
 
 
+@dataclass(frozen=True)
+class _Trial:
+    """An outcome as the forest reads it; `scores` (modelled metrics, R), NaN where not measured."""
+
+    outcome: TrialOutcome
+    point: Point
+    scores: np.ndarray
+
+    @property
+    def key(self) -> tuple[int, int]:
+        return self.outcome.number, len(self.outcome.measurements)
+
+
 class ForestSampler:
     """Ranks points of the space. `shape_of` raises InvalidStudent, also for what is out of bounds that arithmetic knows.
 
@@ -69,24 +82,23 @@ class ForestSampler:
         self._pool: list[Point] = []
         self._curves: dict[str, Curves] = {}
         self._learnt = 0
+        self._trials: dict[int, _Trial] = {}
+        self._believed: dict[
+            tuple[int, int], list[float]
+        ] = {}  # by trial and rungs measured, as the present forest sees it
 
     def best(self, outcomes: Sequence[TrialOutcome], rng: np.random.Generator) -> list[Point]:
-        """Points, the most promising first. `outcomes` are of this study, at least one of them measured."""
-        known = [outcome for outcome in outcomes if outcome.state is not TrialState.FAILED]
-        points = [self._point(outcome.parameters, outcome.config.shape) for outcome in known]
-        features = np.array([point.features for point in points])
-        scores = {name: self._measured(known, name) for name in self._modelled}
-        self._learn(known, points)
-        in_play = [place for place, outcome in enumerate(known) if outcome.state is not TrialState.ENDED]
-        believed = {
-            name: self._curves[name].predict(features[in_play], scores[name][in_play])[0] for name in self._modelled
-        }
-        rows = self._rows([points[place].shape for place in in_play], believed)
+        """Points, the most promising first; at least one of the outcomes is measured."""
+        known = [self._trial(outcome) for outcome in outcomes if outcome.state is not TrialState.FAILED]
+        self._learn(known)
+        in_play = [trial for trial in known if trial.outcome.state is not TrialState.ENDED]
+        believed = self._expected(in_play)
+        rows = self._rows([trial.point.shape for trial in in_play], believed)
         certain = np.full(len(in_play), 1e-6)
         keeps = self._feasible({name: (believed[name], certain) for name in self._limits}, len(in_play)) > 0.5
         front = rows[keeps]
-        near = [points[place] for place, kept in zip(in_play, keeps, strict=True) if kept] or points
-        candidates = self._candidates(near, front, rng)
+        near = [trial.point for trial, kept in zip(in_play, keeps, strict=True) if kept]
+        candidates = self._candidates(near or [trial.point for trial in known], front, rng)
         seen = np.array([point.features for point in candidates])
         predicted = {name: self._curves[name].predict(seen) for name in self._modelled}
         gain = self._gain(front, [point.shape for point in candidates], predicted, rng)
@@ -95,18 +107,32 @@ class ForestSampler:
 
     # -- learning
 
-    def _learn(self, known: Sequence[TrialOutcome], points: Sequence[Point]) -> None:
+    def _trial(self, outcome: TrialOutcome) -> _Trial:
+        """Read once for each state that it was in: an ask at thousands of trials looks at the new ones."""
+        known = self._trials.get(outcome.number)
+        if known is None or known.outcome is not outcome:
+            point = known.point if known else self._point(outcome.parameters, outcome.config.shape)
+            scores = np.full((len(self._modelled), len(self._spec.search.rungs)), np.nan)
+            for measurement in outcome.measurements:
+                for rung, share in enumerate(self._spec.search.rungs):  # an earlier study may have had others
+                    if abs(share - measurement.share) < 1e-6:
+                        metrics = measurement.metrics
+                        scores[:, rung] = [metrics.get(f"validation/{name}", math.nan) for name in self._modelled]
+            known = self._trials[outcome.number] = _Trial(outcome, point, np.where(np.isfinite(scores), scores, np.nan))
+        return known
+
+    def _learn(self, known: Sequence[_Trial]) -> None:
         """From the first so many measurements, in the order in which they came: a number that grows in steps, so that a forest
         serves some asks, and one that is continued from the record is the one that would have been."""
         order = sorted(
             (measurement.cost.get("finished_at", 0.0), place, measurement.share)
-            for place, outcome in enumerate(known)
-            for measurement in outcome.measurements
+            for place, trial in enumerate(known)
+            for measurement in trial.outcome.measurements
         )
         count = _step_below(len(order))
         if self._curves and count == self._learnt:
             return
-        self._learnt = count
+        self._learnt, self._believed = count, {}
         shares: dict[int, float] = {}
         for _, place, share in order[:count]:
             shares[place] = share  # the last of each trial
@@ -114,24 +140,26 @@ class ForestSampler:
         if len(chosen) > MOST:  # half of them the latest; of the others those that came farthest
             old, late = chosen[: -MOST // 2], chosen[-MOST // 2 :]
             chosen = [*sorted(old, key=lambda place: -shares[place])[: MOST // 2], *late]
-        features = np.array([points[place].features for place in chosen])
+        features = np.array([known[place].point.features for place in chosen])
         until = np.array([shares[place] for place in chosen])
-        for name in self._modelled:
-            scores = self._measured([known[place] for place in chosen], name)
-            scores[np.array(self._spec.search.rungs) > until[:, None] + 1e-6] = np.nan
+        later = np.array(self._spec.search.rungs) > until[:, None] + 1e-6
+        for row, name in enumerate(self._modelled):
+            scores = np.where(later, np.nan, np.stack([known[place].scores[row] for place in chosen]))
             self._curves[name] = Curves(features, scores, derived_seed(self._spec.seed, "forest", count))
 
-    def _measured(self, outcomes: Sequence[TrialOutcome], name: str) -> np.ndarray:
-        """(N, R)"""
-        rungs = self._spec.search.rungs
-        table = np.full((len(outcomes), len(rungs)), np.nan)
-        for place, outcome in enumerate(outcomes):
-            for measurement in outcome.measurements:
-                value = measurement.metrics.get(f"validation/{name}", math.nan)
-                for rung, share in enumerate(rungs):  # an earlier study may have had others
-                    if abs(share - measurement.share) < 1e-6 and math.isfinite(value):
-                        table[place, rung] = value
-        return table
+    def _expected(self, trials: Sequence[_Trial]) -> dict[str, np.ndarray]:
+        """What each scores at its end, measured or as the forest expects; (N,) by metric."""
+        new = [trial for trial in trials if trial.key not in self._believed]
+        if new:
+            features = np.array([trial.point.features for trial in new])
+            columns = [
+                self._curves[name].predict(features, np.stack([trial.scores[row] for trial in new]))[0]
+                for row, name in enumerate(self._modelled)
+            ]
+            for place, trial in enumerate(new):
+                self._believed[trial.key] = [float(column[place]) for column in columns]
+        table = np.array([self._believed[trial.key] for trial in trials]).reshape(len(trials), len(self._modelled))
+        return {name: table[:, row] for row, name in enumerate(self._modelled)}
 
     # -- worth
 
