@@ -23,9 +23,9 @@ from threadpoolctl import threadpool_limits
 HERE = Path(__file__).resolve().parent
 RECORDS = HERE.parent / "records" / "search.jsonl"
 LANES = (2, 8, 32)
-PEERS = "random;optunasearch;nsga2;moasha;ours"
-LEAST, MOST, ENOUGH = 40.0, 160.0, 0.95
-GRID = [2.5, 5, 10, 15, 20, 30, 40]
+PEERS = "random;optunasearch;nsga2;moasha;ours;ours, two rungs;ours, whole"
+LEAST, MOST, ENOUGH = 25.0, 100.0, 0.95
+GRID = [2.5, 5, 10, 15, 20, 25]
 WORLD: dict[str, Any] = {}
 
 
@@ -87,14 +87,12 @@ def report(rows: list[dict[str, Any]], names: list[str]) -> None:
         return f"{value:.1f}" if value < MOST else f"above {MOST:.0f}"
 
     print("\n\ntrainings to 95 % of the best hypervolume: median (95 % interval), seeds that reached it")
-    ours: dict[int, np.ndarray] = {}
     for lanes in LANES:
         for name in names:
             found = [row["to_95"] for row in rows if (row["searcher"], row["lanes"]) == (name, lanes)]
             values = np.array([MOST if value is None else value for value in found])
             if not len(values):
                 continue
-            ours.setdefault(lanes, values) if name == "ours" else None
             low, high = interval(values, np.median)
             print(
                 f"  {lanes:2d} lanes  {name:16s} {figure(float(np.median(values))):>10s} ({figure(low)} to {figure(high)}), "

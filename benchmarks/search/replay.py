@@ -300,16 +300,19 @@ def suggested(trial: optuna.Trial, name: str, parameter: Parameter) -> Any:
     return trial.suggest_float(name, parameter.low, parameter.high, log=parameter.log)
 
 
+TWO_RUNGS = {"rungs": ["1/9", 1], "reduction": 3}
 SEARCHERS: dict[str, Callable[[Surrogate, int, int], Searcher]] = {
     "ours": lambda world, seed, lanes: Ours(world, seed, lanes),
     "random": lambda world, seed, lanes: Whole(world, optuna.samplers.RandomSampler(seed=seed)),
     "optunasearch": lambda world, seed, lanes: RayOptunaSearch(world, seed),
     "nsga2": lambda world, seed, lanes: Whole(world, optuna.samplers.NSGAIISampler(seed=seed)),
     "moasha": lambda world, seed, lanes: Moasha(world, seed),
-    # distilsearch in parts
+    "ours, two rungs": lambda world, seed, lanes: Ours(world, seed, lanes, halving=TWO_RUNGS),
+    "ours, whole": lambda world, seed, lanes: Ours(world, seed, lanes, halving="none"),
+    # and in parts
     "ours, no recipes": lambda world, seed, lanes: Ours(world, seed, lanes, recipes=False),
-    "forest, whole": lambda world, seed, lanes: Ours(world, seed, lanes, halving="none"),
-    "tpe, whole": lambda world, seed, lanes: Ours(world, seed, lanes, sampler="tpe", halving="none"),
+    "ours, whole, no recipes": lambda world, seed, lanes: Ours(world, seed, lanes, halving="none", recipes=False),
+    "tpe, whole": lambda world, seed, lanes: Ours(world, seed, lanes, sampler="tpe", halving="none", recipes=False),
     "random, halving": lambda world, seed, lanes: Ours(world, seed, lanes, sampler="random"),
-    "tpe, halving": lambda world, seed, lanes: Ours(world, seed, lanes, sampler="tpe"),
+    "tpe, halving": lambda world, seed, lanes: Ours(world, seed, lanes, sampler="tpe", recipes=False),
 }
