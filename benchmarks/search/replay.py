@@ -219,12 +219,21 @@ class RayOptunaSearch:
 
 
 class Moasha:
-    """Syne Tune's MOASHA itself: random points, and at each rung it says whether the trial goes on at once or stops."""
+    """Syne Tune's MOASHA itself: random points, and at each rung it says whether the trial goes on at once or stops.
 
-    def __init__(self, world: Surrogate, seed: int) -> None:
+    Its default priority (0.16.0) gives the places of the sorted trials where ranks are asked for, so that it keeps few and not the
+    best. `mended` turns them into ranks, through the argument that it has for a priority of one's own.
+    """
+
+    def __init__(self, world: Surrogate, seed: int, mended: bool = False) -> None:
         from syne_tune.backend.trial_status import Trial
         from syne_tune.config_space import choice, loguniform, uniform
         from syne_tune.optimizer.schedulers.multiobjective.moasha import MOASHA
+        from syne_tune.optimizer.schedulers.multiobjective.multiobjective_priority import NonDominatedPriority
+
+        class Ranks(NonDominatedPriority):
+            def priority_unsafe(self, objectives: np.ndarray) -> np.ndarray:
+                return np.argsort(super().priority_unsafe(objectives))
 
         def domain(parameter: Parameter) -> Any:
             if isinstance(parameter, Choice | IntRange):
@@ -241,6 +250,7 @@ class Moasha:
             grace_period=1,
             reduction_factor=3,
             random_seed=seed,
+            multiobjective_priority=Ranks() if mended else None,
         )
         self._make, self._world, self._number = Trial, world, itertools.count()
         self._trials: dict[int, Any] = {}
@@ -307,6 +317,7 @@ SEARCHERS: dict[str, Callable[[Surrogate, int, int], Searcher]] = {
     "optunasearch": lambda world, seed, lanes: RayOptunaSearch(world, seed),
     "nsga2": lambda world, seed, lanes: Whole(world, optuna.samplers.NSGAIISampler(seed=seed)),
     "moasha": lambda world, seed, lanes: Moasha(world, seed),
+    "moasha, mended": lambda world, seed, lanes: Moasha(world, seed, mended=True),
     "ours, two rungs": lambda world, seed, lanes: Ours(world, seed, lanes, halving=TWO_RUNGS),
     "ours, whole": lambda world, seed, lanes: Ours(world, seed, lanes, halving="none"),
     # and in parts
