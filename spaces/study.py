@@ -261,6 +261,14 @@ class SamplingSpec(Frozen):
         """The shares of the training at which a trial is measured; the last is 1."""
         return (1.0,) if self.halving == "none" else self.halving.rungs
 
+    @property
+    def mean_share(self) -> float:
+        """The share of its training that a trial is trained, on average over very many."""
+        if self.halving == "none":
+            return 1.0
+        parts = [high - low for low, high in pairwise((0.0, *self.halving.rungs))]
+        return sum(part / self.halving.reduction**place for place, part in enumerate(parts))
+
     @field_validator("first", mode="before")
     @classmethod
     def _layers_as_text(cls, value: Any) -> Any:

@@ -201,7 +201,7 @@ def _estimate(
     scored = (sizes["validation"] + sizes["test"]) * pace.reading * exact
     after = OVERHEAD_SECONDS + (again * trial + points * scored * share_of_teacher) / num_lanes
     # The floors' part of the first lanes, and at the end half a trial for whoever has to wait for the last.
-    search = ((trials + (num_lanes - 1) / 2) * trial + scored) / num_lanes
+    search = ((trials * spec.search.mean_share + (num_lanes - 1) / 2) * trial + scored) / num_lanes
     if spec.budget.training_tokens is not None:
         search = min(search, (spec.budget.training_tokens / trained * trial + scored) / num_lanes)
     search = max(0.0, min(search, _seconds_allowed(spec, num_lanes) - preparation - after))

@@ -71,7 +71,7 @@ class Progress:
         self._console.print(Text(f"[{self._clock()}] {text}"), soft_wrap=True)
 
     def told(self, outcome: TrialOutcome) -> None:
-        """A trial began or ended."""
+        """A trial began, was measured, or ended."""
         if outcome.state is TrialState.RUNNING:
             return
         kind, of = outcome.labels.get("kind", ""), outcome.labels.get("of", "")
@@ -87,8 +87,9 @@ class Progress:
         value = percent(outcome.last.metrics.get(f"{split}/{self._quality}"))
         size = millions(outcome.config.shape.num_parameters)
         seconds = outcome.last.cost.get("train_seconds", 0)
+        so_far = "" if outcome.share >= 1 else f" after {outcome.share:.0%} of its training"
         self.say(
-            f"{name}: {self._quality} {value} ({split}), {size} ({architecture_in_words(outcome.config)}), {seconds:.0f} s"
+            f"{name}{so_far}: {self._quality} {value} ({split}), {size} ({architecture_in_words(outcome.config)}), {seconds:.0f} s"
         )
 
     def watch(self, lanes: Callable[[], dict[str, Any]], summary: Callable[[], str]) -> None:

@@ -256,26 +256,30 @@ def _scoring_share(inputs: Inputs) -> float:
 
 
 def _summary(spec: StudySpec, outcomes: Sequence[TrialOutcome], budget: Budget, num_lanes: int) -> str:
-    """One line: trials running, done, tokens left, best so far, time left."""
+    """One line: trials begun, running, trained whole, tokens left, best so far, time left."""
     count = {state: sum(outcome.state is state for outcome in outcomes) for state in TrialState}
-    done = [outcome for outcome in outcomes if outcome.state is TrialState.DONE and outcome.last]
-    line = f"{count[TrialState.DONE]} of {spec.budget.trials} trials done, {count[TrialState.RUNNING]} running"
+    running = count[TrialState.RUNNING] + count[TrialState.PROMOTED]
+    done = [outcome for outcome in outcomes if outcome.state is TrialState.DONE]
+    line = f"{len(done)} of {spec.budget.trials} trials done, {running} running"
+    if spec.search.halving != "none":
+        line = f"{len(outcomes)} of {spec.budget.trials} trials begun, {running} running, {len(done)} trained whole"
     if count[TrialState.FAILED]:
         line += f", {count[TrialState.FAILED]} failed"
     by_tokens = budget.tokens_left(outcomes)
     if by_tokens is not None:
         line += f"; {max(0.0, by_tokens):,.0f} of {spec.budget.training_tokens:,.0f} training tokens left"
-    if done:
-        best = max(outcome.values()[spec.quality] for outcome in done)
-        line += f"; best {spec.quality} {best:.1%}"
-        mean = sum(outcome.last.cost.get("train_seconds", 0) for outcome in done if outcome.last) / len(done)
-        trials = spec.budget.trials - len(done)
+    measured = [outcome for outcome in outcomes if outcome.share]
+    if measured:
+        shares = sum(outcome.share for outcome in measured)
+        trainings = spec.search.mean_share * spec.budget.trials - shares
         if by_tokens is not None:
-            each = sum(outcome.train_tokens for outcome in done) / len(done)
-            trials = min(trials, count[TrialState.RUNNING] + int(by_tokens / max(1.0, each)))
-        left = mean * trials / num_lanes
+            each = sum(outcome.train_tokens for outcome in measured) / shares
+            trainings = min(trainings, running + by_tokens / max(1.0, each))
+        left = sum(outcome.train_seconds for outcome in measured) / shares * trainings / num_lanes
         by_clock = budget.seconds_left()
         left = left if by_clock is None else min(left + budget.kept_back(outcomes), by_clock)
+        if done:
+            line += f"; best {spec.quality} {max(outcome.values()[spec.quality] for outcome in done):.1%}"
         line += f"; about {max(0, left) / 60:.0f} min left"
     return line
 

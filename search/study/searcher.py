@@ -78,7 +78,7 @@ class StudySearcher(SegmentSearcher):
         return [self.outcomes[number] for number in sorted(self.outcomes)]
 
     def next_item(self, trial_id: str) -> WorkItem | Literal["finished"] | None:
-        item = self._interrupted() or self._promoted() or self._new()
+        item = self._interrupted() or self._promoted() or self._new() or self._promoted(last=True)
         if item is not None:
             self._flying.add(item.trial)  # type: ignore[arg-type]
             return item
@@ -97,8 +97,8 @@ class StudySearcher(SegmentSearcher):
         self._record.set_attempt(number, attempt)
         return self._item(self.outcomes[number], attempt)
 
-    def _promoted(self) -> WorkItem | None:
-        while (due := self._ladder.due()) is not None:
+    def _promoted(self, last: bool = False) -> WorkItem | None:
+        while (due := self._ladder.due(last)) is not None:
             number, share = due
             outcome = self.outcomes[number]
             if self._budget.refuses(outcome.config, self.ordered, 1 - share):

@@ -10,6 +10,7 @@ Legend: N trials, M objectives.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -36,14 +37,16 @@ class Rung:
     dominators: np.ndarray
 
 
-def halving(rungs: Sequence[Rung], reduction: float) -> tuple[int, int] | None:
+def halving(rungs: Sequence[Rung], reduction: float, last: bool = False) -> tuple[int, int] | None:
     """(place of the rung, trial) that is to go on from there, or None where none is due. The highest rung comes first.
 
-    `rungs` are all but the last, the lowest first.
+    `rungs` are all but the last, the lowest first. `last`: no trial will join, so that a third of four is two, and somebody
+    reaches the end however few there are.
     """
     for place in reversed(range(len(rungs))):
         rung = rungs[place]
-        if rung.promoted.sum() < int(len(rung.trials) / reduction) and rung.waits.any():
+        room = len(rung.trials) / reduction
+        if rung.promoted.sum() < (math.ceil(room) if last else int(room)) and rung.waits.any():
             return place, int(rung.trials[_best(rung)])
     return None
 
@@ -52,7 +55,7 @@ def hopeless(rung: Rung, reduction: float, most: float) -> list[int]:
     """Trials that wait at the rung and will not be promoted: more trials are better than they in everything than could go on
     from there if it had `most` trials, or GROWS_TO times as many as now."""
     number = len(rung.trials)
-    room = int(min(most, max(GROWS_TO * number, number + GROWS_BY)) / reduction)
+    room = math.ceil(min(most, max(GROWS_TO * number, number + GROWS_BY)) / reduction)
     return rung.trials[rung.waits & (rung.dominators >= room)].tolist()
 
 

@@ -58,9 +58,9 @@ class Ladder:
             dominators=np.append(rung.dominators + dominates(row, rung.losses), above.sum()),
         )
 
-    def due(self) -> tuple[int, float] | None:
-        """(trial, share it stands at) that is to go on, or None."""
-        found = halving([self._bounded(place) for place in range(len(self._rungs))], self._reduction)
+    def due(self, last: bool = False) -> tuple[int, float] | None:
+        """(trial, share it stands at) that is to go on, or None. `last`: no trial will join."""
+        found = halving([self._bounded(place) for place in range(len(self._rungs))], self._reduction, last)
         return None if found is None else (found[1], self._shares[found[0]])
 
     def promote(self, trial: int, share: float) -> None:
