@@ -101,8 +101,9 @@ class ForestSampler:
         candidates = self._candidates(near or [trial.point for trial in known], front, rng)
         seen = np.array([point.features for point in candidates])
         predicted = {name: self._curves[name].predict(seen) for name in self._modelled}
-        gain = self._gain(front, [point.shape for point in candidates], predicted, rng)
-        gain *= self._feasible(predicted, len(candidates))
+        gain = self._feasible(predicted, len(candidates))
+        if keeps.any():  # else what counts is to keep the bounds at all
+            gain = gain * self._gain(front, [point.shape for point in candidates], predicted, rng)
         return [candidates[place] for place in np.argsort(-gain, kind="stable")]
 
     # -- learning
