@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, create_trial
 from optuna.trial import TrialState as OptunaState
+from sqlalchemy.exc import OperationalError
 
 from spaces.errors import InputError, StudyError
 from spaces.parameters import Choice, IntRange, Parameter
@@ -27,6 +29,18 @@ from spaces.trial import Measurement, TrialConfig, TrialOutcome, TrialState
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
+LOCAL = {
+    "ext2",
+    "ext3",
+    "ext4",
+    "xfs",
+    "btrfs",
+    "zfs",
+    "f2fs",
+    "tmpfs",
+    "overlay",
+    "ramfs",
+}  # file systems of one machine
 OPTUNA_STATE = {
     TrialState.RUNNING: OptunaState.RUNNING,
     TrialState.WAITING: OptunaState.RUNNING,
@@ -43,9 +57,26 @@ def open_storage(storage: str, output: Path) -> BaseStorage:
     url = f"sqlite:///{output / 'study.db'}" if storage == "sqlite" else storage
     try:
         engine = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else None
-        return RDBStorage(url, engine_kwargs=engine)
+        opened = RDBStorage(url, engine_kwargs=engine)
+        if storage == "sqlite" and not _on_network(output):
+            # One wait for the disk a write instead of four or five; the file remembers it.
+            with opened.engine.connect() as connection, suppress(OperationalError):  # another process writes just now
+                connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+        return opened
     except Exception as error:
         raise InputError.of("storage", f"cannot be opened: {str(error).splitlines()[0]}") from error
+
+
+def _on_network(folder: Path) -> bool:
+    """Whether other machines may see the folder, too: SQLite's write-ahead log needs memory that all its readers share."""
+    try:
+        mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text().splitlines()]
+    except OSError:
+        return True  # nobody says
+    here = folder.resolve()
+    below = [(len(place), kind) for place, kind in mounts if here.is_relative_to(place.replace("\\040", " "))]
+    kind = max(below, default=(0, ""))[1]
+    return kind not in LOCAL
 
 
 def distribution(parameter: Parameter) -> BaseDistribution:
@@ -71,6 +102,11 @@ class Record:
         except optuna.exceptions.DuplicatedStudyError:
             self._study_id = storage.get_study_id_from_name(name)
         self._ids = {trial.number: trial._trial_id for trial in storage.get_all_trials(self._study_id, deepcopy=False)}
+
+    def close(self) -> None:
+        """Gives the storage's connections back, which folds SQLite's log into its file. A later call opens them again."""
+        if isinstance(self._storage, RDBStorage):
+            self._storage.engine.dispose()
 
     # -- the study's own facts
 

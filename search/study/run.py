@@ -74,6 +74,7 @@ def run_study(spec: StudySpec, display: Display | None = None, more: int | None 
     Sampling(spec, inputs.teacher, inputs.vocabularies, known_limits(inputs))
     with ExitStack() as stack:
         record, again = open_record(spec)
+        stack.callback(record.close)
         stack.enter_context(Lease(record))
         _same_data(record, inputs)
         num_rows = {name: len(split.labels) for name, split in inputs.transfer.splits.items()}
