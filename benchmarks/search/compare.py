@@ -23,7 +23,7 @@ from threadpoolctl import threadpool_limits
 HERE = Path(__file__).resolve().parent
 RECORDS = HERE.parent / "records" / "search.jsonl"
 LANES = (2, 8, 32)
-PEERS = "random;optunasearch;nsga2;moasha;moasha, mended;ours;ours, two rungs;ours, whole"
+PEERS = "random;optunasearch;nsga2;moasha;moasha, mended;ours;ours, whole"
 LEAST, MOST, ENOUGH = 25.0, 100.0, 0.95
 GRID = [2.5, 5, 10, 15, 20, 25]
 WORLD: dict[str, Any] = {}

@@ -115,11 +115,11 @@ class Ours:
     def __init__(self, world: Surrogate, seed: int, lanes: int, **search: Any) -> None:
         path = HERE / "trec-table.yaml"
         raw = parse_yaml(path.read_text("utf-8"), str(path))
-        rungs = {"rungs": list(SHARES), "reduction": 3}
+        two_rungs = {"rungs": ["1/9", 1], "reduction": 3}
         raw |= {
             "budget": {"trials": 100_000},
             "seed": seed,
-            "search": {"sampler": "forest", "halving": rungs, **search},
+            "search": {"sampler": "forest", "halving": two_rungs, **search},
             "output": str(Path(tempfile.gettempdir()) / "replayed" / str(seed)),
         }
         spec = parse_study(raw, str(path), HERE)
@@ -310,7 +310,7 @@ def suggested(trial: optuna.Trial, name: str, parameter: Parameter) -> Any:
     return trial.suggest_float(name, parameter.low, parameter.high, log=parameter.log)
 
 
-TWO_RUNGS = {"rungs": ["1/9", 1], "reduction": 3}
+THREE_RUNGS = {"rungs": ["1/9", "1/3", 1], "reduction": 3}
 SEARCHERS: dict[str, Callable[[Surrogate, int, int], Searcher]] = {
     "ours": lambda world, seed, lanes: Ours(world, seed, lanes),
     "random": lambda world, seed, lanes: Whole(world, optuna.samplers.RandomSampler(seed=seed)),
@@ -318,7 +318,7 @@ SEARCHERS: dict[str, Callable[[Surrogate, int, int], Searcher]] = {
     "nsga2": lambda world, seed, lanes: Whole(world, optuna.samplers.NSGAIISampler(seed=seed)),
     "moasha": lambda world, seed, lanes: Moasha(world, seed),
     "moasha, mended": lambda world, seed, lanes: Moasha(world, seed, mended=True),
-    "ours, two rungs": lambda world, seed, lanes: Ours(world, seed, lanes, halving=TWO_RUNGS),
+    "ours, three rungs": lambda world, seed, lanes: Ours(world, seed, lanes, halving=THREE_RUNGS),
     "ours, whole": lambda world, seed, lanes: Ours(world, seed, lanes, halving="none"),
     # and in parts
     "ours, no recipes": lambda world, seed, lanes: Ours(world, seed, lanes, recipes=False),

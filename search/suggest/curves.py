@@ -35,7 +35,7 @@ class Curves:
                 spread = float(gains.std()) if len(gains) > 1 else 0.05
                 self._stages.append((float(gains.mean()) if len(gains) else 0.0, max(spread, 0.01)))
             else:
-                forest = ExtraTreesRegressor(TREES, min_samples_leaf=1 if rung == 0 else 3, random_state=seed)
+                forest = ExtraTreesRegressor(TREES, min_samples_leaf=3, random_state=seed)
                 self._stages.append(forest.fit(rows, gains))
             mean, _ = self._stage(rung, features, known)
             known = np.where(measured, scores[:, rung], mean)
