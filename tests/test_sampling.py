@@ -278,7 +278,7 @@ def test_every_sampler_suggests_valid_points_and_the_same_again(sampler: str) ->
     assert a_sampling(spec, **SMALL).suggest(outcomes, 8) == sampling.suggest(outcomes, 8)
 
 
-@pytest.mark.parametrize(("sampler", "enough"), [("forest", 3), ("tpe", 3), ("nsga2", 20), ("nsga3", 20)])
+@pytest.mark.parametrize(("sampler", "enough"), [("forest", 10), ("tpe", 3), ("nsga2", 20), ("nsga3", 20)])
 def test_every_sampler_learns_from_what_was_measured(sampler: str, enough: int) -> None:
     """Genetic ones once a generation is full."""
     spec = a_spec(search={"sampler": sampler, "startup_trials": 3})
