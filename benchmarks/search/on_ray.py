@@ -136,12 +136,13 @@ def repaired(
         return mended, spec.space.shape(mended, teacher, vocabularies)
 
 
-def optunasearch(
-    spec: StudySpec, inputs: Inputs, prepared: Prepared, seconds: float
-) -> tuple[list[Row], dict[str, Any]]:
-    from ray.tune.search.optuna import OptunaSearch
+class DefinedByRun:
+    """The space as OptunaSearch takes one with conditions. It pickles it."""
 
-    def space(trial: Any) -> dict[str, Any]:
+    def __init__(self, spec: StudySpec) -> None:
+        self._spec = spec
+
+    def __call__(self, trial: Any) -> dict[str, Any]:
         def value(name: str, parameter: Any) -> Any:
             if isinstance(parameter, Choice):
                 return trial.suggest_categorical(name, list(parameter.values))
@@ -149,7 +150,13 @@ def optunasearch(
                 return trial.suggest_int(name, parameter.low, parameter.high)
             return trial.suggest_float(name, parameter.low, parameter.high, log=parameter.log)
 
-        return {**spec.space.point(value), "number": trial.number}
+        return {**self._spec.space.point(value), "number": trial.number}
+
+
+def optunasearch(
+    spec: StudySpec, inputs: Inputs, prepared: Prepared, seconds: float
+) -> tuple[list[Row], dict[str, Any]]:
+    from ray.tune.search.optuna import OptunaSearch
 
     begun = time.monotonic()
     trainable = tune.with_parameters(
@@ -159,7 +166,7 @@ def optunasearch(
     tuner = tune.Tuner(
         tune.with_resources(trainable, {"cpu": 1}),
         tune_config=tune.TuneConfig(
-            search_alg=OptunaSearch(space, metric=["error", "size"], mode=["min", "min"], seed=spec.seed),
+            search_alg=OptunaSearch(DefinedByRun(spec), metric=["error", "size"], mode=["min", "min"], seed=spec.seed),
             num_samples=-1, max_concurrent_trials=2, reuse_actors=True, time_budget_s=seconds,
         ),
         run_config=tune.RunConfig(storage_path=tempfile.mkdtemp(), verbose=0),
@@ -180,7 +187,7 @@ def main(data: str, minutes: float = 8, seed: int = 0, output: str = "runs/searc
         budget={"trials": 10_000, "minutes": minutes},
         search={"halving": halving},
     )
-    inputs, prepared = prepared_by(spec)
+    inputs, prepared = prepared_by(spec.model_copy(update={"output": Path(tempfile.mkdtemp())}))
     majority = next(reference for reference in prepared.references if reference.name == "majority")
     largest = max(shape.num_parameters for _, shape in spec.space.architectures(inputs.teacher, inputs.vocabularies))
     theirs, told = optunasearch(spec, inputs, prepared, 60 * minutes)
