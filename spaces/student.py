@@ -86,6 +86,11 @@ class StudentShape(Frozen):
         """Bytes of the delivered `model.safetensors` in fp32: its header and four bytes a weight."""
         return _num_bytes(self)
 
+    @property
+    def sizes(self) -> dict[str, float]:
+        """By the names that objectives and bounds have for them."""
+        return {"parameters": float(self.num_parameters), "bytes": float(self.num_bytes)}
+
     def flops(self, num_tokens: int) -> int:
         """Multiply-adds times two of one forward pass over one text of `num_tokens` tokens (matrix products only)."""
         layer = 2 * num_tokens * (4 * self.hidden_size**2 + 2 * self.hidden_size * self.intermediate_size)

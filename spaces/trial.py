@@ -162,8 +162,7 @@ class TrialOutcome(Frozen):
             for name, value in measured.items()
             if name.startswith("validation/")
         }
-        shape = self.config.shape
-        return {**plain, "parameters": float(shape.num_parameters), "bytes": float(shape.num_bytes)}
+        return {**plain, **self.config.shape.sizes}
 
 
 class BestConfig(Frozen):

@@ -18,6 +18,7 @@ from spaces.errors import Fault, InputError, near_miss
 from spaces.families import register
 from spaces.heads import register_heads
 from spaces.space import parse_space
+from spaces.student import Frozen
 from spaces.study import Columns, StudySpec
 from spaces.trial import BestConfig
 
@@ -120,7 +121,7 @@ def parse_best_config(raw: Any, source: str) -> BestConfig:
     try:
         return BestConfig.model_validate(raw)
     except ValidationError as error:
-        raise InputError(source, [_fault(detail, BestConfig) for detail in error.errors()]) from None
+        raise InputError(source, _faults(error, BestConfig)) from None
 
 
 def parse_study(raw: Any, source: str, folder: Path, *, files_must_exist: bool = True) -> StudySpec:
@@ -157,7 +158,7 @@ def parse_study(raw: Any, source: str, folder: Path, *, files_must_exist: bool =
     try:
         spec = StudySpec.model_validate(raw)
     except ValidationError as error:
-        faults += [_fault(detail, StudySpec) for detail in error.errors()]
+        faults += _faults(error, StudySpec)
         raise InputError(source, _unique(faults)) from None
     for index, values in enumerate(spec.search.first):
         problem = "" if space_faults else space.fault_of(values)
@@ -242,8 +243,26 @@ def _unique(faults: list[Fault]) -> list[Fault]:
     return list(dict.fromkeys(faults))
 
 
+def _faults(error: ValidationError, model: type[BaseModel]) -> list[Fault]:
+    """One fault for each thing that is wrong: where a word or keys are allowed, pydantic complains of both."""
+    found = [(_fault(detail, model), detail) for detail in error.errors()]
+    kept: list[Fault] = []
+    for fault, detail in found:
+        others = [(other.where, each["type"]) for other, each in found if other is not fault]
+        if detail["type"] == "literal_error" and any(path.startswith(f"{fault.where}.") for path, _ in others):
+            continue  # keys were written: the word was not meant
+        if detail["type"] == "model_type" and (fault.where, "literal_error") in others:
+            continue
+        if detail["type"] == "literal_error" and (fault.where, "model_type") in others:
+            keys = ", ".join(_fields_at(model, fault.where.split(".")))
+            fault = Fault(fault.where, f"{fault.problem}, or have keys: {keys}")
+        kept.append(fault)
+    return kept
+
+
 def _fault(detail: Mapping[str, Any], model: type[BaseModel]) -> Fault:
-    location = [part for part in detail["loc"] if part not in ("HubSource", "WandbSpec", "TeacherSpec")]
+    models = {each.__name__ for each in Frozen.__subclasses__()}
+    location = [part for part in detail["loc"] if part not in models]
     location = [
         p
         for p in location
@@ -268,6 +287,8 @@ def _fault(detail: Mapping[str, Any], model: type[BaseModel]) -> Fault:
     shown = shown if len(shown) <= 80 else shown[:77] + "..."
     if detail["type"] == "value_error":
         return Fault(where, problem)
+    if detail["type"] == "dict_type" and where == "objectives":
+        problem = "a direction for each, such as {accuracy: maximize, parameters: minimize}"
     return Fault(where, f"{shown} is not allowed: it should be {problem[0].lower() + problem[1:]}")
 
 

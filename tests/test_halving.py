@@ -287,12 +287,14 @@ def test_scores_below_a_bound_are_held_against_what_they_will_be(tmp_path: Path)
         ({"rungs": ["a third", 1]}, "number"),
         ({"rungs": [1]}, "at least 2"),
         ({"reduction": 0.5}, "greater than or equal to 1"),
-        ("sometimes", "none"),
+        ({"rung": [1]}, r"search.halving.rung: unknown key; did you mean \"rungs\"\?"),
+        ("sometimes", "it should be 'none', or have keys: rungs, reduction"),
     ],
 )
 def test_a_ladder_that_is_none_is_refused(written: Any, said: str) -> None:
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=said) as caught:
         a_spec(search={"halving": written})
+    assert len(caught.value.faults) == 1  # not one more for the word that was not written
 
 
 def test_rungs_are_written_as_fractions() -> None:

@@ -82,11 +82,11 @@ def _a_student(
     }
     narrowed = SearchSpace({**space.parameters, **fixed})
     return next(
-        (shape for _, shape in narrowed.architectures(teacher, vocabularies) if _within(shape, limits)),
+        (shape for _, shape in narrowed.architectures(teacher, vocabularies) if within(shape, limits)),
         None,
     )
 
 
-def _within(shape: StudentShape, limits: Limits) -> bool:
-    sizes = {"parameters": shape.num_parameters, "bytes": shape.num_bytes}
-    return all(low <= sizes[name] <= high for name, (low, high) in limits.items() if name in SIZE)
+def within(shape: StudentShape, limits: Limits) -> bool:
+    """Whether it keeps the bounds on sizes."""
+    return all(low <= shape.sizes[name] <= high for name, (low, high) in limits.items() if name in SIZE)

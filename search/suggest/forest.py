@@ -167,7 +167,7 @@ class ForestSampler:
     def _rows(self, shapes: Sequence[StudentShape], scores: Mapping[str, np.ndarray]) -> np.ndarray:
         """(N, M) coordinates, all to be minimised: sizes as log10, scores negated."""
         columns = [
-            np.array([_size(shape, name) for shape in shapes]) if name in SIZE else -np.asarray(scores[name])
+            np.array([math.log10(shape.sizes[name]) for shape in shapes]) if name in SIZE else -np.asarray(scores[name])
             for name in self._spec.objectives
         ]
         return np.stack(columns, axis=1) if len(shapes) else np.zeros((0, len(columns)))
@@ -308,10 +308,6 @@ def _step_below(count: int) -> int:
     while (larger := max(step + 1, int(step * GROWS))) <= count:
         step = larger
     return step
-
-
-def _size(shape: StudentShape, name: str) -> float:
-    return math.log10(shape.num_bytes if name == "bytes" else shape.num_parameters)
 
 
 def _draw(parameter: Parameter, rng: np.random.Generator, around: Value | None = None) -> Value:

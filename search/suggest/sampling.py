@@ -15,6 +15,7 @@ import numpy as np
 from scipy.stats.qmc import Sobol
 
 from search.results.front import ParetoFront, dominates
+from search.suggest.first import within
 from search.suggest.forest import ForestSampler
 from search.suggest.samplers import OptunaAsks, is_searched
 from spaces.architecture import InvalidStudent
@@ -53,14 +54,13 @@ class Sampling:
         self._valid = [
             (values, shape)
             for values, shape in spec.space.architectures(teacher, vocabularies)
-            if not self._out_of_bounds(shape)
+            if within(shape, limits)
         ]
         if not self._valid:
             raise InputError.of("space", self._why_empty())
         self._by_size = sorted(self._valid, key=lambda valid: valid[1].num_parameters)
         self._asks = OptunaAsks(spec, limits)
-        largest = max(shape.num_parameters for _, shape in self._valid)
-        reference = {"parameters": float(largest), "bytes": 4.0 * largest, **(worst or {})}
+        reference = {**max((shape.sizes for shape in self.shapes), key=lambda sizes: sizes["bytes"]), **(worst or {})}
         self._forest = ForestSampler(
             spec,
             self._shape_within_bounds,
@@ -97,8 +97,7 @@ class Sampling:
             name for name in self._spec.objectives if name not in SIZE
         }:
             return False
-        sizes = {"parameters": float(shape.num_parameters), "bytes": float(shape.num_bytes)}
-        best = [{**self._teacher_scores, **sizes}[name] for name in self._spec.objectives]
+        best = [{**self._teacher_scores, **shape.sizes}[name] for name in self._spec.objectives]
         directions = list(self._spec.objectives.values())
         return any(dominates(list(point.values.values()), best, directions) for point in front.points)
 
@@ -170,15 +169,9 @@ class Sampling:
 
     def _shape_within_bounds(self, values: Mapping[str, Value]) -> StudentShape:
         shape = self._spec.space.shape(values, self._teacher, self._vocabularies)
-        if self._out_of_bounds(shape):
+        if not within(shape, self._limits):
             raise InvalidStudent("it is out of bounds")
         return shape
-
-    def _out_of_bounds(self, shape: StudentShape) -> bool:
-        for metric, (low, high) in self._limits.items():
-            if metric in SIZE and not low <= (shape.num_bytes if metric == "bytes" else shape.num_parameters) <= high:
-                return True
-        return False
 
     def _why_empty(self) -> str:
         shapes = [shape for _, shape in self._spec.space.architectures(self._teacher, self._vocabularies)]
