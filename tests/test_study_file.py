@@ -56,6 +56,7 @@ def test_every_fault_of_a_file_is_told_at_once(tmp_path: Path) -> None:
         ({"data": {}}, "data", "write train: FILE"),
         ({"objectives": {"accuracy": "maximize"}}, "objectives", "two objectives or more"),
         ({"objectives": {"speed": "maximize"}}, "objectives", "'speed' is not an objective"),
+        ({"objectives": ["accuracy", "parameters"]}, "objectives", "a direction for each, such as {accuracy: maximize"),
         ({"bounds": {"latency": {"max": 3}}}, "bounds", "'latency' cannot be bounded"),
         ({"bounds": {"parameters": {}}}, "bounds.parameters", "write min or max"),
         ({"name": "../up"}, "name", "'../up' is not allowed"),
