@@ -199,11 +199,7 @@ class HalvingSpec(Frozen):
     """Successive halving: every trial is trained to the first rung and measured there, and 1 in `reduction` of those measured at
     a rung goes on to the next. Rungs are shares of the whole training, rising, such as 1/9; the last is 1."""
 
-    rungs: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=2, max_length=20)] = (
-        1 / 9,
-        1 / 3,
-        1,
-    )
+    rungs: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (1 / 9, 1 / 3, 1)
     reduction: Annotated[float, Field(ge=1, le=100)] = 3
 
     @field_validator("rungs", mode="before")
@@ -222,6 +218,8 @@ class HalvingSpec(Frozen):
     @classmethod
     def _rising(cls, value: tuple[float, ...]) -> tuple[float, ...]:
         shown = ", ".join(f"{rung:g}" for rung in value)
+        if not 2 <= len(value) <= 20:
+            raise ValueError(f"[{shown}] are {len(value)}; write two to 20 shares of the training such as [1/9, 1]")
         if value[-1] != 1 or any(low >= high for low, high in pairwise(value)):
             raise ValueError(f"[{shown}] do not rise to 1; write shares of the training such as [1/9, 1/3, 1]")
         return value

@@ -285,7 +285,7 @@ def test_scores_below_a_bound_are_held_against_what_they_will_be(tmp_path: Path)
         ({"rungs": ["1/9", "1/3"]}, "do not rise to 1"),
         ({"rungs": [0, 1]}, "greater than 0"),
         ({"rungs": ["a third", 1]}, "number"),
-        ({"rungs": [1]}, "at least 2"),
+        ({"rungs": [1]}, "write two to 20 shares"),
         ({"reduction": 0.5}, "greater than or equal to 1"),
         ({"rung": [1]}, r"search.halving.rung: unknown key; did you mean \"rungs\"\?"),
         ("sometimes", "it should be 'none', or have keys: rungs, reduction"),

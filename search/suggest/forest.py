@@ -42,9 +42,12 @@ ShapeOf = Callable[[Mapping[str, Value]], StudentShape]
 
 @dataclass(frozen=True)
 class Point:
+    """A point of the space, its student, and what is read of them again and again; `sizes` as log10, by name."""
+
     values: Values
     shape: StudentShape
     features: tuple[float, ...]
+    sizes: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -93,17 +96,18 @@ class ForestSampler:
         self._learn(known)
         in_play = [trial for trial in known if trial.outcome.state is not TrialState.ENDED]
         believed = self._expected(in_play)
-        rows = self._rows([trial.point.shape for trial in in_play], believed)
+        rows = self._rows([trial.point for trial in in_play], believed)
         certain = np.full(len(in_play), 1e-6)
         keeps = self._feasible({name: (believed[name], certain) for name in self._limits}, len(in_play)) > 0.5
-        front = rows[keeps]
-        near = [trial.point for trial, kept in zip(in_play, keeps, strict=True) if kept]
-        candidates = self._candidates(near or [trial.point for trial in known], front, rng)
+        kept = np.flatnonzero(keeps)
+        places = kept[_first_front(rows[kept])] if len(kept) else kept
+        front, near = rows[places], [in_play[place].point for place in places]
+        candidates = self._candidates(near or [trial.point for trial in known], rng)
         seen = np.array([point.features for point in candidates])
         predicted = {name: self._curves[name].predict(seen) for name in self._modelled}
         gain = self._feasible(predicted, len(candidates))
-        if keeps.any():  # else what counts is to keep the bounds at all
-            gain = gain * self._gain(front, [point.shape for point in candidates], predicted, rng)
+        if near:  # else what counts is to keep the bounds at all
+            gain = gain * self._gain(front, candidates, predicted, rng)
         return [candidates[place] for place in np.argsort(-gain, kind="stable")]
 
     # -- learning
@@ -164,13 +168,13 @@ class ForestSampler:
 
     # -- worth
 
-    def _rows(self, shapes: Sequence[StudentShape], scores: Mapping[str, np.ndarray]) -> np.ndarray:
+    def _rows(self, points: Sequence[Point], scores: Mapping[str, np.ndarray]) -> np.ndarray:
         """(N, M) coordinates, all to be minimised: sizes as log10, scores negated."""
         columns = [
-            np.array([math.log10(shape.sizes[name]) for shape in shapes]) if name in SIZE else -np.asarray(scores[name])
+            np.array([point.sizes[name] for point in points]) if name in SIZE else -np.asarray(scores[name])
             for name in self._spec.objectives
         ]
-        return np.stack(columns, axis=1) if len(shapes) else np.zeros((0, len(columns)))
+        return np.stack(columns, axis=1) if len(points) else np.zeros((0, len(columns)))
 
     def _corner(self) -> np.ndarray:
         return np.array(
@@ -183,11 +187,11 @@ class ForestSampler:
     def _gain(
         self,
         front: np.ndarray,
-        shapes: Sequence[StudentShape],
+        points: Sequence[Point],
         predicted: Mapping[str, tuple[np.ndarray, np.ndarray]],
         rng: np.random.Generator,
     ) -> np.ndarray:
-        means = self._rows(shapes, {name: predicted[name][0] for name in self._scores})
+        means = self._rows(points, {name: predicted[name][0] for name in self._scores})
         corner = self._corner()
         if len(self._scores) == 1 and len(self._spec.objectives) == 2:
             score = next(place for place, name in enumerate(self._spec.objectives) if name not in SIZE)
@@ -195,17 +199,16 @@ class ForestSampler:
             return expected_gain(
                 front[:, [score, 1 - score]], corner[[score, 1 - score]], means[:, score], spread, means[:, 1 - score]
             )
-        gains = np.zeros(len(shapes))
+        gains = np.zeros(len(points))
         directions = ["minimize"] * means.shape[1]
         before = hypervolume(front.tolist(), corner.tolist(), directions)
-        useful = front[_first_front(front)] if len(front) else front
-        for place in range(len(shapes)):
+        for place in range(len(points)):
             for _ in range(SAMPLES):
                 row = means[place].copy()
                 for column, name in enumerate(self._spec.objectives):
                     if name not in SIZE:
                         row[column] += predicted[name][1][place] * rng.normal()
-                gains[place] += hypervolume([*useful.tolist(), row.tolist()], corner.tolist(), directions) - before
+                gains[place] += hypervolume([*front.tolist(), row.tolist()], corner.tolist(), directions) - before
         return gains / SAMPLES
 
     def _feasible(self, predicted: Mapping[str, tuple[np.ndarray, np.ndarray]], count: int) -> np.ndarray:
@@ -220,16 +223,16 @@ class ForestSampler:
     # -- points
 
     def _point(self, values: Values, shape: StudentShape) -> Point:
-        return Point(values, shape, features(self._spec.space, values, shape))
+        sizes = {name: math.log10(max(size, 1)) for name, size in shape.sizes.items()}
+        return Point(values, shape, features(self._spec.space, values, shape), sizes)
 
-    def _candidates(self, near: Sequence[Point], rows: np.ndarray, rng: np.random.Generator) -> list[Point]:
+    def _candidates(self, near: Sequence[Point], rng: np.random.Generator) -> list[Point]:
         if not self._pool:
             fixed = np.random.default_rng(self._spec.seed)
             self._pool = [self._drawn(fixed) for _ in range(POOL)]
         found = [self._pool[place] for place in rng.choice(len(self._pool), min(DRAWN, len(self._pool)), replace=False)]
-        best = _first_front(rows) if len(rows) else np.arange(len(near))
         for _ in range(NEAR):
-            parent = near[int(best[int(rng.integers(len(best)))])]
+            parent = near[int(rng.integers(len(near)))]
             child = self._changed(parent, rng)
             if child is not None:
                 found.append(child)
