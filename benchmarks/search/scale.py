@@ -12,7 +12,6 @@ import statistics
 import sys
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ from simulated import REFERENCES, TEACHER
 from search.record.record import Record, open_storage
 from search.study.budget import Budget
 from search.study.searcher import StudySearcher
-from search.suggest.halving import halving
 from search.suggest.ladder import Ladder
 from search.suggest.sampling import Sampling
 from spaces.study import StudySpec
