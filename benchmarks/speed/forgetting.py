@@ -15,7 +15,7 @@ from simulated import TEACHER
 
 from search.results.front import hypervolume
 from search.study.searcher import trial_config
-from search.suggest import sampling as module
+from search.suggest import samplers as module
 from search.suggest.sampling import Sampling
 from spaces.trial import Measurement, TrialOutcome, TrialState
 from spaces.yaml_io import parse_study
@@ -36,7 +36,8 @@ def true_accuracy(outcome: TrialOutcome) -> float:
 def searched(trials: int, seed: int) -> list[float]:
     """The hypervolume of the true values after each quarter of the trials."""
     spec = parse_study(
-        {"name": "many", "data": {"builtin": "docstrings"}, "teacher": "x/y", "budget": {"trials": trials}, "seed": seed},
+        {"name": "many", "data": {"builtin": "docstrings"}, "teacher": "x/y", "budget": {"trials": trials}, "seed": seed,
+            "search": {"sampler": "tpe"}},
         "the benchmark", Path.cwd(),
     )  # fmt: skip
     sampling, rng = Sampling(spec, TEACHER, {"full": 30522, "used": 12000}, {}), np.random.default_rng(seed)

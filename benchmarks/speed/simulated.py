@@ -48,6 +48,7 @@ def trials(count: int) -> None:
                 "teacher": "x/y",
                 "output": folder,
                 "budget": {"trials": count},
+                "search": {"sampler": "tpe"},
             },
             "the benchmark",
             Path(folder),
