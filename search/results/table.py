@@ -314,7 +314,11 @@ def interval(score: SeedScore | None) -> str:
 
 
 def distinctions(rows: Sequence[StudentRow]) -> list[str]:
-    """For each student whether it is better on test than the next smaller one, in words."""
+    """For each student whether it is better on test than the next smaller one, in words; one line where that was not asked."""
+    if any(row.compared for row in rows) and not any(row.compared and row.compared.chance is not None for row in rows):
+        return [
+            "Which of them are better on test than a smaller one was not tested: it takes two seeds of each (confirm.seeds)."
+        ]
     found = []
     for row in rows:
         if row.compared is None:
