@@ -94,7 +94,7 @@ BREAKS = [
     Break("13 without distillation all else is the same", "spaces/trial.py",
           '{"soft_share": 0.0, "hidden_share": 0.0}', '{"soft_share": 0.0, "hidden_share": 0.0, "initialise": "random"}',
           "test_hidden.py::test_without_distillation_the_teacher_has_no_part"),
-    Break("14 what is chosen is chosen on validation", "search/results/table.py",
+    Break("14 what is chosen is chosen on validation", "search/results/students.py",
           "share_on_validation=", "share_on_validation=None and ",
           "test_results.py::test_the_smallest_within_three_percent_is_chosen_on_validation"),
     Break("16 losses divide by the whole batch's count", "search/trial/loop.py",

@@ -8,7 +8,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from search.results.table import SeedScore, StudentRow
+from search.results.students import StudentRow
+from search.results.table import SeedScore
 from search.study.output import StudyResult, open_study
 
 

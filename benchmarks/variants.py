@@ -27,7 +27,7 @@ import ray
 
 from search.lanes.pool import LanePool, plan_lanes
 from search.lanes.quiet import start_ray
-from search.results.table import architecture_in_words
+from search.results.students import architecture_in_words
 from search.study.inputs import read_inputs
 from search.study.output import StudyResult, open_study
 from search.study.prepare import prepare

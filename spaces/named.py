@@ -11,6 +11,8 @@ from typing import Any
 
 from spaces.errors import Fault
 
+IMPORT_PATH = r"^[^:]+:[A-Za-z_]\w*$"  # module:function or file.py:function
+
 
 @functools.cache
 def function_named(path: str) -> Callable[..., Any]:

@@ -7,6 +7,7 @@ import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from spaces.architecture import (
@@ -105,6 +106,16 @@ class SearchSpace:
     def parameter(self, name: str) -> Parameter:
         return self.parameters.get(name) or Choice(values=(PARAMETERS[name].default,))
 
+    def is_fixed(self, name: str) -> bool:
+        """Whether there is nothing to search: it has one value."""
+        parameter = self.parameter(name)
+        return isinstance(parameter, Choice) and len(parameter.values) == 1
+
+    @cached_property
+    def searched(self) -> tuple[str, ...]:
+        """The parameters that have more values than one, in canonical order."""
+        return tuple(name for name in PARAMETERS if not self.is_fixed(name))
+
     def is_active(self, name: str, values: Mapping[str, Value]) -> bool:
         """Whether the condition of `name` holds, given the values of what stands above it."""
         return all(values.get(parent) in allowed for parent, allowed in self.parameter(name).when.items())
@@ -115,8 +126,7 @@ class SearchSpace:
         for name in PARAMETERS:
             parameter = self.parameter(name)
             if self.is_active(name, values):
-                fixed = isinstance(parameter, Choice) and len(parameter.values) == 1
-                values[name] = parameter.values[0] if fixed else suggest(name, parameter)  # type: ignore[union-attr]
+                values[name] = parameter.values[0] if self.is_fixed(name) else suggest(name, parameter)  # type: ignore[union-attr]
         return values
 
     def fault_of(self, values: Mapping[str, Value]) -> str:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from fractions import Fraction
-from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -18,18 +16,18 @@ from pydantic import (
     model_validator,
 )
 
+from spaces.budget import BudgetSpec
 from spaces.errors import near_miss
-from spaces.parameters import Value
+from spaces.named import IMPORT_PATH
+from spaces.search import SamplingSpec
 from spaces.space import PARAMETERS, SearchSpace
 from spaces.student import Frozen
 from spaces.task import METRIC_WORDS, TASKS, Task
 
-SAMPLERS = ("forest", "tpe", "nsga2", "nsga3", "gp", "qmc", "random")
 SIZE = ("parameters", "bytes")  # known by arithmetic, minimised; what is measured is the task's
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
-IMPORT_PATH = r"^[^:]+:[A-Za-z_]\w*$"
 ImportPath = Annotated[str, StringConstraints(pattern=IMPORT_PATH)]  # module:function or file.py:function
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -148,147 +146,6 @@ class TrainingSpec(Frozen):
 
     epochs: Annotated[float, Field(gt=0, le=10_000)] = 3
     steps: Annotated[int, Field(ge=1, le=10**9)] | None = None
-
-
-GROWTH_SCHEMA = {
-    "anyOf": [
-        {"type": "number", "minimum": 0, "exclusiveMaximum": 1},
-        {"type": "string", "pattern": r"^\d+(\.\d+)?%$"},
-    ]
-}
-
-
-class FlatSpec(Frozen):
-    """The search ends once the front's hypervolume has grown by no more than `growth` of itself over so many measured trials.
-    Failed ones do not count; where nothing is on the front yet, nothing is flat."""
-
-    trials: Annotated[int, Field(ge=2, le=1_000_000)]
-    growth: Annotated[float, WithJsonSchema(GROWTH_SCHEMA)] = 0.0
-
-    @field_validator("growth", mode="before")
-    @classmethod
-    def _share(cls, value: Any) -> Any:
-        """1% is text to YAML."""
-        share = float(value[:-1]) / 100 if isinstance(value, str) and re.fullmatch(r"\d+(\.\d+)?%", value) else value
-        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < 1:
-            raise ValueError(f"{value!r} is not allowed; write a share from 0 to below 1, such as 1% or 0.01")
-        return share
-
-
-class BudgetSpec(Frozen):
-    """What the study may spend; whichever ends first. `minutes` are one command's wall time; `training_tokens` what the search's
-    trials are trained on, without padding, and `gpu_hours` what the lanes hold of GPUs: both over all runs of the study."""
-
-    trials: Annotated[int, Field(ge=1, le=1_000_000)] = 32
-    minutes: Annotated[float, Field(gt=0, le=10**6)] | None = None
-    training_tokens: Annotated[float, Field(ge=1, le=10**18)] | None = None
-    gpu_hours: Annotated[float, Field(gt=0, le=10**9)] | None = None
-    flat: FlatSpec | None = None
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _number(cls, value: Any, info: ValidationInfo) -> Any:
-        if isinstance(value, bool):
-            raise ValueError(f"{value} is not allowed; write a number")
-        if info.field_name == "flat" and not isinstance(value, dict | FlatSpec | None):
-            raise ValueError(f"{value!r} is not allowed; write how many trials to look back, as flat: {{trials: 30}}")
-        return value
-
-
-class HalvingSpec(Frozen):
-    """Successive halving: every trial is trained to the first rung and measured there, and 1 in `reduction` of those measured at
-    a rung goes on to the next. Rungs are shares of the whole training, rising, such as 1/9; the last is 1."""
-
-    rungs: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (1 / 9, 1 / 3, 1)
-    reduction: Annotated[float, Field(ge=1, le=100)] = 3
-
-    @field_validator("rungs", mode="before")
-    @classmethod
-    def _fractions(cls, value: Any) -> Any:
-        """1/9 is text to YAML."""
-        if not isinstance(value, list | tuple):
-            return value
-
-        def number(rung: Any) -> Any:
-            return float(Fraction(rung)) if isinstance(rung, str) and re.fullmatch(r"\d+/[1-9]\d*", rung) else rung
-
-        return tuple(map(number, value))
-
-    @field_validator("rungs")
-    @classmethod
-    def _rising(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        shown = ", ".join(f"{rung:g}" for rung in value)
-        if not 2 <= len(value) <= 20:
-            raise ValueError(f"[{shown}] are {len(value)}; write two to 20 shares of the training such as [1/9, 1]")
-        if value[-1] != 1 or any(low >= high for low, high in pairwise(value)):
-            raise ValueError(f"[{shown}] do not rise to 1; write shares of the training such as [1/9, 1/3, 1]")
-        return value
-
-
-class SamplingSpec(Frozen):
-    """How trials are chosen. `first` are parameter values to begin with; what they leave open is sampled. After them come the best
-    students of the study in the folder `from`, unless its measurements count here, and the textbooks' (`recipes`)."""
-
-    sampler: str = "forest"
-    startup_trials: Annotated[int, Field(ge=1, le=100_000)] = 10
-    halving: HalvingSpec | Literal["none"] = "none"
-    first: tuple[dict[str, Value], ...] = ()
-    from_: Path | None = Field(default=None, alias="from")  # an earlier study's output
-    recipes: bool | None = None  # None: where nothing else says how to begin
-
-    @property
-    def begins_with_recipes(self) -> bool:
-        """Left out, they stand in for what nobody said. Where the user says how to begin, or what an earlier study found is there,
-        that is worth more; and a random search is asked for where nothing is to be presumed."""
-        if self.recipes is not None:
-            return self.recipes
-        return self.sampler != "random" and not self.first and self.from_ is None
-
-    @field_validator("sampler")
-    @classmethod
-    def _a_sampler(cls, value: str) -> str:
-        if value not in SAMPLERS and not re.fullmatch(IMPORT_PATH, value):
-            raise ValueError(
-                f"{value!r} is no sampler{near_miss(value, SAMPLERS)}; there are {', '.join(SAMPLERS)}, and any of Optuna's by "
-                "import path, such as optuna.samplers:TPESampler"
-            )
-        return value
-
-    @property
-    def rungs(self) -> tuple[float, ...]:
-        """The shares of the training at which a trial is measured; the last is 1."""
-        return (1.0,) if self.halving == "none" else self.halving.rungs
-
-    @property
-    def mean_share(self) -> float:
-        """The share of its training that a trial is trained, on average over very many."""
-        if self.halving == "none":
-            return 1.0
-        parts = [high - low for low, high in pairwise((0.0, *self.halving.rungs))]
-        return sum(part / self.halving.reduction**place for place, part in enumerate(parts))
-
-    @field_validator("first", mode="before")
-    @classmethod
-    def _layers_as_text(cls, value: Any) -> Any:
-        """An explicit list of layers is one value, as in a space: "0,2,5"."""
-        if not isinstance(value, list | tuple):
-            return value
-
-        def plain(entry: Any) -> Any:
-            if isinstance(entry, dict) and isinstance(entry.get("layers"), list):
-                return {**entry, "layers": ",".join(map(str, entry["layers"]))}
-            return entry
-
-        return tuple(plain(entry) for entry in value)
-
-    @field_validator("first")
-    @classmethod
-    def _known(cls, value: tuple[dict[str, Value], ...]) -> tuple[dict[str, Value], ...]:
-        for index, values in enumerate(value):
-            for name in values:
-                if name not in PARAMETERS:
-                    raise ValueError(f"[{index}].{name}: unknown parameter{near_miss(name, PARAMETERS)}")
-        return value
 
 
 class ResourcesSpec(Frozen):

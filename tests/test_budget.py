@@ -25,8 +25,9 @@ from search.study.searcher import StudySearcher
 from search.study.tokens import fewest_tokens, trial_tokens
 from search.suggest.ladder import Ladder
 from search.trial.data import TransferSet
+from spaces.budget import BudgetSpec, FlatSpec
 from spaces.errors import InputError
-from spaces.study import BudgetSpec, FlatSpec, StudySpec
+from spaces.study import StudySpec
 from spaces.trial import Measurement, TrialOutcome, TrialState, WorkItem, WorkResult
 from spaces.yaml_io import parse_study, parse_yaml, to_yaml
 

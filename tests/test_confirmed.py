@@ -15,10 +15,11 @@ from search.record.record import Record, open_storage
 from search.results.front import ParetoFront
 from search.results.near import near_front
 from search.results.scores import SeedScore, chances, standard_error, wilson
-from search.results.table import distinctions, near_rows, student_rows
+from search.results.students import near_rows, student_rows
+from search.results.table import distinctions
 from search.study.budget import Budget
 from search.study.confirm import confirm, num_missing, wanted
-from spaces.study import BudgetSpec
+from spaces.budget import BudgetSpec
 from spaces.trial import Measurement, TrialConfig, TrialOutcome, TrialState, WorkItem, WorkResult
 
 # intervals

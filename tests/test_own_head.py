@@ -14,7 +14,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from search.results.table import architecture_in_words
+from search.results.students import architecture_in_words
 from search.study.inputs import read_inputs
 from search.study.searcher import trial_config
 from search.suggest.sampling import Sampling

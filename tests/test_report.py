@@ -13,7 +13,7 @@ from test_results import REFERENCES, a_spec, a_study, an_outcome
 
 from search.results.front import ParetoFront, Reference
 from search.results.report import answers, front_figure, write_report
-from search.results.table import StudentRow, near_rows, student_rows
+from search.results.students import StudentRow, near_rows, student_rows
 from spaces.study import StudySpec
 from spaces.trial import TrialOutcome, TrialState
 

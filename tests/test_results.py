@@ -20,13 +20,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from search.results.front import ParetoFront, Reference, dominates, hypervolume, knee, non_dominated
-from search.results.table import (
-    front_as_json,
-    front_as_text,
-    smallest_within,
-    student_rows,
-    write_front_csv,
-)
+from search.results.students import smallest_within, student_rows
+from search.results.table import front_as_json, front_as_text, write_front_csv
 from spaces.space import parse_space
 from spaces.student import StudentShape
 from spaces.study import StudySpec

@@ -141,11 +141,7 @@ class Record:
 
     def adopt(self, outcome: TrialOutcome, space: SearchSpace) -> TrialOutcome:
         """Writes a trial as it stands, measurements and all, and returns it with its number here; one transaction."""
-        searched = {
-            name: value
-            for name, value in outcome.parameters.items()
-            if not (isinstance(space.parameter(name), Choice) and len(space.parameter(name).values) == 1)  # type: ignore[union-attr]
-        }
+        searched = {name: value for name, value in outcome.parameters.items() if not space.is_fixed(name)}
         values = outcome.values() if outcome.state is TrialState.DONE else None
         template = create_trial(
             state=OPTUNA_STATE[outcome.state],

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from search.results.course import CoursePoint
 from search.results.front import ParetoFront, Reference, reference_named
-from search.results.table import StudentRow, millions, percent
+from search.results.students import StudentRow
+from search.results.table import millions, percent
 from spaces.study import SIZE, StudySpec
 from spaces.task import METRIC_WORDS
 from spaces.trial import TrialOutcome, TrialState

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from search.results.front import coordinates
-from spaces.parameters import Choice, Parameter, Value
+from spaces.parameters import Value
 from spaces.space import SearchSpace
 from spaces.student import Frozen
 from spaces.study import StudySpec
@@ -51,7 +51,7 @@ def importances(spec: StudySpec, outcomes: Sequence[TrialOutcome]) -> Importance
     done = [outcome for outcome in outcomes if outcome.state is TrialState.DONE and "of" not in outcome.labels]
     done = [o for o in done if all(math.isfinite(o.values().get(name, math.nan)) for name in spec.objectives)]
     done = done[:: -(-len(done) // MOST_TRIALS) or 1]
-    searched = [name for name, parameter in spec.space.parameters.items() if not _is_fixed(parameter)]
+    searched = spec.space.searched
     if len(done) < MIN_TRIALS:
         reason = f"{len(done)} trial{'s' * (len(done) != 1)} finished, and it takes {MIN_TRIALS}"
         return Importances(left_out=dict.fromkeys(searched, reason))
@@ -91,10 +91,6 @@ def importances(spec: StudySpec, outcomes: Sequence[TrialOutcome]) -> Importance
                     )
                 )
     return Importances(found=tuple(found), left_out=left_out)
-
-
-def _is_fixed(parameter: Parameter) -> bool:
-    return isinstance(parameter, Choice) and len(parameter.values) == 1
 
 
 def _condition(space: SearchSpace, name: str) -> str:

@@ -17,15 +17,8 @@ from search.results.analysis import Analysis, analyse, heading, left_out
 from search.results.figure import course_figure, front_figure, metric_in_words
 from search.results.front import ParetoFront, Reference, reference_named
 from search.results.page import PAGE
-from search.results.table import (
-    StudentRow,
-    distinctions,
-    interval,
-    millions,
-    percent,
-    smallest_within,
-    with_spread,
-)
+from search.results.students import StudentRow, smallest_within
+from search.results.table import distinctions, interval, millions, percent, with_spread
 from spaces.student import Frozen
 from spaces.study import SIZE, StudySpec
 from spaces.trial import TrialOutcome, TrialState

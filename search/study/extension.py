@@ -6,9 +6,10 @@ import json
 from typing import Any, Self
 
 from search.record.record import Record
+from spaces.budget import BudgetSpec
 from spaces.errors import InputError
 from spaces.student import Frozen
-from spaces.study import BudgetSpec, ConfirmSpec, StudySpec
+from spaces.study import ConfirmSpec, StudySpec
 
 
 class Extension(Frozen):

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from search.results.front import ParetoFront, Reference
-from spaces.study import FlatSpec, StudySpec
+from spaces.budget import FlatSpec
+from spaces.study import StudySpec
 from spaces.trial import Measurement, TrialOutcome
 
 Key = tuple[float, int, float]  # when it was measured, the trial, the share of its training

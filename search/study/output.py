@@ -16,12 +16,15 @@ from search.record.record import Record, existing_record, open_storage
 from search.results.front import ParetoFront, Reference
 from search.results.near import near_front
 from search.results.report import write_report
-from search.results.table import StudentRow, near_rows, student_rows, write_front_csv
+from search.results.students import StudentRow, near_rows, student_rows
+from search.results.table import write_front_csv
 from search.study.secrets import mask_secrets
+from spaces.budget import BudgetSpec
 from spaces.errors import InputError, StudyError
 from spaces.parameters import Choice
+from spaces.search import SamplingSpec
 from spaces.space import PARAMETERS, SearchSpace
-from spaces.study import BudgetSpec, ConfirmSpec, SamplingSpec, StudySpec
+from spaces.study import ConfirmSpec, StudySpec
 from spaces.trial import BestConfig, Measurement, TrialOutcome
 from spaces.yaml_io import parse_study, parse_yaml, to_yaml, write_whole
 
@@ -83,10 +86,10 @@ def from_record(spec: StudySpec, record: Record, again: Record) -> StudyResult:
     outcomes = record.outcomes()
     front = ParetoFront.of(outcomes, spec, references)
     num_rows = record.fact("num_rows") or {}
-    return _result(spec, front, outcomes, again.outcomes(), delivered_metrics(record), references, num_rows)
+    return result_of(spec, front, outcomes, again.outcomes(), delivered_metrics(record), references, num_rows)
 
 
-def _result(
+def result_of(
     spec: StudySpec,
     front: ParetoFront,
     outcomes: Sequence[TrialOutcome],
@@ -104,28 +107,22 @@ def _result(
 def open_study(folder: Path) -> StudyResult:
     """The study in an output folder as its record stands now; needs neither Ray nor torch's models."""
     spec = spec_of(folder)
-    names = (spec.name, f"{spec.name}.confirm")
-    record, again = (existing_record(spec.storage, folder, name, spec.objectives) for name in names)
-    return from_record(spec, record, again)
+    return from_record(spec, *_existing(spec, folder))
 
 
 def export_study(folder: Path) -> StudyResult:
     """Writes front.csv, best-config files and the report again from the record."""
-    result = open_study(folder)
-    spec = result.spec
-    record = existing_record(spec.storage, folder, spec.name, spec.objectives)
-    again = existing_record(spec.storage, folder, f"{spec.name}.confirm", spec.objectives)
-    write_results(
-        spec,
-        result.front,
-        result.outcomes,
-        again.outcomes(),
-        delivered_metrics(record),
-        result.references,
-        record.fact("num_rows") or {},
-        record.fact("provenance") or {},
-    )
+    spec = spec_of(folder)
+    record, again = _existing(spec, folder)
+    result = from_record(spec, record, again)
+    write_results(result, again.outcomes(), delivered_metrics(record), record.fact("provenance") or {})
     return result
+
+
+def _existing(spec: StudySpec, folder: Path) -> tuple[Record, Record]:
+    names = (spec.name, f"{spec.name}.confirm")
+    record, again = (existing_record(spec.storage, folder, name, spec.objectives) for name in names)
+    return record, again
 
 
 def spec_of(folder: Path) -> StudySpec:
@@ -158,24 +155,20 @@ def weights_folder(spec: StudySpec, measured: Measurement) -> Path:
 
 
 def write_results(
-    spec: StudySpec,
-    front: ParetoFront,
-    outcomes: Sequence[TrialOutcome],
+    result: StudyResult,
     confirmations: Sequence[TrialOutcome],
     delivered: dict[int, dict[str, float]],
-    references: Sequence[Reference],
-    num_rows: Mapping[str, int],
     provenance: dict[str, Any],
-) -> StudyResult:
+) -> None:
     """front.csv, best/*.yaml, best/knee.yaml and report.html, from the record alone; best/ holds the front and no more."""
-    result = _result(spec, front, outcomes, confirmations, delivered, references, num_rows)
+    spec, front, references = result.spec, result.front, result.references
     best = spec.output / "best"
     best.mkdir(parents=True, exist_ok=True)
     named = {f"trial-{trial}" for trial in front.trials}
     for path in best.iterdir():
         if path.name.removesuffix(".yaml") not in named:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    by_number = {outcome.number: outcome for outcome in outcomes}
+    by_number = {outcome.number: outcome for outcome in result.outcomes}
     for row in result.rows:
         config = best_config(spec, by_number[row.trial], row, delivered.get(row.trial, {}), references, provenance)
         text = to_yaml(config.model_dump(mode="json"))
@@ -183,9 +176,8 @@ def write_results(
         if row.trial == front.knee:
             write_whole(best / "knee.yaml", text)
     write_front_csv(spec.output / "front.csv", [*result.rows, *result.near])
-    everything = [*outcomes, *confirmations]
+    everything = [*result.outcomes, *confirmations]
     write_report(spec.output / "report.html", spec, front, result.rows, references, everything, result.near)
-    return result
 
 
 def best_config(

@@ -13,7 +13,8 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from search.results.table import architecture_in_words, millions, percent
+from search.results.students import architecture_in_words
+from search.results.table import millions, percent
 from spaces.trial import TrialOutcome, TrialState
 
 PLAIN_EVERY = 30.0  # seconds between lines of a plain display when nothing happens

@@ -33,6 +33,7 @@ from search.study.output import (
     fingerprint,
     from_record,
     open_record,
+    result_of,
     versions,
     write_results,
 )
@@ -156,7 +157,8 @@ def run_study(spec: StudySpec, display: Display | None = None, more: int | None 
             "versions": versions(),
         }
         record.keep("provenance", provenance)
-        result = write_results(spec, front, outcomes, confirmations, delivered, references, num_rows, provenance)
+        result = result_of(spec, front, outcomes, confirmations, delivered, references, num_rows)
+        write_results(result, confirmations, delivered, provenance)
         record.keep("lanes", {"status": idle, "wall_seconds": time.monotonic() - begun})
         tracker.finished(spec, front, result.rows, references, spec.output / "best", spec.output / "report.html")
         stages.ended("tables, report, tracking")

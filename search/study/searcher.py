@@ -149,10 +149,11 @@ class StudySearcher(SegmentSearcher):
             self._ladder.measured(self.outcomes[number], measurement)
             for hopeless in self._ladder.hopeless(measurement.share, self._spec.budget.trials):
                 self._end(hopeless)
-            # Who beats no point of the front belongs to no later one either: these alone decide.
-            candidates = [self.outcomes[trial] for trial in {*self.front.trials, number}]
-            self.front = ParetoFront.of(candidates, self._spec, self._references)
-            self._forget_weights(candidates)
+            if measurement.share >= 1:
+                # Who beats no point of the front belongs to no later one either: these alone decide.
+                candidates = [self.outcomes[trial] for trial in {*self.front.trials, number}]
+                self.front = ParetoFront.of(candidates, self._spec, self._references)
+                self._forget_weights(candidates)
             if before is not None:
                 shutil.rmtree(segment_folder(self._spec, number, before.share), ignore_errors=True)
         self._told(self.outcomes[number])

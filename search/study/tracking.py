@@ -20,7 +20,8 @@ from typing import Any, Literal, Protocol
 
 from search.results.figure import front_figure
 from search.results.front import ParetoFront, Reference
-from search.results.table import StudentRow, csv_columns, csv_line
+from search.results.students import StudentRow
+from search.results.table import csv_columns, csv_line
 from search.study.secrets import mask_secrets
 from spaces.study import StudySpec, WandbSpec
 from spaces.trial import Measurement, TrialOutcome

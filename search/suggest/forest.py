@@ -19,7 +19,7 @@ from scipy.stats import norm
 
 from search.results.front import hypervolume
 from search.suggest.curves import Curves
-from search.suggest.samplers import is_searched
+from search.suggest.halving import fronts
 from spaces.architecture import InvalidStudent
 from spaces.parameters import Choice, FloatRange, Parameter, Value, at, where
 from spaces.space import PARAMETERS, SearchSpace
@@ -86,9 +86,8 @@ class ForestSampler:
         self._curves: dict[str, Curves] = {}
         self._learnt = 0
         self._trials: dict[int, _Trial] = {}
-        self._believed: dict[
-            tuple[int, int], list[float]
-        ] = {}  # by trial and rungs measured, as the present forest sees it
+        # What is expected of each trial, by it and the rungs it was measured at, as the present forest sees it.
+        self._believed: dict[tuple[int, int], list[float]] = {}
 
     def best(self, outcomes: Sequence[TrialOutcome], rng: np.random.Generator) -> list[Point]:
         """Points, the most promising first; at least one of the outcomes is measured."""
@@ -100,7 +99,7 @@ class ForestSampler:
         certain = np.full(len(in_play), 1e-6)
         keeps = self._feasible({name: (believed[name], certain) for name in self._limits}, len(in_play)) > 0.5
         kept = np.flatnonzero(keeps)
-        places = kept[_first_front(rows[kept])] if len(kept) else kept
+        places = kept[next(fronts(rows[kept]))] if len(kept) else kept
         front, near = rows[places], [in_play[place].point for place in places]
         candidates = self._candidates(near or [trial.point for trial in known], rng)
         seen = np.array([point.features for point in candidates])
@@ -247,7 +246,7 @@ class ForestSampler:
         return self._point(self._spec.space.point(value), shape)
 
     def _changed(self, parent: Point, rng: np.random.Generator) -> Point | None:
-        searched = [name for name in parent.values if is_searched(self._spec.space, name)]
+        searched = [name for name in self._spec.space.searched if name in parent.values]
         share = min(1.0, CHANGED / max(1, len(searched)))
         changed = {name for name in searched if rng.random() < share} or {searched[int(rng.integers(len(searched)))]}
 
@@ -291,10 +290,8 @@ def features(space: SearchSpace, values: Mapping[str, Value], shape: StudentShap
         shape.depth, shape.hidden_size, shape.intermediate_size, shape.embedding_size, shape.vocabulary_size,
         shape.num_hidden_groups, shape.num_heads, math.log10(shape.num_parameters),
     ]  # fmt: skip
-    for name, info in PARAMETERS.items():
-        if not is_searched(space, name):
-            continue
-        parameter = space.parameter(name)
+    for name in space.searched:
+        parameter, info = space.parameter(name), PARAMETERS[name]
         words = [value for value in parameter.values if isinstance(value, str)] if isinstance(parameter, Choice) else []
         if words and (not info.shapes or not info.numeric):
             columns.extend(float(values.get(name) == word) for word in words)
@@ -318,9 +315,3 @@ def _draw(parameter: Parameter, rng: np.random.Generator, around: Value | None =
     if isinstance(parameter, FloatRange) and isinstance(around, int | float) and rng.random() < 0.5:
         return at(parameter, float(np.clip(where(parameter, around) + STEP * rng.normal(), 0, 1)))
     return at(parameter, float(rng.random()))
-
-
-def _first_front(rows: np.ndarray) -> np.ndarray:
-    from search.suggest.halving import fronts
-
-    return next(fronts(rows))

@@ -91,9 +91,8 @@ def dominates(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 def fronts(losses: np.ndarray) -> Iterator[np.ndarray]:
     """The places (into N) of the first non-dominated front, of the next without it, and so on. Equal rows share theirs."""
-    left = np.lexsort(
-        losses.T[::-1]
-    )  # by the first objective, then the second ...: what dominates a row stands before it
+    # By the first objective, then the second ...: what dominates a row stands before it.
+    left = np.lexsort(losses.T[::-1])
     while len(left):
         on_front = _first_front(losses[left])
         yield left[on_front]

@@ -10,7 +10,8 @@ from itertools import pairwise
 import numpy as np
 
 from search.suggest.halving import Rung, dominates, halving, hopeless
-from spaces.study import SIZE, HalvingSpec, StudySpec
+from spaces.search import HalvingSpec
+from spaces.study import SIZE, StudySpec
 from spaces.trial import Measurement, TrialOutcome, TrialState
 
 
@@ -23,11 +24,12 @@ class Ladder:
     def __init__(self, spec: StudySpec, limits: Mapping[str, tuple[float, float]]) -> None:
         self._objectives, self._shares = spec.objectives, spec.search.rungs[:-1]
         self._reduction = spec.search.halving.reduction if isinstance(spec.search.halving, HalvingSpec) else 1.0
-        self._limits = limits
+        self._limits = {
+            name: limit for name, limit in limits.items() if name not in SIZE
+        }  # sizes keep theirs from the start
         self._rungs = [_empty(len(spec.objectives)) for _ in self._shares]
-        self._values: list[dict[int, dict[str, float]]] = [
-            {} for _ in spec.search.rungs
-        ]  # of what is bounded; the last rung too
+        # What is bounded, of each trial at each rung; the last rung too.
+        self._values: list[dict[int, dict[str, float]]] = [{} for _ in spec.search.rungs]
 
     @property
     def has_rungs(self) -> bool:
@@ -103,7 +105,7 @@ class Ladder:
         missed = np.zeros(len(rung.trials))
         for name, (low, high) in self._limits.items():
             values = np.array([known[name] for known in self._values[place].values()])
-            values = values + (0.0 if name in SIZE else self._gain(place, name))
+            values = values + self._gain(place, name)
             scale = max(abs(low) if math.isfinite(low) else 0.0, abs(high) if math.isfinite(high) else 0.0, 1e-9)
             missed += np.nan_to_num(np.maximum(np.maximum(low - values, values - high), 0), nan=1.0, posinf=1.0) / scale
         return replace(rung, violations=missed)

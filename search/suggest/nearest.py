@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 from spaces.architecture import FULL
-from spaces.parameters import Choice, FloatRange, Parameter, Value
+from spaces.parameters import FloatRange, Parameter, Value
 from spaces.space import PARAMETERS, SearchSpace
 from spaces.student import TeacherShape
 
@@ -24,8 +24,8 @@ def nearest(wish: Wish, space: SearchSpace, teacher: TeacherShape, vocabularies:
         parameter = space.parameter(name)
         if not space.is_active(name, values):
             continue
-        if isinstance(parameter, Choice) and len(parameter.values) == 1:
-            values[name] = parameter.values[0]
+        if space.is_fixed(name):
+            values[name] = parameter.values[0]  # type: ignore[union-attr]
         elif name in wish:
             found = _found(name, parameter, wish[name], teacher, vocabularies)
             if found is not None:

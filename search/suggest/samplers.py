@@ -29,7 +29,7 @@ from search.results.front import non_dominated
 from spaces.errors import InputError
 from spaces.named import function_named
 from spaces.parameters import Choice, IntRange, Parameter, Value
-from spaces.space import SearchSpace
+from spaces.search import SAMPLERS
 from spaces.study import StudySpec
 from spaces.trial import TrialOutcome
 
@@ -46,6 +46,8 @@ OPTUNA_SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
     "gp": lambda seed: GPSampler(seed=seed, n_startup_trials=0),
     "random": lambda seed: RandomSampler(seed=seed),
 }
+
+OWN = tuple(name for name in SAMPLERS if name not in OPTUNA_SAMPLERS)  # of distilsearch itself
 
 
 class OptunaAsks:
@@ -97,7 +99,7 @@ class OptunaAsks:
             raise InputError.of(
                 "search.sampler",
                 f"{name} cannot choose for {len(self._spec.objectives)} objectives in this space: {reason[0]} "
-                f"There are forest, qmc, {', '.join(OPTUNA_SAMPLERS)}, and Optuna's by import path that can",
+                f"There are {', '.join([*OWN, *OPTUNA_SAMPLERS])}, and Optuna's by import path that can",
             ) from None
 
     def _new_study(self) -> optuna.Study:
@@ -153,7 +155,7 @@ class OptunaAsks:
         self, point: Mapping[str, Value], row: list[float], constraints: dict[str, float], generation: dict[str, int]
     ) -> optuna.trial.FrozenTrial:
         space = self._spec.space
-        searched = {name: value for name, value in point.items() if is_searched(space, name)}
+        searched = {name: value for name, value in point.items() if name in space.searched}
         return create_trial(
             state=OptunaState.COMPLETE,
             values=row,
@@ -186,15 +188,10 @@ def _generation(sampler: BaseSampler, place: int) -> dict[str, int]:
     return {sampler._get_generation_key(): place // (sampler.population_size or POPULATION)}
 
 
-def is_searched(space: SearchSpace, name: str) -> bool:
-    parameter = space.parameter(name)
-    return not (isinstance(parameter, Choice) and len(parameter.values) == 1)
-
-
 def _maker(name: str) -> Callable[[int], BaseSampler]:
     if name in OPTUNA_SAMPLERS:
         return OPTUNA_SAMPLERS[name]
-    if ":" not in name:  # one of our own: Optuna only draws at random for it
+    if name in OWN:  # Optuna only draws at random for it
         return OPTUNA_SAMPLERS["random"]
     try:
         made = function_named(name)

@@ -17,7 +17,7 @@ from scipy.stats.qmc import Sobol
 from search.results.front import ParetoFront, dominates
 from search.suggest.first import within
 from search.suggest.forest import ForestSampler
-from search.suggest.samplers import OptunaAsks, is_searched
+from search.suggest.samplers import OWN, OptunaAsks
 from spaces.architecture import InvalidStudent
 from spaces.errors import InputError
 from spaces.parameters import FloatRange, Parameter, Value, at
@@ -26,7 +26,6 @@ from spaces.student import StudentShape, TeacherShape
 from spaces.study import SIZE, StudySpec
 from spaces.trial import TrialOutcome, derived_seed
 
-OWN = ("forest", "qmc")  # samplers of our own; the others are Optuna's
 TRIES = 30  # draws from the sampler before a valid architecture is fixed and only the rest is drawn
 
 
@@ -141,7 +140,7 @@ class Sampling:
 
     def _evenly(self, number: int) -> tuple[dict[str, Value], StudentShape]:
         """Point `number` of a scrambled Sobol sequence: over the architectures, by their size, and over each other parameter."""
-        names = [name for name, info in PARAMETERS.items() if not info.shapes and is_searched(self._spec.space, name)]
+        names = [name for name in self._spec.space.searched if not PARAMETERS[name].shapes]
         sequence = Sobol(1 + len(names), rng=self._spec.seed)
         first, *others = sequence.fast_forward(number + 1).random(1)[0]  # it cannot skip none
         architecture, shape = self._by_size[int(first * len(self._by_size))]
