@@ -1,0 +1,78 @@
+"""Commands about a study that is still to run: run, plan, schema."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from search.cli.options import AsJson, DataFolder, Earlier, StudyPath, load
+from search.cli.results import print_front
+from spaces.errors import InputError
+
+
+def run(
+    study: StudyPath,
+    trials: Annotated[int | None, typer.Option(help="instead of budget.trials", min=1)] = None,
+    minutes: Annotated[float | None, typer.Option(help="instead of budget.minutes")] = None,
+    more: Annotated[
+        int | None, typer.Option(help="extend it: so many trials beyond those it has", min=1, max=1_000_000)
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="instead of the study's output folder")] = None,
+    data: DataFolder = None,
+    earlier: Earlier = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a study to its end, or continue it: the same command again.
+
+    Fine-tunes the teacher if it has no task head, lets it read the data once, searches, retrains the front's students
+    with more seeds, and leaves front.csv, report.html and a trained model with its config for each point.
+    """
+    from search.study.progress import Progress
+    from search.study.run import run_study
+
+    if more is not None and (trials is not None or minutes is not None):
+        raise InputError.of(
+            "--more", "goes with neither --trials nor --minutes, which replace the budget; write one of them"
+        )
+    spec = load(study, trials, minutes, output, data, earlier)
+    stderr = Console(stderr=True)
+    with Progress(stderr, spec.quality) as progress:
+        result = run_study(spec, progress, more)
+    if result.already_done:
+        stderr.print(
+            f"This study is done: nothing was left to do. `--more 50` extends it by 50 trials. ({spec.output})",
+            soft_wrap=True,
+        )
+    print_front(result, as_json)
+    stderr.print(f"report: {spec.output / 'report.html'}\nmodels: {spec.output / 'best'}", soft_wrap=True)
+
+
+def plan(study: StudyPath, data: DataFolder = None, earlier: Earlier = None, as_json: AsJson = False) -> None:
+    """Show what a study would do: the resolved study, the students' sizes, the lanes, the time.
+
+    Nothing is kept; some of the students are trained for a few seconds to see what a step costs here."""
+    from search.study.plan import make_plan
+
+    made = make_plan(
+        load(study, data=data, earlier=earlier), lambda text: Console(stderr=True).print(text, soft_wrap=True)
+    )
+    if as_json:
+        typer.echo(json.dumps(made.as_dict(), indent=2))
+    else:
+        Console().print(made.as_text(), soft_wrap=True)
+
+
+def schema() -> None:
+    """Print the JSON Schema of a study file, for editors that complete and check."""
+    from spaces.study import StudySpec
+
+    made = StudySpec.model_json_schema()
+    # What loading adds to the plain schema: short forms and defaults.
+    made["required"] = ["data", "name", "teacher"]
+    made["properties"]["teacher"] = {"anyOf": [{"type": "string"}, made["properties"]["teacher"]]}
+    made["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    typer.echo(json.dumps(made, indent=2))
