@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from spaces.families import FAMILIES
 from spaces.heads import HEADS, STOCK, with_head
 
+BYTES_A_WEIGHT = {"fp32": 4, "fp16": 2}
+
 
 class Frozen(BaseModel):
     """Base of the nouns: frozen, checked at construction, unknown keys forbidden."""
@@ -84,7 +86,11 @@ class StudentShape(Frozen):
     @property
     def num_bytes(self) -> int:
         """Bytes of the delivered `model.safetensors` in fp32: its header and four bytes a weight."""
-        return _num_bytes(self)
+        return _num_bytes(self, 4)
+
+    def num_bytes_in(self, precision: str) -> int:
+        """The same in `fp32` or `fp16`."""
+        return _num_bytes(self, BYTES_A_WEIGHT[precision])
 
     @property
     def sizes(self) -> dict[str, float]:
@@ -109,11 +115,12 @@ def _num_parameters(shape: StudentShape) -> int:
 
 
 @functools.lru_cache(maxsize=65_536)
-def _num_bytes(shape: StudentShape) -> int:
+def _num_bytes(shape: StudentShape, each: int) -> int:
     offset, header = 0, {"__metadata__": {"format": "pt"}}
+    kind = {4: "F32", 2: "F16"}[each]
     for name, size in sorted(shape.tensors().items()):  # safetensors sorts by data type, then name
-        end = offset + 4 * math.prod(size)
-        header[name] = {"dtype": "F32", "shape": list(size), "data_offsets": [offset, end]}  # type: ignore[dict-item]
+        end = offset + each * math.prod(size)
+        header[name] = {"dtype": kind, "shape": list(size), "data_offsets": [offset, end]}  # type: ignore[dict-item]
         offset = end
     text = len(json.dumps(header, separators=(",", ":")))
     return 8 + text + -text % 8 + offset

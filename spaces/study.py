@@ -17,14 +17,13 @@ from pydantic import (
 )
 
 from spaces.budget import BudgetSpec
+from spaces.deployment import COSTS, DeploymentSpec
 from spaces.errors import near_miss
 from spaces.named import IMPORT_PATH
 from spaces.search import SamplingSpec
 from spaces.space import PARAMETERS, SearchSpace
 from spaces.student import Frozen
 from spaces.task import METRIC_WORDS, TASKS, Task
-
-SIZE = ("parameters", "bytes")  # known by arithmetic, minimised; what is measured is the task's
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
@@ -217,6 +216,7 @@ class StudySpec(Frozen):
     training: TrainingSpec = TrainingSpec()
     budget: BudgetSpec = BudgetSpec()
     search: SamplingSpec = SamplingSpec()
+    deployment: DeploymentSpec = DeploymentSpec()
     resources: ResourcesSpec = Field(default=ResourcesSpec(), validate_default=True)
     confirm: ConfirmSpec = ConfirmSpec()
     tracking: TrackingSpec = TrackingSpec()
@@ -243,7 +243,7 @@ class StudySpec(Frozen):
                 raise ValueError(
                     f"{name!r} is not an objective{near_miss(name, allowed)}; there are {', '.join(allowed)}"
                 )
-            right = "minimize" if name in SIZE else "maximize"
+            right = "minimize" if name in COSTS else "maximize"
             if direction != right:
                 raise ValueError(f"{name}: {direction} makes no sense; write {name}: {right}")
         if len(value) < 2:
@@ -286,7 +286,7 @@ class StudySpec(Frozen):
     @property
     def quality(self) -> str:
         """The first measured objective, else the task's first metric: what `best` and the report speak of."""
-        return next((name for name in self.objectives if name not in SIZE), self.about.metrics[0])
+        return next((name for name in self.objectives if name not in COSTS), self.about.metrics[0])
 
     def resolved(self) -> dict[str, Any]:
         """Plain data that YAML or JSON can hold and `load_study` reads again."""
@@ -296,4 +296,4 @@ class StudySpec(Frozen):
 def _metrics(info: ValidationInfo) -> tuple[str, ...]:
     """What may be an objective or a bound."""
     task = TASKS[info.data.get("task", "text-classification")]
-    return (*task.metrics, *info.data.get("metrics", {}), *SIZE)
+    return (*task.metrics, *info.data.get("metrics", {}), *COSTS)

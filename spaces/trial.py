@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from spaces.deployment import PREFIX
 from spaces.matching import HiddenLayers, HiddenLoss, matched_states
 from spaces.student import Frozen, StudentShape
 
@@ -96,6 +97,10 @@ class Measurement(Frozen):
     metrics: dict[str, float]
     cost: dict[str, float] = Field(default_factory=dict)
 
+    def named(self, prefix: str) -> dict[str, float]:
+        """The metrics under `prefix`, without it."""
+        return {name.removeprefix(prefix): value for name, value in self.metrics.items() if name.startswith(prefix)}
+
 
 class WorkResult(Frozen):
     """What a lane leaves with the broker. `error` is empty when the work was done; `timing` holds Unix times
@@ -155,14 +160,11 @@ class TrialOutcome(Frozen):
         return self.measurements[-1] if self.measurements else None
 
     def values(self) -> dict[str, float]:
-        """The objectives' values under their study names: measured on validation, and the sizes by arithmetic."""
-        measured = self.last.metrics if self.last else {}
-        plain = {
-            name.removeprefix("validation/"): value
-            for name, value in measured.items()
-            if name.startswith("validation/")
-        }
-        return {**plain, **self.config.shape.sizes}
+        """The objectives' values under their study names: measured on validation, the sizes by arithmetic, and what the last
+        measurement says of the student's costs where it will run."""
+        if self.last is None:
+            return self.config.shape.sizes
+        return {**self.last.named("validation/"), **self.config.shape.sizes, **self.last.named(PREFIX)}
 
 
 class BestConfig(Frozen):

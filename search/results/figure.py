@@ -14,7 +14,8 @@ from search.results.course import CoursePoint
 from search.results.front import ParetoFront, Reference, reference_named
 from search.results.students import StudentRow
 from search.results.table import millions, percent
-from spaces.study import SIZE, StudySpec
+from spaces.deployment import COSTS
+from spaces.study import StudySpec
 from spaces.task import METRIC_WORDS
 from spaces.trial import TrialOutcome, TrialState
 
@@ -45,7 +46,7 @@ def front_figure(
     references."""
     import plotly.graph_objects as go
 
-    size = next((name for name in spec.objectives if name in SIZE), "parameters")
+    size = next((name for name in spec.objectives if name in COSTS), "parameters")
     figure = go.Figure()
     sizes = {row.trial: _size(row, size) for row in rows}
     chosen = {row.trial: row.validation.get(f"validation/{spec.quality}", math.nan) for row in rows}

@@ -10,16 +10,19 @@ from collections.abc import Mapping, Sequence
 
 from pydantic import Field
 
+from spaces.deployment import COSTS, PREFIX
 from spaces.student import Frozen
-from spaces.study import SIZE, StudySpec
+from spaces.study import StudySpec
 from spaces.trial import TrialOutcome, TrialState
 
 Row = Sequence[float]
+SMALLEST = 1e-6  # of a cost, for its logarithm
 
 
 class Reference(Frozen):
     """What students are held against. `name` is `teacher`, `teacher_cut` (the teacher with its vocabulary cut),
-    `ngrams` (the floor) or `majority`; `label` is for people. Metrics are named `split/name`; a size of 0 means none.
+    `ngrams` (the floor) or `majority`; `label` is for people. Metrics are named `split/name`, costs where it will run
+    `deployed/name`; a size of 0 means none.
     """
 
     name: str
@@ -30,8 +33,10 @@ class Reference(Frozen):
 
     def value(self, metric: str, split: str = "validation") -> float:
         """A study metric such as `accuracy` or `parameters`; NaN where it was not measured."""
-        sizes = {"parameters": self.num_parameters, "bytes": self.num_bytes}
-        return float(sizes[metric]) if metric in sizes else self.metrics.get(f"{split}/{metric}", math.nan)
+        if metric in COSTS:
+            sizes = {"parameters": float(self.num_parameters), "bytes": float(self.num_bytes)}
+            return self.metrics.get(PREFIX + metric, sizes.get(metric, math.nan))
+        return self.metrics.get(f"{split}/{metric}", math.nan)
 
 
 def reference_named(references: Sequence[Reference], name: str) -> Reference | None:
@@ -149,7 +154,7 @@ class ParetoFront(Frozen):
         # In the objectives' own units first: log10 could round two sizes that differ into one.
         directions = list(spec.objectives.values())
         places = non_dominated([tuple(point.values.values()) for point in points], directions)
-        axes = sorted(spec.objectives, key=lambda name: (name not in SIZE, list(spec.objectives).index(name)))
+        axes = sorted(spec.objectives, key=lambda name: (name not in COSTS, list(spec.objectives).index(name)))
         front = sorted((points[place] for place in places), key=lambda point: [point.values[name] for name in axes])
 
         reference = corner(spec, references)
@@ -184,7 +189,7 @@ def corner(spec: StudySpec, references: Sequence[Reference]) -> dict[str, float]
     """Up to where the hypervolume is measured, in the objectives' own units: the majority's quality (0 where it was not measured)
     and the teacher's size."""
     teacher, majority = _teacher(references), reference_named(references, "majority")
-    floor = {name: majority.value(name) if majority else 0.0 for name in spec.objectives if name not in SIZE}
+    floor = {name: majority.value(name) if majority else 0.0 for name in spec.objectives if name not in COSTS}
     return {
         name: (0.0 if math.isnan(floor[name]) else floor[name]) if name in floor else teacher.value(name)
         for name in spec.objectives
@@ -200,4 +205,4 @@ def _teacher(references: Sequence[Reference]) -> Reference:
 
 def coordinates(values: Mapping[str, float], objectives: Mapping[str, str]) -> tuple[float, ...]:
     """The axes of the hypervolume and the knee: error = 1 - quality, and log10 of a size; both to be minimised."""
-    return tuple(math.log10(max(values[name], 1)) if name in SIZE else 1 - values[name] for name in objectives)
+    return tuple(math.log10(max(values[name], SMALLEST)) if name in COSTS else 1 - values[name] for name in objectives)

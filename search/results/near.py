@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from search.results.front import ParetoFront, Reference, candidates
 from search.results.scores import standard_error
-from spaces.study import SIZE, StudySpec
+from spaces.deployment import COSTS
+from spaces.study import StudySpec
 from spaces.trial import TrialOutcome
 
 NOISE = 1.0  # standard errors of a score
@@ -43,7 +44,7 @@ def _errors_off(values: Mapping[str, float], front: ParetoFront, num_rows: int) 
     missed = 0.0
     for point in front.points:
         if all(
-            values[name] >= point.values[name] if name in SIZE else values[name] <= point.values[name]
+            values[name] >= point.values[name] if name in COSTS else values[name] <= point.values[name]
             for name in values
         ):
             missed = max(
@@ -53,5 +54,5 @@ def _errors_off(values: Mapping[str, float], front: ParetoFront, num_rows: int) 
 
 
 def _errors_below(name: str, value: float, other: float, num_rows: int) -> float:
-    error = None if name in SIZE else standard_error(name, value, num_rows)
+    error = None if name in COSTS else standard_error(name, value, num_rows)
     return (other - value) / error if error else math.inf

@@ -19,8 +19,9 @@ from search.results.front import ParetoFront, Reference, reference_named
 from search.results.page import PAGE
 from search.results.students import StudentRow, smallest_within
 from search.results.table import distinctions, interval, millions, percent, with_spread
+from spaces.deployment import COSTS
 from spaces.student import Frozen
-from spaces.study import SIZE, StudySpec
+from spaces.study import StudySpec
 from spaces.trial import TrialOutcome, TrialState
 from spaces.yaml_io import to_yaml, write_whole
 
@@ -294,7 +295,7 @@ def _made(spec: StudySpec, front: ParetoFront, references: Sequence[Reference]) 
     data = spec.data
     source = f"the embedded {data.builtin} ({data.num_pairs:,} pairs)" if data.builtin else _source(data.train)
     reference = ", ".join(
-        f"{name} {value:,.0f}" if name in SIZE else f"{name} {percent(value)}"
+        f"{name} {value:,.0f}" if name in COSTS else f"{name} {percent(value)}"
         for name, value in front.reference.items()
     )
     facts = {

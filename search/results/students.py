@@ -9,6 +9,7 @@ from typing import Literal
 
 from search.results.front import ParetoFront, Reference, reference_named
 from search.results.scores import ALPHA, SeedScore, chances
+from spaces.deployment import PREFIX
 from spaces.heads import STOCK
 from spaces.student import Frozen
 from spaces.study import StudySpec
@@ -30,7 +31,8 @@ class StudentRow(Frozen):
     """One student: what it is, what it was chosen by (validation) and what it is worth (test). `standing` says whether it is a
     point of the front or was only confirmed beside it; the smallest point has nothing to be `compared` with.
 
-    Metrics are named `split/name`. `score` is the study's quality on the test split, or on validation where nothing was
+    Metrics are named `split/name`. `deployed` are its costs where it will run (latency_ms ...), as far as they were measured or the
+    study states them (`study.deployment`). `score` is the study's quality on the test split, or on validation where nothing was
     scored on test (`scored_on` says which); `share_of_teacher` and `lift_kept` = (student - n-gram floor) / (teacher -
     floor) are on the same split, and None where the other side of the comparison is missing.
     """
@@ -43,6 +45,7 @@ class StudentRow(Frozen):
     without_distillation: dict[str, SeedScore]
     num_parameters: int
     num_bytes: int
+    deployed: dict[str, float] = {}
     score: float
     score_std: float | None
     scored_on: Literal["test", "validation"]
@@ -154,11 +157,8 @@ def _row(
         ]
 
     test = _over_seeds([delivered, *again("confirm")], num_rows)
-    validation = {
-        name: value
-        for name, value in (outcome.last.metrics if outcome.last else {}).items()
-        if name.startswith("validation/")
-    }
+    measured = outcome.last.metrics if outcome.last else {}
+    validation = {name: value for name, value in measured.items() if name.startswith("validation/")}
     scored_on: Literal["test", "validation"] = "test" if f"test/{spec.quality}" in test else "validation"
     score = test[f"test/{spec.quality}"].mean if scored_on == "test" else validation[f"validation/{spec.quality}"]
     teacher, floor = reference_named(references, "teacher"), reference_named(references, "ngrams")
@@ -175,6 +175,7 @@ def _row(
         without_distillation=_over_seeds(again("without_distillation"), num_rows),
         num_parameters=outcome.config.shape.num_parameters,
         num_bytes=outcome.config.shape.num_bytes,
+        deployed=outcome.last.named(PREFIX) if outcome.last else {},
         score=score,
         score_std=test[f"test/{spec.quality}"].std if scored_on == "test" else None,
         scored_on=scored_on,

@@ -46,8 +46,9 @@ from search.study.tracking import Tracker, make_tracker
 from search.suggest.first import first_points
 from search.suggest.ladder import Ladder
 from search.suggest.sampling import Sampling
+from spaces.deployment import COSTS
 from spaces.errors import InputError, StudyError
-from spaces.study import SIZE, StudySpec
+from spaces.study import StudySpec
 from spaces.trial import TrialOutcome, TrialState
 
 SILENCE_SECONDS = 300.0  # a lane that says nothing for so long is killed
@@ -191,7 +192,7 @@ def _search(
 ) -> tuple[StudySearcher, Budget]:
     limits = _limits(spec, prepared.references)
     teacher = prepared.references[0]
-    scores = {name: teacher.value(name) for name in spec.objectives if name not in SIZE}
+    scores = {name: teacher.value(name) for name in spec.objectives if name not in COSTS}
     first = first_points(spec, inputs.teacher, inputs.vocabularies, limits, earlier.first)
     majority = reference_named(prepared.references, "majority")
     worst = {name: majority.value(name) for name in scores if majority and math.isfinite(majority.value(name))}

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from search.suggest.nearest import Wish, nearest
 from search.suggest.recipes import wishes_for
+from spaces.deployment import COSTS
 from spaces.parameters import Choice, Value
 from spaces.space import PARAMETERS, SearchSpace
 from spaces.student import StudentShape, TeacherShape
-from spaces.study import SIZE, StudySpec
+from spaces.study import StudySpec
 
 Limits = Mapping[str, tuple[float, float]]
 Point = dict[str, Value]
@@ -89,4 +90,4 @@ def _a_student(
 
 def within(shape: StudentShape, limits: Limits) -> bool:
     """Whether it keeps the bounds on sizes."""
-    return all(low <= shape.sizes[name] <= high for name, (low, high) in limits.items() if name in SIZE)
+    return all(low <= shape.sizes[name] <= high for name, (low, high) in limits.items() if name in COSTS)

@@ -17,14 +17,15 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import norm
 
-from search.results.front import hypervolume
+from search.results.front import SMALLEST, hypervolume
 from search.suggest.curves import Curves
 from search.suggest.halving import fronts
 from spaces.architecture import InvalidStudent
+from spaces.deployment import COSTS
 from spaces.parameters import Choice, FloatRange, Parameter, Value, at, where
 from spaces.space import PARAMETERS, SearchSpace
 from spaces.student import StudentShape
-from spaces.study import SIZE, StudySpec
+from spaces.study import StudySpec
 from spaces.trial import TrialOutcome, TrialState, derived_seed
 
 POOL = 1500  # points drawn from the space once,
@@ -78,9 +79,9 @@ class ForestSampler:
         limits: Mapping[str, tuple[float, float]],
     ) -> None:
         self._spec, self._shape_of, self._reference = spec, shape_of, reference
-        self._limits = {name: limit for name, limit in limits.items() if name not in SIZE}
+        self._limits = {name: limit for name, limit in limits.items() if name not in COSTS}
         self._valid = valid
-        self._scores = [name for name in spec.objectives if name not in SIZE]
+        self._scores = [name for name in spec.objectives if name not in COSTS]
         self._modelled = list(dict.fromkeys([*self._scores, *self._limits]))
         self._pool: list[Point] = []
         self._curves: dict[str, Curves] = {}
@@ -170,7 +171,7 @@ class ForestSampler:
     def _rows(self, points: Sequence[Point], scores: Mapping[str, np.ndarray]) -> np.ndarray:
         """(N, M) coordinates, all to be minimised: sizes as log10, scores negated."""
         columns = [
-            np.array([point.sizes[name] for point in points]) if name in SIZE else -np.asarray(scores[name])
+            np.array([point.sizes[name] for point in points]) if name in COSTS else -np.asarray(scores[name])
             for name in self._spec.objectives
         ]
         return np.stack(columns, axis=1) if len(points) else np.zeros((0, len(columns)))
@@ -178,7 +179,7 @@ class ForestSampler:
     def _corner(self) -> np.ndarray:
         return np.array(
             [
-                math.log10(max(self._reference[name], 1)) if name in SIZE else -self._reference[name]
+                math.log10(max(self._reference[name], SMALLEST)) if name in COSTS else -self._reference[name]
                 for name in self._spec.objectives
             ]
         )
@@ -193,7 +194,7 @@ class ForestSampler:
         means = self._rows(points, {name: predicted[name][0] for name in self._scores})
         corner = self._corner()
         if len(self._scores) == 1 and len(self._spec.objectives) == 2:
-            score = next(place for place, name in enumerate(self._spec.objectives) if name not in SIZE)
+            score = next(place for place, name in enumerate(self._spec.objectives) if name not in COSTS)
             spread = np.maximum(predicted[self._scores[0]][1], 1e-4)
             return expected_gain(
                 front[:, [score, 1 - score]], corner[[score, 1 - score]], means[:, score], spread, means[:, 1 - score]
@@ -205,7 +206,7 @@ class ForestSampler:
             for _ in range(SAMPLES):
                 row = means[place].copy()
                 for column, name in enumerate(self._spec.objectives):
-                    if name not in SIZE:
+                    if name not in COSTS:
                         row[column] += predicted[name][1][place] * rng.normal()
                 gains[place] += hypervolume([*front.tolist(), row.tolist()], corner.tolist(), directions) - before
         return gains / SAMPLES
@@ -222,7 +223,7 @@ class ForestSampler:
     # -- points
 
     def _point(self, values: Values, shape: StudentShape) -> Point:
-        sizes = {name: math.log10(max(size, 1)) for name, size in shape.sizes.items()}
+        sizes = {name: math.log10(max(size, SMALLEST)) for name, size in shape.sizes.items()}
         return Point(values, shape, features(self._spec.space, values, shape), sizes)
 
     def _candidates(self, near: Sequence[Point], rng: np.random.Generator) -> list[Point]:

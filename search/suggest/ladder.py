@@ -9,9 +9,11 @@ from itertools import pairwise
 
 import numpy as np
 
+from search.results.front import SMALLEST
 from search.suggest.halving import Rung, dominates, halving, hopeless
+from spaces.deployment import COSTS
 from spaces.search import HalvingSpec
-from spaces.study import SIZE, StudySpec
+from spaces.study import StudySpec
 from spaces.trial import Measurement, TrialOutcome, TrialState
 
 
@@ -25,7 +27,7 @@ class Ladder:
         self._objectives, self._shares = spec.objectives, spec.search.rungs[:-1]
         self._reduction = spec.search.halving.reduction if isinstance(spec.search.halving, HalvingSpec) else 1.0
         self._limits = {
-            name: limit for name, limit in limits.items() if name not in SIZE
+            name: limit for name, limit in limits.items() if name not in COSTS
         }  # sizes keep theirs from the start
         self._rungs = [_empty(len(spec.objectives)) for _ in self._shares]
         # What is bounded, of each trial at each rung; the last rung too.
@@ -125,6 +127,6 @@ def _empty(num_objectives: int) -> Rung:
 
 
 def _loss(name: str, value: float, way: str) -> float:
-    if name in SIZE:
-        return math.log10(max(value, 1))
+    if name in COSTS:
+        return math.log10(max(value, SMALLEST))
     return -value if way == "maximize" else value

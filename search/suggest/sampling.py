@@ -19,11 +19,12 @@ from search.suggest.first import within
 from search.suggest.forest import ForestSampler
 from search.suggest.samplers import OWN, OptunaAsks
 from spaces.architecture import InvalidStudent
+from spaces.deployment import COSTS
 from spaces.errors import InputError
 from spaces.parameters import FloatRange, Parameter, Value, at
 from spaces.space import PARAMETERS
 from spaces.student import StudentShape, TeacherShape
-from spaces.study import SIZE, StudySpec
+from spaces.study import StudySpec
 from spaces.trial import TrialOutcome, derived_seed
 
 TRIES = 30  # draws from the sampler before a valid architecture is fixed and only the rest is drawn
@@ -93,7 +94,7 @@ class Sampling:
     def is_beaten(self, shape: StudentShape, front: ParetoFront | None) -> bool:
         """Whether it could not reach the front even with the teacher's scores at its size."""
         if front is None or not self._teacher_scores.keys() >= {
-            name for name in self._spec.objectives if name not in SIZE
+            name for name in self._spec.objectives if name not in COSTS
         }:
             return False
         best = [{**self._teacher_scores, **shape.sizes}[name] for name in self._spec.objectives]
