@@ -36,6 +36,16 @@ class TeacherShape(Frozen):
     num_parameters: int
     embedding_size: int | None = None  # of a teacher that factorises its embeddings
 
+    def as_student(self) -> StudentShape:
+        """The teacher as arithmetic sees it, and small enough to be built: an ALBERT is one layer, run again and again."""
+        albert = self.model_type == "albert"
+        return StudentShape(
+            family="albert" if albert else "bert",
+            num_hidden_groups=1 if albert else self.depth,
+            embedding_size=self.embedding_size or self.hidden_size,
+            **self.model_dump(exclude={"model_type", "num_parameters", "embedding_size"}),
+        )
+
 
 class StudentShape(Frozen):
     """An encoder with a head, the family's own unless another is named. `embedding_size` below `hidden_size` means factorised

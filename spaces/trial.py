@@ -67,6 +67,7 @@ class WorkKind(StrEnum):
     TEACH_STATES = "teach_states"  # its hidden states over a part of the training rows
     RANK = "rank"  # how much each head, neuron and dimension of the teacher matters
     FLOOR = "floor"  # what a student has to beat: n-grams, the majority, the teacher with its vocabulary cut
+    MEASURE = "measure"  # what a shape costs where it will run: latency, memory
     TRAIN = "train"  # a trial, from one rung to the next
     DELIVER = "deliver"  # export, reload, score
 

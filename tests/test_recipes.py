@@ -178,7 +178,7 @@ def test_a_point_of_the_space_is_its_own_nearest(number: int) -> None:
              "hidden_share", "hidden_loss", "hidden_layers", "warmup_share", "weight_decay", "dropout"}  # fmt: skip
     searched = {name: value for name, value in values.items() if name not in fixed}
     assert nearest(values, spec.space, TEACHER, VOCABULARIES) == searched
-    assert adapted([values, values], spec.space, TEACHER, VOCABULARIES, {}) == [searched]
+    assert adapted([values, values], spec.space, TEACHER, VOCABULARIES, {}, spec.deployment) == [searched]
 
 
 def test_recipes_that_come_out_the_same_are_given_once_and_invalid_ones_not() -> None:

@@ -14,6 +14,7 @@ from rich.table import Table
 from search.results.front import ParetoFront, Reference
 from search.results.scores import SeedScore
 from search.results.students import StudentRow
+from spaces.deployment import PREFIX
 from spaces.study import StudySpec
 from spaces.yaml_io import write_whole
 
@@ -46,6 +47,7 @@ def csv_line(row: StudentRow) -> dict[str, Any]:
         line["seeds"] = max(score.seeds for score in row.test.values())
     line |= {f"without_distillation/{name}": score.mean for name, score in row.without_distillation.items()}
     line |= {"parameters": row.num_parameters, "bytes": row.num_bytes}
+    line |= {PREFIX + name: value for name, value in row.deployed.items()}
     line |= {"share_of_teacher": row.share_of_teacher, "lift_kept": row.lift_kept}
     line |= {"than_smaller": row.compared.verdict if row.compared else None}
     line |= {
@@ -149,6 +151,11 @@ def millions(number: float) -> str:
     return f"{number / 1e6:.1f} M" if number >= 999_500 else f"{number / 1e3:.0f} k"
 
 
+def milliseconds(value: float | None) -> str:
+    """Such as `3.42 ms`."""
+    return "" if value is None or math.isnan(value) else f"{value:.3g} ms"
+
+
 def _how_many(rows: Sequence[StudentRow]) -> str:
     """Such as `5 students worth having`; those that a bag of n-grams equals are on the front for their size alone."""
     count = sum(row.is_worth_having for row in rows)
@@ -170,8 +177,10 @@ def front_as_text(
     table.caption, table.caption_justify = "\n".join(distinctions(rows)) or None, "left"
     table.add_column("trial", justify="right", no_wrap=True)
     table.add_column("student", overflow="fold", ratio=1)
+    timed = any("latency_ms" in row.deployed for row in (*rows, *near))
     for title in (
         "parameters",
+        *(["latency"] if timed else []),
         f"validation {spec.quality}",
         f"test {spec.quality}",
         "95 % interval",
@@ -187,6 +196,7 @@ def front_as_text(
             f"{row.trial}{' (knee)' * (row.trial == front.knee)}{' (near)' * (row.standing == 'near')}",
             row.architecture,
             millions(row.num_parameters),
+            *([milliseconds(row.deployed.get("latency_ms"))] if timed else []),
             percent(row.validation.get(f"validation/{spec.quality}")),
             with_spread(row.test.get(test)),
             interval(row.test.get(test)),
@@ -201,6 +211,7 @@ def front_as_text(
             "",
             reference.label,
             millions(reference.num_parameters) if reference.num_parameters else "",
+            *([milliseconds(reference.value("latency_ms"))] if timed else []),
             percent(reference.value(spec.quality)),
             percent(reference.value(spec.quality, "test")),
             "",

@@ -52,6 +52,7 @@ CONDITIONS: dict[str, Callable[[StudySpec], Any]] = {
     "other class weights": lambda spec: spec.data.class_weights,
     "another fine-tuning of its teacher": lambda spec: spec.teacher.fine_tune,
     "another training": lambda spec: spec.training,
+    "another deployment": lambda spec: spec.deployment,
 }
 
 
@@ -106,7 +107,9 @@ def take_over(
     had = f"{earlier.folder} had {' and '.join(differs)}: its measurements do not count here"
     why = had if differs else f"a random search learns nothing from what {earlier.folder} measured"
     space = inputs.spec.space
-    first = adapted(earlier.best, space, inputs.teacher, inputs.vocabularies, limits)[: asked.search.startup_trials]
+    first = adapted(earlier.best, space, inputs.teacher, inputs.vocabularies, limits, asked.deployment)[
+        : asked.search.startup_trials
+    ]
     if not first:
         raise _error(
             f"{why}, and none of the {len(earlier.best)} students on its front makes one of this space within the bounds. "

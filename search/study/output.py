@@ -200,7 +200,7 @@ def best_config(
         config=outcome.config,
         parameters=outcome.parameters,
         metrics=metrics,
-        sizes={"parameters": row.num_parameters, "bytes": row.num_bytes},
+        sizes={"parameters": row.num_parameters, "bytes": row.num_bytes, **row.deployed},
         study=one_point_study(spec, outcome).resolved(),
         provenance=provenance,
         reproduce=f"distilsearch run best/trial-{outcome.number}.yaml",

@@ -164,7 +164,7 @@ def _estimate(
     length = max(1, round(sizes["train"] / num_texts))
     batch = spec.space.parameter("batch_size")
     batch_size = round(fmean(map(float, batch.values)) if isinstance(batch, Choice) else fmean((batch.low, batch.high)))
-    trials, epochs, teacher = spec.budget.trials, spec.training.epochs, _as_student(inputs)
+    trials, epochs, teacher = spec.budget.trials, spec.training.epochs, inputs.teacher.as_student()
     if not spec.resources.gpus_per_worker:
         use_processor()  # as the lanes will
     students = _some_of(spec, sampling, length)
@@ -233,17 +233,6 @@ def _some_of(spec: StudySpec, sampling: Sampling, length: int) -> list[StudentSh
     likely = [shape for number in range(given) for shape in evenly(sampling.open_to(number))]
     likely += evenly(sampling.shapes) * (looked_at - given)
     return likely if len(set(likely)) <= TIMED else evenly(likely)
-
-
-def _as_student(inputs: Inputs) -> StudentShape:
-    """The teacher as arithmetic sees it, and small enough to be built: an ALBERT is one layer, run again and again."""
-    albert = inputs.teacher.model_type == "albert"
-    return StudentShape(
-        family="albert" if albert else "bert",
-        num_hidden_groups=1 if albert else inputs.teacher.depth,
-        embedding_size=inputs.teacher.embedding_size or inputs.teacher.hidden_size,
-        **inputs.teacher.model_dump(exclude={"model_type", "num_parameters", "embedding_size"}),
-    )
 
 
 def _replaces_by_masked_lm(spec: StudySpec) -> bool:

@@ -40,6 +40,7 @@ from search.study.output import (
 from search.study.prepare import Prepared, prepare
 from search.study.progress import Display, Silent
 from search.study.searcher import StudySearcher
+from search.study.shape_costs import ShapeCosts
 from search.study.stages import Stages
 from search.study.tokens import fewest_tokens, trial_tokens
 from search.study.tracking import Tracker, make_tracker
@@ -48,6 +49,7 @@ from search.suggest.ladder import Ladder
 from search.suggest.sampling import Sampling
 from spaces.deployment import COSTS
 from spaces.errors import InputError, StudyError
+from spaces.student import BYTES_A_WEIGHT
 from spaces.study import StudySpec
 from spaces.trial import TrialOutcome, TrialState
 
@@ -72,8 +74,8 @@ def run_study(spec: StudySpec, display: Display | None = None, more: int | None 
         show.say(note)
     refuse_too_few_tokens(inputs)
     stages.ended("reading")
-    # Made for its errors: an empty space is refused before Ray starts.
-    Sampling(spec, inputs.teacher, inputs.vocabularies, known_limits(inputs))
+    # An empty space is refused before Ray starts.
+    shapes = Sampling(spec, inputs.teacher, inputs.vocabularies, known_limits(inputs)).shapes
     with ExitStack() as stack:
         record, again = open_record(spec)
         stack.callback(record.close)
@@ -106,7 +108,13 @@ def run_study(spec: StudySpec, display: Display | None = None, more: int | None 
         inputs = replace(inputs, transfer=ray.get(reference))  # from here on the arrays are in the object store alone
         floors = Floors(inputs, record, pool)
         floors.ask_early(reference)  # one lane alone fine-tunes
+        shape_costs = ShapeCosts(inputs, record, pool, reference)
+        shape_costs.ask_early(shapes)
         prepared = prepare(inputs, reference, pool, threads, show.say)
+        if shape_costs.needed:
+            show.say("measuring what the teacher and some students cost where they will run")
+        references = shape_costs.look_at_first(prepared.teacher_folder, prepared.references)
+        prepared = replace(prepared, references=references)
         record.keep("teacher_passes", (record.fact("teacher_passes") or 0) + prepared.teacher_passes)
         if record.fact("references") is None:  # for whoever looks at the front while it grows; the floors come later
             record.keep("references", [reference.model_dump() for reference in prepared.references])
@@ -135,6 +143,7 @@ def run_study(spec: StudySpec, display: Display | None = None, more: int | None 
             deadline,
             extension.begun,
             earlier,
+            shape_costs,
         )
         stages.ended("search")
         outcomes = searcher.ordered
@@ -189,6 +198,7 @@ def _search(
     deadline: float | None,
     since: int,
     earlier: Earlier,
+    shape_costs: ShapeCosts,
 ) -> tuple[StudySearcher, Budget]:
     limits = _limits(spec, prepared.references)
     teacher = prepared.references[0]
@@ -196,8 +206,17 @@ def _search(
     first = first_points(spec, inputs.teacher, inputs.vocabularies, limits, earlier.first)
     majority = reference_named(prepared.references, "majority")
     worst = {name: majority.value(name) for name in scores if majority and math.isfinite(majority.value(name))}
+    worst |= {name: teacher.value(name) for name in shape_costs.costs.measured}
     sampling = Sampling(
-        spec, inputs.teacher, inputs.vocabularies, limits, scores, worst, first=first, earlier=earlier.outcomes
+        spec,
+        inputs.teacher,
+        inputs.vocabularies,
+        limits,
+        scores,
+        worst,
+        first=first,
+        earlier=earlier.outcomes,
+        costs=shape_costs.costs,
     )
     budget = Budget(
         spec,
@@ -229,6 +248,7 @@ def _search(
         teacher_depth=inputs.teacher.depth,
         payload=payload,
         told=heard,
+        shape_costs=shape_costs,
         # For the lane that has nothing to do until the others' last trials end.
         no_more_trials=lambda: floors.ask(payload),
     )
@@ -348,9 +368,12 @@ def _limits(spec: StudySpec, references: list[Reference]) -> dict[str, tuple[flo
 
 def known_limits(inputs: Inputs) -> dict[str, tuple[float, float]]:
     """The bounds that arithmetic knows before the teacher was measured: all on sizes, and absolute ones on scores."""
-    sizes = {"parameters": inputs.teacher.num_parameters, "bytes": 4 * inputs.teacher.num_parameters}
+    parameters = float(inputs.teacher.num_parameters)
+    counted = inputs.spec.deployment.counted(inputs.teacher.as_student())
+    each = BYTES_A_WEIGHT.get(inputs.spec.deployment.file, 0)
+    sizes = {**counted, "parameters": parameters, **({"bytes": each * parameters} if each else {})}
     return {
-        name: bound.limits(float(sizes.get(name, 0)))
+        name: bound.limits(sizes.get(name, 0.0))
         for name, bound in inputs.spec.bounds.items()
         if name in sizes or not any(isinstance(value, str) for value in (bound.min, bound.max))
     }

@@ -11,9 +11,12 @@ from search.record.record import FINISHED, Record
 from search.results.front import ParetoFront, Reference
 from search.study.budget import Budget
 from search.study.output import segment_folder, trial_folder, weights_folder
+from search.study.shape_costs import ShapeCosts
 from search.suggest.ladder import Ladder
 from search.suggest.sampling import Sampling
 from spaces.architecture import copied_layers
+from spaces.deployment import PREFIX
+from spaces.errors import TrialError
 from spaces.parameters import Value
 from spaces.space import PARAMETERS
 from spaces.student import StudentShape
@@ -48,11 +51,13 @@ class StudySearcher(SegmentSearcher):
         teacher_depth: int,
         payload: dict[str, Any],
         told: Told,
+        shape_costs: ShapeCosts | None = None,
         no_more_trials: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__()
         self._no_more_trials = no_more_trials
         self._spec, self._record, self._sampling, self._budget, self._ladder = spec, record, sampling, budget, ladder
+        self._shape_costs = shape_costs
         self._references, self._teacher_depth, self._payload, self._told = references, teacher_depth, payload, told
         self.outcomes: dict[int, TrialOutcome] = {}
         self.ended = ""
@@ -137,12 +142,17 @@ class StudySearcher(SegmentSearcher):
         number = result.trial
         assert number is not None
         self._flying.discard(number)
-        if result.error:
-            self._set_state(number, TrialState.FAILED, error=result.error)
+        measurement, error = None, result.error
+        if not error:
+            try:
+                measurement = self._with_costs(result.timed_measurement)
+            except TrialError as problem:  # such as a model that ONNX cannot take
+                error = str(problem)
+        if measurement is None:
+            self._set_state(number, TrialState.FAILED, error=error)
             self._ladder.settle(self.outcomes[number])
             self._forget_weights([self.outcomes[number]])
         else:
-            measurement = result.timed_measurement
             before = self.outcomes[number].last
             self.measured(measurement)
             self._set_state(number, _after(self.outcomes[number]))
@@ -157,6 +167,13 @@ class StudySearcher(SegmentSearcher):
             if before is not None:
                 shutil.rmtree(segment_folder(self._spec, number, before.share), ignore_errors=True)
         self._told(self.outcomes[number])
+
+    def _with_costs(self, measurement: Measurement) -> Measurement:
+        if self._shape_costs is None:
+            return measurement
+        found = self._shape_costs.of(self.outcomes[measurement.trial].config.shape)
+        deployed = {PREFIX + name: value for name, value in found.items()}
+        return measurement.model_copy(update={"metrics": {**measurement.metrics, **deployed}})
 
     def measured(self, measurement: Measurement) -> None:
         """Writes a measurement to the record; only then does anyone else hear of it."""
@@ -185,7 +202,9 @@ class StudySearcher(SegmentSearcher):
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _item(self, outcome: TrialOutcome, attempt: int) -> WorkItem:
-        """The segment from where the trial stands to where it is measured next."""
+        """The segment from where the trial stands to where it is measured next; before its first, its shape is measured."""
+        if self._shape_costs is not None:
+            self._shape_costs.ask(outcome.config.shape)
         last, payload = outcome.last, self._payload
         if last is not None:
             payload = {**payload, "continues": str(weights_folder(self._spec, last))}

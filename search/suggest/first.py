@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from search.suggest.nearest import Wish, nearest
 from search.suggest.recipes import wishes_for
-from spaces.deployment import COSTS
+from spaces.deployment import COSTS, DeploymentSpec
 from spaces.parameters import Choice, Value
 from spaces.space import PARAMETERS, SearchSpace
 from spaces.student import StudentShape, TeacherShape
@@ -34,7 +34,7 @@ def first_points(
     own = spec.search.first
     more: list[Point] = []
     for wishes in (best, recipes):
-        points = adapted(wishes, spec.space, teacher, vocabularies, limits)
+        points = adapted(wishes, spec.space, teacher, vocabularies, limits, spec.deployment)
         more += [point for point in points if point not in (*own, *more)]
     return (*own, *more[: spec.search.startup_trials])
 
@@ -45,6 +45,7 @@ def adapted(
     teacher: TeacherShape,
     vocabularies: Mapping[str, int],
     limits: Limits,
+    deployment: DeploymentSpec,
 ) -> list[Point]:
     """The points of the space nearest to the wishes, each once; without those that make no student within the bounds.
 
@@ -57,7 +58,7 @@ def adapted(
         point = nearest(wish, space, teacher, vocabularies)
         if not point or point in found:
             continue
-        shape = _a_student(point, space, teacher, vocabularies, limits)
+        shape = _a_student(point, space, teacher, vocabularies, limits, deployment)
         if shape is not None:
             found.append(point)
             left.append((math.log(shape.num_parameters), point))
@@ -73,7 +74,12 @@ def adapted(
 
 
 def _a_student(
-    point: Point, space: SearchSpace, teacher: TeacherShape, vocabularies: Mapping[str, int], limits: Limits
+    point: Point,
+    space: SearchSpace,
+    teacher: TeacherShape,
+    vocabularies: Mapping[str, int],
+    limits: Limits,
+    deployment: DeploymentSpec,
 ) -> StudentShape | None:
     """The first student within the bounds that the point leaves open, or None."""
     fixed = {
@@ -83,11 +89,13 @@ def _a_student(
     }
     narrowed = SearchSpace({**space.parameters, **fixed})
     return next(
-        (shape for _, shape in narrowed.architectures(teacher, vocabularies) if within(shape, limits)),
+        (shape for _, shape in narrowed.architectures(teacher, vocabularies) if within(shape, limits, deployment)),
         None,
     )
 
 
-def within(shape: StudentShape, limits: Limits) -> bool:
-    """Whether it keeps the bounds on sizes."""
-    return all(low <= shape.sizes[name] <= high for name, (low, high) in limits.items() if name in COSTS)
+def within(shape: StudentShape, limits: Limits, deployment: DeploymentSpec) -> bool:
+    """Whether it keeps the bounds on what arithmetic knows."""
+    bounded = limits.keys() & COSTS
+    counted = deployment.counted(shape) if bounded else {}
+    return all(limits[name][0] <= value <= limits[name][1] for name, value in counted.items() if name in bounded)

@@ -18,6 +18,7 @@ import numpy as np
 from scipy.stats import norm
 
 from search.results.front import SMALLEST, hypervolume
+from search.suggest.costs import Costs
 from search.suggest.curves import Curves
 from search.suggest.halving import fronts
 from spaces.architecture import InvalidStudent
@@ -67,7 +68,8 @@ class _Trial:
 class ForestSampler:
     """Ranks points of the space. `shape_of` raises InvalidStudent, also for what is out of bounds that arithmetic knows.
 
-    `reference`: the worst that counts, one value an objective in its own units. `limits`: of measured metrics.
+    `reference`: the worst that counts, one value an objective in its own units. `limits`: of measured metrics. `costs`: what
+    students cost, known or expected.
     """
 
     def __init__(
@@ -77,8 +79,10 @@ class ForestSampler:
         valid: Sequence[tuple[Values, StudentShape]],
         reference: Mapping[str, float],
         limits: Mapping[str, tuple[float, float]],
+        costs: Costs,
     ) -> None:
-        self._spec, self._shape_of, self._reference = spec, shape_of, reference
+        self._spec, self._shape_of, self._reference, self._costs = spec, shape_of, reference, costs
+        self._cost_limits = {name: limits[name] for name in costs.measured if name in limits}
         self._limits = {name: limit for name, limit in limits.items() if name not in COSTS}
         self._valid = valid
         self._scores = [name for name in spec.objectives if name not in COSTS]
@@ -98,14 +102,15 @@ class ForestSampler:
         believed = self._expected(in_play)
         rows = self._rows([trial.point for trial in in_play], believed)
         certain = np.full(len(in_play), 1e-6)
-        keeps = self._feasible({name: (believed[name], certain) for name in self._limits}, len(in_play)) > 0.5
+        points = [trial.point for trial in in_play]
+        keeps = self._feasible({name: (believed[name], certain) for name in self._limits}, points) > 0.5
         kept = np.flatnonzero(keeps)
         places = kept[next(fronts(rows[kept]))] if len(kept) else kept
         front, near = rows[places], [in_play[place].point for place in places]
         candidates = self._candidates(near or [trial.point for trial in known], rng)
         seen = np.array([point.features for point in candidates])
         predicted = {name: self._curves[name].predict(seen) for name in self._modelled}
-        gain = self._feasible(predicted, len(candidates))
+        gain = self._feasible(predicted, candidates)
         if near:  # else what counts is to keep the bounds at all
             gain = gain * self._gain(front, candidates, predicted, rng)
         return [candidates[place] for place in np.argsort(-gain, kind="stable")]
@@ -171,10 +176,15 @@ class ForestSampler:
     def _rows(self, points: Sequence[Point], scores: Mapping[str, np.ndarray]) -> np.ndarray:
         """(N, M) coordinates, all to be minimised: sizes as log10, scores negated."""
         columns = [
-            np.array([point.sizes[name] for point in points]) if name in COSTS else -np.asarray(scores[name])
-            for name in self._spec.objectives
+            self._logs(name, points) if name in COSTS else -np.asarray(scores[name]) for name in self._spec.objectives
         ]
         return np.stack(columns, axis=1) if len(points) else np.zeros((0, len(columns)))
+
+    def _logs(self, name: str, points: Sequence[Point]) -> np.ndarray:
+        """(N,) log10 of a cost."""
+        if name in self._costs.measured:
+            return self._costs.log10(name, [point.shape for point in points])
+        return np.array([point.sizes[name] for point in points])
 
     def _corner(self) -> np.ndarray:
         return np.array(
@@ -211,9 +221,14 @@ class ForestSampler:
                 gains[place] += hypervolume([*front.tolist(), row.tolist()], corner.tolist(), directions) - before
         return gains / SAMPLES
 
-    def _feasible(self, predicted: Mapping[str, tuple[np.ndarray, np.ndarray]], count: int) -> np.ndarray:
-        """(count,) the probability that every measured bound is kept."""
-        probability = np.ones(count)
+    def _feasible(self, predicted: Mapping[str, tuple[np.ndarray, np.ndarray]], points: Sequence[Point]) -> np.ndarray:
+        """(N,) the probability that every measured bound is kept."""
+        probability = np.ones(len(points))
+        for name, (low, high) in self._cost_limits.items():
+            expected = self._costs.log10(name, [point.shape for point in points])
+            spread = np.array([max(self._costs.spread(name, point.shape) / math.log(10), 1e-6) for point in points])
+            low, high = (math.log10(max(limit, SMALLEST)) for limit in (low, high))
+            probability = probability * (norm.cdf((high - expected) / spread) - norm.cdf((low - expected) / spread))
         for name, (low, high) in self._limits.items():
             mean, spread = predicted[name]
             spread = np.maximum(spread, 1e-6)
@@ -223,7 +238,8 @@ class ForestSampler:
     # -- points
 
     def _point(self, values: Values, shape: StudentShape) -> Point:
-        sizes = {name: math.log10(max(size, SMALLEST)) for name, size in shape.sizes.items()}
+        counted = self._spec.deployment.counted(shape)
+        sizes = {name: math.log10(max(size, SMALLEST)) for name, size in counted.items()}
         return Point(values, shape, features(self._spec.space, values, shape), sizes)
 
     def _candidates(self, near: Sequence[Point], rng: np.random.Generator) -> list[Point]:

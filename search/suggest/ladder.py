@@ -26,9 +26,9 @@ class Ladder:
     def __init__(self, spec: StudySpec, limits: Mapping[str, tuple[float, float]]) -> None:
         self._objectives, self._shares = spec.objectives, spec.search.rungs[:-1]
         self._reduction = spec.search.halving.reduction if isinstance(spec.search.halving, HalvingSpec) else 1.0
-        self._limits = {
-            name: limit for name, limit in limits.items() if name not in COSTS
-        }  # sizes keep theirs from the start
+        # What arithmetic knows keeps its bounds from the start.
+        counted = [name for name in COSTS if not spec.deployment.is_measured(name)]
+        self._limits = {name: limit for name, limit in limits.items() if name not in counted}
         self._rungs = [_empty(len(spec.objectives)) for _ in self._shares]
         # What is bounded, of each trial at each rung; the last rung too.
         self._values: list[dict[int, dict[str, float]]] = [{} for _ in spec.search.rungs]

@@ -15,6 +15,7 @@ import numpy as np
 from scipy.stats.qmc import Sobol
 
 from search.results.front import ParetoFront, dominates
+from search.suggest.costs import Costs
 from search.suggest.first import within
 from search.suggest.forest import ForestSampler
 from search.suggest.samplers import OWN, OptunaAsks
@@ -33,8 +34,8 @@ TRIES = 30  # draws from the sampler before a valid architecture is fixed and on
 class Sampling:
     """The sampler's side of a study. `limits` are the bounds with percentages resolved, by metric; `teacher_scores` the teacher's
     objectives, once measured; `first` what the trials begin with, by number (`first_points`; left out: `search.first`); `earlier`
-    another study's trials whose measurements count here, numbered below 0; `worst` the scores at which a student is worth
-    nothing."""
+    another study's trials whose measurements count here, numbered below 0; `worst` the scores, and the costs that are measured,
+    at which a student is worth nothing; `costs` what students cost where they will run."""
 
     def __init__(
         self,
@@ -46,27 +47,31 @@ class Sampling:
         worst: Mapping[str, float] | None = None,
         first: Sequence[Mapping[str, Value]] | None = None,
         earlier: Sequence[TrialOutcome] = (),
+        costs: Costs | None = None,
     ) -> None:
         self._first = spec.search.first if first is None else tuple(first)
         self._earlier = tuple(earlier)
+        self._costs = costs or Costs(spec.deployment, (*spec.objectives, *limits))
         self._teacher_scores = dict(teacher_scores or {})
         self._spec, self._teacher, self._vocabularies, self._limits = spec, teacher, vocabularies, limits
         self._valid = [
             (values, shape)
             for values, shape in spec.space.architectures(teacher, vocabularies)
-            if within(shape, limits)
+            if within(shape, limits, spec.deployment)
         ]
         if not self._valid:
             raise InputError.of("space", self._why_empty())
         self._by_size = sorted(self._valid, key=lambda valid: valid[1].num_parameters)
         self._asks = OptunaAsks(spec, limits)
-        reference = {**max((shape.sizes for shape in self.shapes), key=lambda sizes: sizes["bytes"]), **(worst or {})}
+        counted = map(spec.deployment.counted, self.shapes)
+        reference = {**max(counted, key=lambda sizes: sizes["parameters"]), **(worst or {})}
         self._forest = ForestSampler(
             spec,
             self._shape_within_bounds,
             self._valid,
             {name: reference.get(name, 0.0) for name in spec.objectives},
             limits,
+            self._costs,
         )
         for index in range(len(spec.search.first)):
             if not self.open_to(index):
@@ -92,12 +97,12 @@ class Sampling:
         return [shape for values, shape in self._valid if fixed <= values.items()]
 
     def is_beaten(self, shape: StudentShape, front: ParetoFront | None) -> bool:
-        """Whether it could not reach the front even with the teacher's scores at its size."""
+        """Whether it could not reach the front even with the teacher's scores at its costs."""
         if front is None or not self._teacher_scores.keys() >= {
             name for name in self._spec.objectives if name not in COSTS
         }:
             return False
-        best = [{**self._teacher_scores, **shape.sizes}[name] for name in self._spec.objectives]
+        best = [{**self._teacher_scores, **self._costs.at_best(shape)}[name] for name in self._spec.objectives]
         directions = list(self._spec.objectives.values())
         return any(dominates(list(point.values.values()), best, directions) for point in front.points)
 
@@ -108,9 +113,14 @@ class Sampling:
         the front before it begins. None where the space holds no such point any more."""
         tried = [outcome.parameters for outcome in outcomes]
         for values, shape in self._proposals(outcomes, number, front):
-            if values not in tried and not self.is_beaten(shape, front):
+            if values not in tried and not self.is_beaten(shape, front) and not self._is_too_costly(shape):
                 return values, shape
         return None
+
+    def _is_too_costly(self, shape: StudentShape) -> bool:
+        """Whether it is expected to miss a bound on a cost that has to be measured."""
+        found = self._costs.at_best(shape)
+        return any(found[name] > self._limits[name][1] for name in self._costs.measured if name in self._limits)
 
     def _proposals(
         self, outcomes: Sequence[TrialOutcome], number: int, front: ParetoFront | None
@@ -169,7 +179,7 @@ class Sampling:
 
     def _shape_within_bounds(self, values: Mapping[str, Value]) -> StudentShape:
         shape = self._spec.space.shape(values, self._teacher, self._vocabularies)
-        if not within(shape, self._limits):
+        if not within(shape, self._limits, self._spec.deployment):
             raise InvalidStudent("it is out of bounds")
         return shape
 

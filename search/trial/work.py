@@ -12,6 +12,7 @@ import torch
 from search.trial import augment, checkpoint, floor, teacher
 from search.trial.context import WorkerContext
 from search.trial.data import TransferSet
+from search.trial.deliver.costs import measure_costs
 from search.trial.deliver.huggingface import deliver
 from search.trial.evaluate import score
 from search.trial.loop import Schedule, fit
@@ -22,6 +23,7 @@ from search.trial.start.initialise import can_copy, initialise, unshared
 from search.trial.start.narrow import is_narrower, narrowed
 from search.trial.states import states_of, write_states
 from search.trial.students import build_student
+from spaces.deployment import DeploymentSpec
 from spaces.errors import TrialError
 from spaces.families import register
 from spaces.heads import register_heads
@@ -208,6 +210,14 @@ def find_floor(item: WorkItem, context: WorkerContext) -> Outcome:
     return None, {"metrics": cut}
 
 
+def measure_shape(item: WorkItem, context: WorkerContext) -> Outcome:
+    payload = item.payload
+    shape = None if payload["shape"] is None else StudentShape.model_validate(payload["shape"])
+    deployment = DeploymentSpec.model_validate(payload["deployment"])
+    longest = payload["max_positions"]
+    return None, {"costs": measure_costs(deployment, shape, payload["teacher"], longest, _transfer(context), context)}
+
+
 def deliver_student(item: WorkItem, context: WorkerContext) -> Outcome:
     assert item.config is not None
     weights = Path(item.payload["weights"])
@@ -227,6 +237,7 @@ WORK: dict[WorkKind, Callable[[WorkItem, WorkerContext], Outcome]] = {
     WorkKind.TEACH_STATES: teach_states,
     WorkKind.RANK: rank_teacher,
     WorkKind.FLOOR: find_floor,
+    WorkKind.MEASURE: measure_shape,
     WorkKind.TRAIN: train,
     WorkKind.DELIVER: deliver_student,
 }

@@ -18,6 +18,7 @@ from ray.train import get_context
 from ray.train.collective import broadcast_from_rank_zero
 
 from search.trial.context import WorkerContext
+from search.trial.turnstile import Turnstile
 from spaces.errors import TrialError
 from spaces.named import function_named
 from spaces.trial import Measurement, WorkItem, WorkKind, WorkResult
@@ -56,6 +57,8 @@ def serve(config: dict[str, Any]) -> None:
     if world_size > 1:
         incarnation = broadcast_from_rank_zero(incarnation)
 
+    # Of several workers the first one alone waits: the others wait for it, in their collective.
+    turnstile = Turnstile() if rank == 0 else Turnstile.open()
     sequence = 0
     while True:
         # Each rank asks for itself: idle ranks wait for the broker, never in a collective that may time out.
@@ -65,7 +68,7 @@ def serve(config: dict[str, Any]) -> None:
         if isinstance(item, str):
             return
         sequence += 1
-        visit = Visit(broker, lane, incarnation, rank)
+        visit = Visit(broker, lane, incarnation, rank, turnstile)
         try:
             refs = item.payload.get("refs", {})
             new = {name: ref for name, ref in refs.items() if known.get(name) != ref}
@@ -78,9 +81,11 @@ def serve(config: dict[str, Any]) -> None:
                 threads=config["threads"],
                 heartbeat=visit.heartbeat,
                 mark_first_step=visit.mark_first_step,
+                alone=turnstile.alone,
                 data=data,
             )
-            measurement, output = perform(item, context)
+            with turnstile.inside():
+                measurement, output = perform(item, context)
         except Exception as error:
             ray.get(broker.post.remote(visit.result(item, error=describe(error))))
             if world_size > 1:
@@ -93,16 +98,18 @@ def serve(config: dict[str, Any]) -> None:
 
 
 class Visit:
-    """One item's time on this worker: its heartbeats (rank 0's alone, or one rank could hide another's hanging) and
-    its times."""
+    """One item's time on this worker: its heartbeats (rank 0's alone, or one rank could hide another's hanging), at which it
+    makes way for whoever measures, and its times."""
 
-    def __init__(self, broker: ActorHandle, lane: int, incarnation: int, rank: int) -> None:
+    def __init__(self, broker: ActorHandle, lane: int, incarnation: int, rank: int, turnstile: Turnstile) -> None:
         self._broker, self._lane, self._incarnation, self._rank = broker, lane, incarnation, rank
+        self._turnstile = turnstile
         self._sent_at = float("-inf")
         self._timing = {"received_at": time.time()}
         self.heartbeat(0, 0)  # from here on a death of the lane counts against the item
 
     def heartbeat(self, done: int, total: int) -> None:
+        self._turnstile.step()
         now = time.monotonic()
         if self._rank == 0 and now - self._sent_at >= HEARTBEAT_SECONDS:
             self._sent_at = now
