@@ -1,0 +1,198 @@
+"""ONNX files of a student: written, quantised, run and held against PyTorch.
+
+Of torch's two exporters this takes the one that traces: under a second a student, where the one over `torch.export` took ten on
+the same machine. What it writes is then put in order by onnx_ir's own passes, so that each weight is
+stored once and lies as a constant where the quantiser looks for it: ALBERT's shared layers too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import math
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from search.trial.data import Tokens, evaluation_rows, padded
+from search.trial.forward import classifier, named_inputs
+from spaces.errors import TrialError
+
+OPSET = 18
+MOST_BYTES = 2**31 - 2**20  # protobuf takes no file of 2 GB
+QUANTISED = ["MatMul", "Gemm", "Gather"]  # products with a weight, and the embedding tables
+TOLERANCE = 1e-3  # of the logits, by their own size: what rounding may do, and no more
+
+
+class _Named(nn.Module):
+    """The classifier with the inputs that its file has, in their order: the third is there if the model knows token types."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.classify = classifier(model)
+
+    def forward(
+        self, ids_BT: torch.Tensor, mask_BT: torch.Tensor, types_BT: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        return self.classify(ids_BT, mask_BT, types_BT)
+
+
+def export_onnx(model: Any, path: Path) -> int:
+    """Writes one .onnx file, whole or not at all, and returns its bytes: inputs input_ids, attention_mask and, where the model
+    takes them, token_type_ids, int64 (batch, length); output logits, float32 (batch, labels). Both axes are free.
+
+    `model` is a sequence classifier on the CPU in fp32, trained or not. The file is run once and held against it, in
+    two other sizes than it was traced in. Raises TrialError naming the family if that fails.
+    """
+    import onnx_ir
+    from onnxscript.optimizer import fold_constants
+
+    family = f"{getattr(model.config, 'model_type', 'this family')} ({type(model).__name__})"
+    num_bytes = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    if num_bytes > MOST_BYTES:
+        raise TrialError(f"ONNX: {family} has {num_bytes:,} bytes of weights, and one .onnx file holds 2 GB; export hf")
+    was_training = model.training
+    try:
+        file = io.BytesIO()
+        with _quiet(), torch.no_grad():
+            inputs = _example(model, batch=3, length=_longest(model, 9))
+            names = list(inputs)
+            axes = {name: {0: "batch", 1: "length"} for name in names} | {"logits": {0: "batch"}}
+            torch.onnx.export(
+                _Named(model).eval(), tuple(inputs.values()), file,  # type: ignore[arg-type]  # a file is well with this exporter
+                dynamo=False, input_names=names, output_names=["logits"], dynamic_axes=axes, opset_version=OPSET,
+            )  # fmt: skip
+            written = onnx_ir.from_proto(_parsed(file.getvalue()))
+            passes = onnx_ir.passes.common
+            # A shared weight is transposed once and not in each layer; then the product of that is a constant like any other.
+            passes.CommonSubexpressionEliminationPass()(written)
+            fold_constants(written, input_size_limit=MOST_BYTES, output_size_limit=MOST_BYTES)
+            passes.RemoveUnusedNodesPass()(written)
+            passes.DeduplicateHashedInitializersPass()(written)
+            data = onnx_ir.to_proto(written).SerializeToString()
+            _check_sizes(model, data, family)
+    except TrialError:
+        raise
+    except Exception as error:  # whatever torch's exporter or ONNX Runtime has to say of an operation they do not know
+        what = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise TrialError(f"ONNX: {family} cannot be exported: {what}; export hf instead") from error
+    finally:
+        model.train(was_training)
+    _write_whole(path, data)
+    return len(data)
+
+
+def quantise(path: Path, out: Path, per_channel: bool = False) -> int:
+    """The same model with int8 weights and activations quantised as they come (ONNX Runtime's dynamic quantisation): every
+    product with a weight, and the embedding tables. Whole or not at all; returns its bytes."""
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.writing")
+    try:
+        with _quiet():
+            quantize_dynamic(
+                onnx.load(path), temporary,
+                per_channel=per_channel, weight_type=QuantType.QInt8, op_types_to_quantize=QUANTISED,
+            )  # fmt: skip
+        os.replace(temporary, out)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return out.stat().st_size
+
+
+def load_session(model: Path | bytes, threads: int = 1) -> Any:
+    """An ONNX Runtime session on the processor, with so many threads and no more."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 3  # errors
+    source = model if isinstance(model, bytes) else str(model)
+    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
+def run_session(session: Any, ids_BT: Any, mask_BT: Any, types_BT: Any) -> np.ndarray:
+    """(B, C) float32 logits of one batch of int64 arrays or tensors; what the file does not take is left out."""
+    named = {"input_ids": ids_BT, "attention_mask": mask_BT, "token_type_ids": types_BT}
+    feed = {entry.name: np.asarray(named[entry.name]) for entry in session.get_inputs()}
+    return session.run(["logits"], feed)[0]
+
+
+def predict_onnx(
+    session: Any, tokens: Tokens, pad_id: int, heartbeat: Callable[[int, int], None] = lambda done, of: None
+) -> np.ndarray:
+    """(N, C) float32 logits in the order of the rows, in batches by length as `evaluate.predict` makes them."""
+    out = np.zeros((len(tokens), 0), np.float32)
+    done = 0
+    for rows in evaluation_rows(tokens.lengths):
+        batch = padded(tokens, rows, pad_id)
+        logits_BC = run_session(session, batch.ids_BT, batch.mask_BT, batch.types_BT)
+        if not done:
+            out = np.zeros((len(tokens), logits_BC.shape[1]), np.float32)
+        out[rows] = logits_BC
+        done += len(rows)
+        heartbeat(done, len(tokens))
+    return out
+
+
+def _example(model: Any, batch: int, length: int) -> dict[str, torch.Tensor]:
+    """A batch with padding in it: a mask of ones alone would be taken for no mask."""
+    ids_BT = torch.arange(batch * length).reshape(batch, length) % model.config.vocab_size
+    mask_BT = torch.ones_like(ids_BT)
+    mask_BT[1:, math.ceil(length / 2) :] = 0
+    return named_inputs(model.config, ids_BT, mask_BT, torch.zeros_like(ids_BT))
+
+
+def _longest(model: Any, length: int) -> int:
+    """At most so long, and no longer than the model's positions (some families begin to count behind the padding's id)."""
+    positions = getattr(model.config, "max_position_embeddings", length) or length
+    return max(1, min(length, positions - 2))
+
+
+def _check_sizes(model: Any, data: bytes, family: str) -> None:
+    session = load_session(data)
+    for batch, length in ((1, _longest(model, 2)), (2, _longest(model, 17))):
+        inputs = _example(model, batch, length)
+        expected = model.eval()(**inputs).logits.numpy()
+        given = session.run(["logits"], {name: tensor.numpy() for name, tensor in inputs.items()})[0]
+        if given.shape != expected.shape or not np.allclose(given, expected, TOLERANCE, TOLERANCE, equal_nan=True):
+            raise TrialError(
+                f"ONNX: {family} gives other logits there for {batch} texts of {length} pieces than in PyTorch: its forward pass "
+                "may depend on the length in a way that tracing does not see; export hf instead"
+            )
+
+
+def _parsed(data: bytes) -> Any:
+    import onnx
+
+    return onnx.load_from_string(data)
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.writing")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what the exporters and the quantiser have to say: of tracing, of deprecation, of what else one could run first."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
