@@ -27,10 +27,10 @@ from search.study.inputs import read_inputs
 from search.study.prepare import prepare
 from search.study.run import known_limits
 from search.study.searcher import trial_config
-from search.study.shape_costs import processor
 from search.suggest.sampling import Sampling
 from search.trial import work
 from search.trial.context import WorkerContext
+from search.trial.deliver.costs import processor
 from spaces.deployment import DeploymentSpec
 from spaces.student import StudentShape
 from spaces.trial import WorkItem, WorkKind

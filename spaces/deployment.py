@@ -21,6 +21,7 @@ COST_WORDS = {
     "latency_ms": "latency (ms)",
     "peak_memory_bytes": "peak memory (bytes)",
 }
+RUNTIME_WORDS = {"pytorch": "PyTorch", "onnx": "ONNX Runtime", "onnx-int8": "ONNX Runtime in int8"}
 PREFIX = "deployed/"  # of measured costs among a Measurement's metrics: deployed/latency_ms
 
 
@@ -35,6 +36,12 @@ class DeploymentSpec(Frozen):
     length: Annotated[int, Field(ge=2, le=100_000)] = 32
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
     file: Literal["fp32", "fp16", "int8"] = "fp32"
+
+    @property
+    def in_words(self) -> str:
+        """What a latency is of."""
+        texts = f"{self.batch_size} text{'s' * (self.batch_size > 1)} of {self.length} pieces at a time"
+        return f"{texts}, on {self.threads} thread{'s' * (self.threads > 1)} by {RUNTIME_WORDS[self.runtime]}"
 
     def counted(self, shape: StudentShape) -> dict[str, float]:
         """The costs that arithmetic knows, by their study names."""

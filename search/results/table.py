@@ -156,6 +156,13 @@ def milliseconds(value: float | None) -> str:
     return "" if value is None or math.isnan(value) else f"{value:.3g} ms"
 
 
+def latency_in_words(spec: StudySpec, rows: Sequence[StudentRow]) -> str:
+    """What the latencies are of, and how much they differ from one measuring to the next."""
+    noises = [row.deployed["latency_noise"] for row in rows if "latency_noise" in row.deployed]
+    noise = f"; rounds of measuring differ by up to {percent(max(noises))}" if noises else ""
+    return f"Latency: the median over batches, {spec.deployment.in_words}{noise}."
+
+
 def _how_many(rows: Sequence[StudentRow]) -> str:
     """Such as `5 students worth having`; those that a bag of n-grams equals are on the front for their size alone."""
     count = sum(row.is_worth_having for row in rows)
@@ -174,10 +181,11 @@ def front_as_text(
     """The front, what was confirmed near it and what it is held against, for a terminal."""
     test = f"test/{spec.quality}"
     table = Table(title=f"{spec.name}: {_how_many(rows)}", title_justify="left")
-    table.caption, table.caption_justify = "\n".join(distinctions(rows)) or None, "left"
+    timed = any("latency_ms" in row.deployed for row in (*rows, *near))
+    captions = [*distinctions(rows), *([latency_in_words(spec, [*rows, *near])] if timed else [])]
+    table.caption, table.caption_justify = "\n".join(captions) or None, "left"
     table.add_column("trial", justify="right", no_wrap=True)
     table.add_column("student", overflow="fold", ratio=1)
-    timed = any("latency_ms" in row.deployed for row in (*rows, *near))
     for title in (
         "parameters",
         *(["latency"] if timed else []),

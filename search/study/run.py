@@ -115,6 +115,8 @@ def run_study(spec: StudySpec, display: Display | None = None, more: int | None 
             show.say("measuring what the teacher and some students cost where they will run")
         references = shape_costs.look_at_first(prepared.teacher_folder, prepared.references)
         prepared = replace(prepared, references=references)
+        if len(shape_costs.processors) > 1:
+            show.say(f"latencies are of different processors and do not compare: {', '.join(shape_costs.processors)}")
         record.keep("teacher_passes", (record.fact("teacher_passes") or 0) + prepared.teacher_passes)
         if record.fact("references") is None:  # for whoever looks at the front while it grows; the floors come later
             record.keep("references", [reference.model_dump() for reference in prepared.references])

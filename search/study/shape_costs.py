@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import platform
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,8 @@ class ShapeCosts:
         self.costs = Costs(spec.deployment, (*spec.objectives, *spec.bounds))
         self._asked: dict[StudentShape, str] = {}
         self._found: dict[StudentShape, dict[str, float]] = {}
-        kept = record.fact("costs") or {"teacher": None, "shapes": []}
+        kept = record.fact("costs") or {"teacher": None, "shapes": [], "processors": []}
+        self.processors = set(kept["processors"])  # on which the lanes measured; latencies of several do not compare
         self._teacher: dict[str, float] | None = kept["teacher"]
         self._first = [(StudentShape.model_validate(shape), found) for shape, found in kept["shapes"]]
         for shape, found in self._first:
@@ -78,7 +78,8 @@ class ShapeCosts:
             raise StudyError(str(error)) from None
         self.costs.learn(self._inputs.teacher.as_student(), self._teacher)
         shapes = [(shape.model_dump(mode="json"), found) for shape, found in self._first]
-        self._record.keep("costs", {"teacher": self._teacher, "shapes": shapes, "measured_on": processor()})
+        kept = {"teacher": self._teacher, "shapes": shapes, "processors": sorted(self.processors)}
+        self._record.keep("costs", kept)
         return self._with_teacher(references, self._teacher)
 
     def _with_teacher(self, references: list[Reference], measured: dict[str, float]) -> list[Reference]:
@@ -126,18 +127,9 @@ class ShapeCosts:
                 f"what {what} costs where it will run could not be measured: {result.error}. Another deployment.runtime may do, or "
                 "objectives and bounds without latency_ms, peak_memory_bytes and int8 bytes"
             )
+        self.processors.add(result.output["processor"])
         return dict(result.output["costs"])
 
 
 def _fingerprint(shape: StudentShape) -> str:
     return hashlib.sha256(shape.model_dump_json().encode()).hexdigest()[:12]
-
-
-def processor() -> str:
-    """The driver's, for whoever reads a latency later: lanes are taken to have its like."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.processor() or platform.machine())

@@ -12,7 +12,7 @@ import torch
 from search.trial import augment, checkpoint, floor, teacher
 from search.trial.context import WorkerContext
 from search.trial.data import TransferSet
-from search.trial.deliver.costs import measure_costs
+from search.trial.deliver.costs import measure_costs, processor
 from search.trial.deliver.huggingface import deliver
 from search.trial.evaluate import score
 from search.trial.loop import Schedule, fit
@@ -215,7 +215,8 @@ def measure_shape(item: WorkItem, context: WorkerContext) -> Outcome:
     shape = None if payload["shape"] is None else StudentShape.model_validate(payload["shape"])
     deployment = DeploymentSpec.model_validate(payload["deployment"])
     longest = payload["max_positions"]
-    return None, {"costs": measure_costs(deployment, shape, payload["teacher"], longest, _transfer(context), context)}
+    costs = measure_costs(deployment, shape, payload["teacher"], longest, _transfer(context), context)
+    return None, {"costs": costs, "processor": processor()}
 
 
 def deliver_student(item: WorkItem, context: WorkerContext) -> Outcome:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import platform
 import subprocess
 import sys
 import tempfile
@@ -123,3 +124,13 @@ def _probed(settings: dict[str, Any], context: WorkerContext) -> dict[str, float
             process.wait()
             process.stdin.close()
             process.stdout.close()
+
+
+def processor() -> str:
+    """Of this machine, in its maker's words."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())
