@@ -17,6 +17,7 @@ from search.study.inputs import Inputs, Say, read_inputs
 from search.study.pace import measure_pace
 from search.study.run import known_limits, refuse_too_few_tokens
 from search.study.secrets import mask_secrets
+from search.study.shape_costs import LOOKED_AT, SECONDS_A_SHAPE, needs_measuring
 from search.suggest.first import first_points
 from search.suggest.sampling import Sampling
 from search.trial.device import bf16_pays, device, use_processor
@@ -189,6 +190,8 @@ def _estimate(
     preparation += read * pace.reading / num_lanes
     if spec.space.narrows:
         preparation += min(MAX_ROWS, num_texts) * length * pace.reading * RANKING_FACTOR / num_lanes
+    measuring = SECONDS_A_SHAPE[spec.deployment.runtime] if needs_measuring(spec) else 0.0
+    preparation += measuring * (1 + min(LOOKED_AT, len(set(sampling.shapes)))) / num_lanes
     if inputs.fine_tunes:
         tokens = spec.teacher.fine_tune.epochs * sizes["train"]
         preparation += tokens * pace.fine_tuning / (num_lanes * threads) ** THREADS_GAIN
@@ -202,6 +205,7 @@ def _estimate(
     after = OVERHEAD_SECONDS + (again * trial + points * scored * share_of_teacher) / num_lanes
     # The floors' part of the first lanes, and at the end half a trial for whoever has to wait for the last.
     search = ((trials * spec.search.mean_share + (num_lanes - 1) / 2) * trial + scored) / num_lanes
+    search += measuring * trials / num_lanes  # few trials share a shape
     if spec.budget.training_tokens is not None:
         search = min(search, (spec.budget.training_tokens / trained * trial + scored) / num_lanes)
     search = max(0.0, min(search, _seconds_allowed(spec, num_lanes) - preparation - after))

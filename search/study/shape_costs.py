@@ -17,8 +17,10 @@ from search.suggest.costs import Costs, spread_out
 from spaces.deployment import PREFIX
 from spaces.errors import StudyError, TrialError
 from spaces.student import StudentShape
+from spaces.study import StudySpec
 from spaces.trial import TrialOutcome, WorkItem, WorkKind
 
+SECONDS_A_SHAPE = {"pytorch": 9.0, "onnx": 4.0, "onnx-int8": 4.5}  # on a lane, of which its neighbours wait for one
 LOOKED_AT = 10  # shapes that are measured before any trial, so that the search knows what others cost
 
 
@@ -47,7 +49,7 @@ class ShapeCosts:
 
     @property
     def needed(self) -> bool:
-        return bool(self.costs.measured)
+        return needs_measuring(self._spec)
 
     def remember(self, outcome: TrialOutcome) -> None:
         """What an earlier run measured of a trial's shape."""
@@ -129,6 +131,11 @@ class ShapeCosts:
             )
         self.processors.add(result.output["processor"])
         return dict(result.output["costs"])
+
+
+def needs_measuring(spec: StudySpec) -> bool:
+    """Whether an objective or a bound is a cost that arithmetic does not know."""
+    return any(spec.deployment.is_measured(name) for name in (*spec.objectives, *spec.bounds))
 
 
 def _fingerprint(shape: StudentShape) -> str:
