@@ -1,5 +1,5 @@
-"""A Weights & Biases server in small, on loopback: runs with their history, resuming, scans and artifacts by name, as wandb 0.31 asks
-for them. What it does not know it answers with nothing."""
+"""A Weights & Biases server in small, on loopback: runs with their history, resuming, scans and artifacts, as wandb 0.31 asks for
+them. What it does not know it answers with nothing."""
 
 from __future__ import annotations
 
@@ -162,9 +162,26 @@ class WandbServer:
         """It is there, as where its digest is known: no file is asked for."""
         self.artifacts.append(asked["input"])
         number = str(len(self.artifacts))
-        made = {"id": number, "state": "COMMITTED", "artifactSequence": {"id": "S", "latestArtifact": {"id": number, "versionIndex": 0}}}
+        made = {
+            "id": number,
+            "state": "COMMITTED",
+            "artifactSequence": {"id": "S", "latestArtifact": {"id": number, "versionIndex": 0}},
+        }
         return {"createArtifact": {"artifact": made}}
 
     def _UseArtifact(self, asked: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
         self.uses.append(asked)
         return {"useArtifact": {"artifact": {"id": "1"}}}
+
+    def _ArtifactByID(self, asked: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
+        made = self.artifacts[int(asked["id"]) - 1]
+        project = {"id": "P", "internalId": "1", "name": PROJECT, "entity": ENTITY}
+        source = {"__typename": "ArtifactSequence", "name": made["artifactCollectionName"], "project": project}
+        about = {
+            "__typename": "Artifact", "id": asked["id"], "artifactSequence": source, "versionIndex": 0,
+            "artifactType": {"name": made["artifactTypeName"]}, "description": None, "metadata": made["metadata"],
+            "ttlDurationSeconds": -1, "ttlIsInherited": False, "tags": [], "historyStep": 0, "state": "COMMITTED",
+            "size": 1, "digest": made["digest"], "commitHash": "c", "fileCount": 1, "createdAt": "2026-01-01T00:00:00",
+            "updatedAt": None, "aliases": [],
+        }  # fmt: skip
+        return {"artifact": about}

@@ -28,12 +28,11 @@ def track(
     if as_json:
         typer.echo(found.model_dump_json(indent=2))
         return
-    place = found.url if found.mode == "online" else found.folder
-    typer.echo(f"run {found.run_id}, {found.mode}: {found.rows} new rows, {found.held} it had; {place}")
+    typer.echo(f"run {found.run_id}, {found.mode}: {found.rows} new rows, {found.held} it had; {found.place}")
     if found.mode == "offline":
-        key = "set a key (`wandb login`) and " if found.missed_key else ""
         Console(stderr=True).print(
-            f"Nothing was sent. To send it, {key}give this command again with --mode online, or `wandb sync {found.folder}`.",
+            "Nothing was sent. Set a key (`wandb login`) and give this command again with --mode online, or "
+            f"`wandb sync {found.place}`.",
             soft_wrap=True,
             markup=False,
         )

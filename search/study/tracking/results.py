@@ -17,6 +17,7 @@ from search.study.tracking.rows import Row, short_error
 from spaces.secrets import mask_secrets
 from spaces.trial import TrialOutcome
 
+ARTIFACT_SECONDS = 3600  # for one to be sent; the driver does not wait so long
 COSTS_SHOWN = ("train_seconds", "tokens", "optimizer_steps")
 
 
@@ -78,24 +79,24 @@ def summary(result: StudyResult) -> dict[str, Any]:
 
 def log_artifacts(run: Any, wandb: Any, result: StudyResult, provenance: Mapping[str, Any], models: bool) -> None:
     """Teacher and data go in, by their fingerprints alone: no text and no weight of theirs is sent. Out come the best-configs, the
-    report and, where they are wanted, the models."""
-    spec = result.spec
+    report and, where they are wanted, the models. Online it waits until the server has them all, and raises what wandb raises
+    where it does not."""
+    spec, sent = result.spec, list[Any]()
     for name, about in inputs_of(provenance).items():
         artifact = wandb.Artifact(f"{name}-{about['fingerprint'][:16]}", type=name, metadata=about)
         with artifact.new_file(f"{name}.json") as file:  # else all of them would have one digest, and be one version
             file.write(json.dumps(about, indent=2, sort_keys=True))
-        # `use_artifact` refuses offline (wandb 0.31), and waits for the server online; this is what it does for the rest.
+        # `use_artifact` refuses offline (wandb 0.31); this is what it does else.
         run._log_artifact(artifact, is_user_created=True, use_after_commit=True)
+        sent.append(artifact)
     about = mask_secrets(dict(provenance))
     configs = sorted((spec.output / "best").glob("*.yaml"))
     if configs:
-        _log(run, wandb, f"{spec.name}-best-configs", "best-config", configs, about)
+        sent.append(_log(run, wandb, f"{spec.name}-best-configs", "best-config", configs, about))
     report = [path for path in (spec.output / "report.html", spec.output / "front.csv") if path.is_file()]
     if report:
-        _log(run, wandb, f"{spec.name}-report", "report", report, about)
-    if not models:
-        return
-    for row, aliases in aliases_of(result).items():
+        sent.append(_log(run, wandb, f"{spec.name}-report", "report", report, about))
+    for row, aliases in aliases_of(result).items() if models else ():
         folder = model_folder(result, row)
         files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
         if not files:
@@ -104,7 +105,9 @@ def log_artifacts(run: Any, wandb: Any, result: StudyResult, provenance: Mapping
         metadata = {**about, "trial": row, "student": student.architecture, "scores": _scores(student)}
         metadata |= {"config": student.config.model_dump(mode="json"), "parameters": student.num_parameters}
         files += [path for path in configs if path.stem == f"trial-{row}"]
-        _log(run, wandb, f"{spec.name}-student", "model", files, metadata, aliases, folder)
+        sent.append(_log(run, wandb, f"{spec.name}-student", "model", files, metadata, aliases, folder))
+    for artifact in sent if not run.offline else ():
+        artifact.wait(timeout=ARTIFACT_SECONDS)
 
 
 def inputs_of(provenance: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -147,13 +150,20 @@ def _log(
     metadata: Mapping[str, Any],
     aliases: Sequence[str] = ("latest",),
     below: Path | None = None,
-) -> None:
+) -> Any:
     artifact = wandb.Artifact(name, type=kind, metadata=dict(metadata))
     for file in files:
         inside = str(file.relative_to(below)) if below and file.is_relative_to(below) else file.name
         # Sent from where it lies: a copy of each model beside it would double the output.
         artifact.add_file(str(file), name=inside, skip_cache=True, policy="immutable")
-    run.log_artifact(artifact, aliases=list(aliases))
+    _arrived(run, run.log_artifact(artifact, aliases=list(aliases)))
+
+
+def _arrived(run: Any, artifact: Any) -> None:
+    """Waits until the server has it. Raises what wandb raises where it does not: the row of the results is then not logged, so that
+    `distilsearch track` tries again."""
+    if not run.offline:
+        artifact.wait(timeout=ARTIFACT_SECONDS)
 
 
 def _scores(row: StudentRow) -> dict[str, Any]:
