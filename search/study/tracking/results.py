@@ -156,14 +156,8 @@ def _log(
         inside = str(file.relative_to(below)) if below and file.is_relative_to(below) else file.name
         # Sent from where it lies: a copy of each model beside it would double the output.
         artifact.add_file(str(file), name=inside, skip_cache=True, policy="immutable")
-    _arrived(run, run.log_artifact(artifact, aliases=list(aliases)))
-
-
-def _arrived(run: Any, artifact: Any) -> None:
-    """Waits until the server has it. Raises what wandb raises where it does not: the row of the results is then not logged, so that
-    `distilsearch track` tries again."""
-    if not run.offline:
-        artifact.wait(timeout=ARTIFACT_SECONDS)
+    run.log_artifact(artifact, aliases=list(aliases))
+    return artifact
 
 
 def _scores(row: StudentRow) -> dict[str, Any]:
