@@ -170,11 +170,14 @@ class ConfirmSpec(Frozen):
 
 
 class WandbSpec(Frozen):
-    """Weights & Biases. `auto`: online where a key is set, else offline."""
+    """Weights & Biases. `auto`: online where a key is set, else offline. `runs: trials` adds a run a trial, in a group with the
+    study's own. `models: false` keeps the delivered models here; what they are is tracked either way."""
 
     project: Text = "distilsearch"
     entity: str | None = None
     mode: Literal["auto", "online", "offline", "disabled"] = "auto"
+    runs: Literal["study", "trials"] = "study"
+    models: bool = True
 
 
 class TrackingSpec(Frozen):

@@ -13,13 +13,15 @@ from typing import Any
 import typer
 from rich.console import Console
 
-from search.cli import results, studies
+from search.cli import results, studies, upkeep
 from spaces.errors import InputError, StudyError
+from spaces.secrets import mask_secrets
 
 INTERRUPTED = 130  # by Ctrl-C, or told to end
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {  # by the heading of their help
     "Studies": (studies.run, studies.plan, studies.schema),
     "What a study found": (results.front, results.analyse, results.export),
+    "Keeping": (upkeep.track,),
 }
 app = typer.Typer(
     no_args_is_help=True,
@@ -42,10 +44,10 @@ def guarded(command: Callable[[], Any]) -> int:
     try:
         command()
     except InputError as error:
-        stderr.print(str(error), style="red", markup=False, soft_wrap=True)
+        stderr.print(mask_secrets(str(error)), style="red", markup=False, soft_wrap=True)
         return 2
     except StudyError as error:
-        stderr.print(str(error), style="red", markup=False, soft_wrap=True)
+        stderr.print(mask_secrets(str(error)), style="red", markup=False, soft_wrap=True)
         return 1
     except KeyboardInterrupt:
         stderr.print("stopped; run the same command again to continue", markup=False)

@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Any, Literal
 
 from spaces.errors import StudyError
+from spaces.secrets import mask_secrets
 from spaces.trial import WorkItem, WorkResult
 
 Answer = WorkItem | Literal["stop", "recycle"]
@@ -270,7 +271,7 @@ class Ledger:
         if entry.begun:  # a lane that died before the item reached it says nothing about the item
             entry.deaths.append(f"lane {lane}, attempt {entry.item.attempt}: {reason}")
         if len(entry.deaths) > DEATHS_ALLOWED:
-            error = f"two lanes died under it: {'; '.join(entry.deaths)}"
+            error = mask_secrets(f"two lanes died under it: {'; '.join(entry.deaths)}")
             item = entry.item
             failure = WorkResult(
                 key=item.key, kind=item.kind, trial=item.trial, attempt=item.attempt, lane=lane, error=error

@@ -23,6 +23,7 @@ from sqlalchemy.exc import OperationalError
 
 from spaces.errors import InputError, StudyError
 from spaces.parameters import Choice, IntRange, Parameter
+from spaces.secrets import mask_secrets
 from spaces.space import SearchSpace
 from spaces.trial import Measurement, TrialConfig, TrialOutcome, TrialState
 
@@ -64,7 +65,7 @@ def open_storage(storage: str, output: Path) -> BaseStorage:
                 connection.exec_driver_sql("PRAGMA journal_mode=WAL")
         return opened
     except Exception as error:
-        raise InputError.of("storage", f"cannot be opened: {str(error).splitlines()[0]}") from error
+        raise InputError.of("storage", f"cannot be opened: {mask_secrets(str(error).splitlines()[0])}") from error
 
 
 def _on_network(folder: Path) -> bool:

@@ -18,11 +18,11 @@ from search.results.near import near_front
 from search.results.report import write_report
 from search.results.students import StudentRow, near_rows, student_rows
 from search.results.table import write_front_csv
-from search.study.secrets import mask_secrets
 from spaces.budget import BudgetSpec
 from spaces.errors import InputError, StudyError
 from spaces.parameters import Choice
 from spaces.search import SamplingSpec
+from spaces.secrets import mask_secrets
 from spaces.space import PARAMETERS, SearchSpace
 from spaces.study import ConfirmSpec, StudySpec
 from spaces.trial import BestConfig, Measurement, TrialOutcome
@@ -107,19 +107,20 @@ def result_of(
 def open_study(folder: Path) -> StudyResult:
     """The study in an output folder as its record stands now; needs neither Ray nor torch's models."""
     spec = spec_of(folder)
-    return from_record(spec, *_existing(spec, folder))
+    return from_record(spec, *records_of(spec, folder))
 
 
 def export_study(folder: Path) -> StudyResult:
     """Writes front.csv, best-config files and the report again from the record."""
     spec = spec_of(folder)
-    record, again = _existing(spec, folder)
+    record, again = records_of(spec, folder)
     result = from_record(spec, record, again)
     write_results(result, again.outcomes(), delivered_metrics(record), record.fact("provenance") or {})
     return result
 
 
-def _existing(spec: StudySpec, folder: Path) -> tuple[Record, Record]:
+def records_of(spec: StudySpec, folder: Path) -> tuple[Record, Record]:
+    """The record of a study that was run in this folder, and that of its confirmations."""
     names = (spec.name, f"{spec.name}.confirm")
     record, again = (existing_record(spec.storage, folder, name, spec.objectives) for name in names)
     return record, again

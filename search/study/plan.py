@@ -16,13 +16,13 @@ from search.study.gpu_hours import num_gpus
 from search.study.inputs import Inputs, Say, read_inputs
 from search.study.pace import measure_pace
 from search.study.run import known_limits, refuse_too_few_tokens
-from search.study.secrets import mask_secrets
 from search.study.shape_costs import LOOKED_AT, SECONDS_A_SHAPE, needs_measuring
 from search.suggest.first import first_points
 from search.suggest.sampling import Sampling
 from search.trial.device import bf16_pays, device, use_processor
 from search.trial.start.importance import MAX_ROWS
 from spaces.parameters import Choice
+from spaces.secrets import mask_secrets
 from spaces.student import StudentShape
 from spaces.study import StudySpec
 from spaces.yaml_io import to_yaml

@@ -43,7 +43,7 @@ from search.study.searcher import StudySearcher
 from search.study.shape_costs import ShapeCosts
 from search.study.stages import Stages
 from search.study.tokens import fewest_tokens, trial_tokens
-from search.study.tracking import Tracker, make_tracker
+from search.study.tracking import make_tracker
 from search.suggest.first import first_points
 from search.suggest.ladder import Ladder
 from search.suggest.sampling import Sampling
@@ -95,7 +95,13 @@ def run_study(spec: StudySpec, display: Display | None = None, more: int | None 
         gpu_hours = GpuHours(spec, record, num_lanes=num_lanes, begun=begun)
         stack.callback(gpu_hours.keep)
         stages.ended("starting Ray")
-        tracker = make_tracker(spec, spec.output)
+        provenance = {
+            "teacher": {"model": spec.teacher.model, "fingerprint": inputs.source.fingerprint},
+            "data_fingerprint": inputs.texts.fingerprint,
+            "study_fingerprint": fingerprint(spec),
+            "versions": versions(),
+        }
+        tracker = make_tracker(spec, provenance)
         stack.callback(tracker.close)
         pool = stack.enter_context(
             LanePool(spec.resources, num_lanes, {}, spec.output / ".ray", silence_seconds=SILENCE_SECONDS)
@@ -127,8 +133,11 @@ def run_study(spec: StudySpec, display: Display | None = None, more: int | None 
         if deadline is not None:
             floors.ask(payload)  # before any time is given to trials
 
+        tracker.begun(record.outcomes(), again.outcomes(), prepared.references)
+
         def told(outcome: TrialOutcome) -> None:
             gpu_hours.keep()
+            tracker.told(outcome)
             show.told(outcome)
 
         searcher, budget = _search(
@@ -140,7 +149,6 @@ def run_study(spec: StudySpec, display: Display | None = None, more: int | None 
             payload,
             show,
             told,
-            tracker,
             floors,
             deadline,
             extension.begun,
@@ -162,17 +170,11 @@ def run_study(spec: StudySpec, display: Display | None = None, more: int | None 
         references = floors.collect(prepared.references)
         stages.ended("delivery")
         idle = pool.status()
-        provenance = {
-            "teacher": {"model": spec.teacher.model, "fingerprint": inputs.source.fingerprint},
-            "data_fingerprint": inputs.texts.fingerprint,
-            "study_fingerprint": fingerprint(spec),
-            "versions": versions(),
-        }
         record.keep("provenance", provenance)
         result = result_of(spec, front, outcomes, confirmations, delivered, references, num_rows)
         write_results(result, confirmations, delivered, provenance)
         record.keep("lanes", {"status": idle, "wall_seconds": time.monotonic() - begun})
-        tracker.finished(spec, front, result.rows, references, spec.output / "best", spec.output / "report.html")
+        tracker.finished(result)
         stages.ended("tables, report, tracking")
         record.keep("stages", stages.seconds)
         missing = num_missing(spec, front, outcomes, confirmations)
@@ -195,7 +197,6 @@ def _search(
     payload: dict[str, Any],
     show: Display,
     told: Callable[[TrialOutcome], None],
-    tracker: Tracker,
     floors: Floors,
     deadline: float | None,
     since: int,
@@ -235,11 +236,6 @@ def _search(
         since=since,
     )
 
-    def heard(outcome: TrialOutcome) -> None:
-        if outcome.last is not None and not outcome.error:
-            tracker.measured(outcome, outcome.last)
-        told(outcome)
-
     searcher = StudySearcher(
         spec,
         record,
@@ -249,7 +245,7 @@ def _search(
         references=prepared.references,
         teacher_depth=inputs.teacher.depth,
         payload=payload,
-        told=heard,
+        told=told,
         shape_costs=shape_costs,
         # For the lane that has nothing to do until the others' last trials end.
         no_more_trials=lambda: floors.ask(payload),

@@ -21,6 +21,7 @@ from search.trial.context import WorkerContext
 from search.trial.turnstile import Turnstile
 from spaces.errors import TrialError
 from spaces.named import function_named
+from spaces.secrets import mask_secrets
 from spaces.trial import Measurement, WorkItem, WorkKind, WorkResult
 
 Perform = Callable[[WorkItem, WorkerContext], tuple[Measurement | None, dict[str, Any]]]
@@ -134,7 +135,7 @@ class Visit:
 
 def describe(error: Exception) -> str:
     """Type and message, or the message alone where we wrote it ourselves."""
-    message = str(error).strip()
+    message = mask_secrets(str(error).strip())
     if isinstance(error, TrialError) and message:
         return message
     return f"{type(error).__name__}: {message}" if message else type(error).__name__
