@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from search.study.secrets import mask_secrets
 from test_results import REFERENCES, a_spec, a_study
 
 from search.results.front import ParetoFront
 from search.results.students import student_rows
 from search.study import tracking
 from search.study.tracking import NullTracker, Tracker, WandbTracker, chosen_mode, make_tracker
+from spaces.secrets import mask_secrets
 from spaces.study import StudySpec, WandbSpec
 
 SECRET = "hunter2"

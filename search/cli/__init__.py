@@ -13,14 +13,14 @@ from typing import Any
 import typer
 from rich.console import Console
 
-from search.cli import results, studies, upkeep
+from search.cli import export, results, studies, upkeep
 from spaces.errors import InputError, StudyError
 from spaces.secrets import mask_secrets
 
 INTERRUPTED = 130  # by Ctrl-C, or told to end
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {  # by the heading of their help
     "Studies": (studies.run, studies.plan, studies.schema),
-    "What a study found": (results.front, results.analyse, results.export),
+    "What a study found": (results.front, results.analyse, export.export),
     "Keeping": (upkeep.track,),
 }
 app = typer.Typer(

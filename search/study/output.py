@@ -18,6 +18,7 @@ from search.results.near import near_front
 from search.results.report import write_report
 from search.results.students import StudentRow, near_rows, student_rows
 from search.results.table import write_front_csv
+from search.study.card import write_cards
 from spaces.budget import BudgetSpec
 from spaces.errors import InputError, StudyError
 from spaces.parameters import Choice
@@ -176,6 +177,7 @@ def write_results(
         write_whole(best / f"trial-{row.trial}.yaml", text)
         if row.trial == front.knee:
             write_whole(best / "knee.yaml", text)
+    write_cards(result, provenance)
     write_front_csv(spec.output / "front.csv", [*result.rows, *result.near])
     everything = [*result.outcomes, *confirmations]
     write_report(spec.output / "report.html", spec, front, result.rows, references, everything, result.near)

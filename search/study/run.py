@@ -98,6 +98,7 @@ def run_study(spec: StudySpec, display: Display | None = None, more: int | None 
         provenance = {
             "teacher": {"model": spec.teacher.model, "fingerprint": inputs.source.fingerprint},
             "data_fingerprint": inputs.texts.fingerprint,
+            "num_rows": num_rows,
             "study_fingerprint": fingerprint(spec),
             "versions": versions(),
         }

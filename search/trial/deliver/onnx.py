@@ -89,9 +89,13 @@ def export_onnx(model: Any, path: Path) -> int:
     return len(data)
 
 
-def quantise(path: Path, out: Path, per_channel: bool = False) -> int:
+def quantise(path: Path, out: Path) -> int:
     """The same model with int8 weights and activations quantised as they come (ONNX Runtime's dynamic quantisation): every
-    product with a weight, and the embedding tables. Whole or not at all; returns its bytes."""
+    product with a weight, and the embedding tables. Whole or not at all; returns its bytes.
+
+    A scale for each column: 98.8 % of the predictions of four students stayed what they were, 96.1 % with one scale a table. Seven
+    bits of the eight: as many stayed (98.9 %), and no product overflows on processors without VNNI.
+    """
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -100,7 +104,7 @@ def quantise(path: Path, out: Path, per_channel: bool = False) -> int:
         with _quiet():
             quantize_dynamic(
                 onnx.load(path), temporary,
-                per_channel=per_channel, weight_type=QuantType.QInt8, op_types_to_quantize=QUANTISED,
+                per_channel=True, reduce_range=True, weight_type=QuantType.QInt8, op_types_to_quantize=QUANTISED,
             )  # fmt: skip
         os.replace(temporary, out)
     finally:

@@ -1,0 +1,143 @@
+"""The forms in which a delivered student leaves: a folder each, held against the student in PyTorch, in fp32, on whole splits."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from search.trial.context import WorkerContext
+from search.trial.data import Tokens
+from search.trial.deliver.onnx import export_onnx, load_session, predict_onnx, quantise
+from search.trial.evaluate import predict
+from spaces.student import Frozen
+
+WEIGHTS = "model.safetensors"
+NOT_OF_ONNX = (WEIGHTS, "*.py", "README.md")  # of a Hugging Face folder
+NEAR = 0.01  # of the outputs' spread: numbers closer than that count as equal
+
+
+@dataclass(frozen=True)
+class Texts:
+    """A split as a user has it: texts (and second texts), and its labels as arrays."""
+
+    texts: tuple[list[str], list[str] | None]
+    labels: np.ndarray
+
+
+class Check(Frozen):
+    """What a form gives where the student in PyTorch, in fp32, gives its logits, by split: the largest difference of a logit, the
+    share of texts with the same prediction, and the form's own metrics."""
+
+    largest_difference: dict[str, float]
+    share_equal: dict[str, float]
+    metrics: dict[str, float]  # split/name
+
+
+class Written(Frozen):
+    """One form: its folder, the file that holds the weights, that file's bytes, and what came of checking it."""
+
+    folder: str
+    file: str
+    bytes: int
+    check: Check | None = None
+
+
+class Forms:
+    """Writes the student in the Hugging Face folder `source` in other forms. `splits` are what each is held against the student
+    on (none: nothing is checked), `measure` scores outputs against labels, `target` says what a prediction is."""
+
+    def __init__(
+        self,
+        source: Path,
+        splits: Mapping[str, Texts],
+        measure: Callable[[np.ndarray, np.ndarray], dict[str, float]],
+        target: str,
+        max_length: int,
+        own_code: bool = False,
+    ) -> None:
+        self._source, self._splits, self._measure = source, splits, measure
+        self._target, self._max_length, self._own_code = target, max_length, own_code
+
+    def write(self, name: str, folder: Path, threads: int = 1) -> Written:
+        """Fills `folder`, which does not exist yet, with the form `name`: hf, hf-fp16, onnx or onnx-int8."""
+        made, check = folder / WEIGHTS, None
+        if name == "hf":
+            shutil.copytree(self._source, folder)
+        elif name == "hf-fp16":
+            shutil.copytree(self._source, folder, ignore=shutil.ignore_patterns(WEIGHTS))
+            self._load(self._source).half().save_pretrained(folder)
+        else:
+            shutil.copytree(self._source, folder, ignore=shutil.ignore_patterns(*NOT_OF_ONNX))
+            made = folder / "model.onnx"
+            export_onnx(self._student, made)
+            if name == "onnx-int8":
+                quantise(made, made)
+        if self._splits and name != "hf":
+            check = self._check(self._outputs(made, threads))
+        return Written(folder=name, file=made.name, bytes=made.stat().st_size, check=check)
+
+    @cached_property
+    def _student(self) -> Any:
+        return self._load(self._source)
+
+    def _load(self, folder: Path) -> Any:
+        from transformers import AutoModelForSequenceClassification
+
+        own_code = {"trust_remote_code": True} if self._own_code else {}
+        return AutoModelForSequenceClassification.from_pretrained(folder, **own_code).eval()
+
+    @cached_property
+    def _tokens(self) -> tuple[dict[str, Tokens], int]:
+        """Each split as the folder's own tokenizer has it, and the padding's id."""
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(self._source)
+        encoded = {
+            name: Tokens.encode(tokenizer, *split.texts, max_length=self._max_length)
+            for name, split in self._splits.items()
+        }
+        return encoded, int(tokenizer.pad_token_id)
+
+    @cached_property
+    def _expected(self) -> dict[str, np.ndarray]:
+        return self._in_pytorch(self._student)
+
+    def _in_pytorch(self, model: Any) -> dict[str, np.ndarray]:
+        tokens, pad_id = self._tokens
+        return {name: predict(model, each, pad_id, WorkerContext(), exact=True) for name, each in tokens.items()}
+
+    def _outputs(self, made: Path, threads: int) -> dict[str, np.ndarray]:
+        if made.name == WEIGHTS:
+            return self._in_pytorch(self._load(made.parent).float())
+        tokens, pad_id = self._tokens
+        session = load_session(made, threads)
+        return {name: predict_onnx(session, each, pad_id) for name, each in tokens.items()}
+
+    def _check(self, outputs: dict[str, np.ndarray]) -> Check:
+        metrics: dict[str, float] = {}
+        for name, split in self._splits.items():
+            scored = self._measure(outputs[name], split.labels)
+            metrics |= {f"{name}/{metric}": value for metric, value in scored.items()}
+        pairs = {name: (outputs[name], self._expected[name]) for name in self._splits}
+        return Check(
+            largest_difference={name: float(np.abs(one - other).max()) for name, (one, other) in pairs.items()},
+            share_equal={name: share_equal(self._target, one, other) for name, (one, other) in pairs.items()},
+            metrics=metrics,
+        )
+
+
+def share_equal(target: str, outputs_NC: np.ndarray, expected_NC: np.ndarray) -> float:
+    """Of N texts: those with the same class, with the same set of classes, or with nearly the same number."""
+    if target == "class":
+        same = outputs_NC.argmax(-1) == expected_NC.argmax(-1)
+    elif target == "classes":
+        same = ((outputs_NC > 0) == (expected_NC > 0)).all(-1)
+    else:
+        same = (np.abs(outputs_NC - expected_NC) <= NEAR * expected_NC.std()).all(-1)
+    return float(same.mean())
