@@ -29,6 +29,8 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,9
 Text = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
 ImportPath = Annotated[str, StringConstraints(pattern=IMPORT_PATH)]  # module:function or file.py:function
 Share = Annotated[float, Field(ge=0, le=1)]
+# What may change between two runs of one study without making it another.
+FREE = {"budget", "confirm", "resources", "tracking", "output", "cache", "storage"}
 
 
 class HubSource(Frozen):

@@ -5,7 +5,9 @@ stdout is for results, stderr for progress and errors.
 
 from __future__ import annotations
 
+import errno
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -13,27 +15,45 @@ from typing import Any
 import typer
 from rich.console import Console
 
-from search.cli import results, studies
+from search.cli import inspect, results, studies, upkeep
 from spaces.errors import InputError, StudyError
 
 INTERRUPTED = 130  # by Ctrl-C, or told to end
+DISK_ERRORS = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOTDIR,
+    errno.EISDIR,
+}
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {  # by the heading of their help
     "Studies": (studies.run, studies.plan, studies.schema),
     "What a study found": (results.front, results.analyse, results.export),
+    "Looking": (inspect.list_studies, inspect.show),
+    "Keeping": (upkeep.clean,),
 }
+NAMES: dict[Callable[..., None], str] = {inspect.list_studies: "list"}  # where Python has the word already
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    help="Finds the smallest students of a BERT-like teacher that still do its job, and trains them.\n\n"
-    "Start with [bold]distilsearch plan docstrings[/bold] (a shipped study that needs no data of yours), then "
-    "[bold]distilsearch run docstrings[/bold]. Your own study is a YAML file with two keys at least, data and teacher; "
-    "see the README, or [bold]distilsearch schema[/bold].",
+    help="Finds the smallest students of a BERT-like teacher that still do its job, and trains them. Three commands first:\n\n"
+    "[bold]distilsearch plan docstrings[/bold]   what a study would do, and how long it would take\n\n"
+    "[bold]distilsearch run docstrings[/bold]    do it; stopped or killed, the same command continues\n\n"
+    "[bold]distilsearch front runs/docstrings[/bold]   the students it found, also while it runs\n\n"
+    "[dim]docstrings[/dim] is a shipped study that needs no data of yours. Your own is a YAML file with two keys at least, data "
+    "and teacher: see the README, or [bold]distilsearch schema[/bold]. Every command explains itself: [bold]distilsearch run "
+    "--help[/bold].",
+    epilog="stdout is for results, stderr for progress; --json wherever a script would read. Exit status: 0 done, 1 failed, 2 bad "
+    "input, 130 stopped. [bold]distilsearch --install-completion[/bold] completes commands, studies and folders.",
 )
 for heading, commands in COMMANDS.items():
     for each in commands:
-        app.command(rich_help_panel=heading)(each)
+        app.command(NAMES.get(each), rich_help_panel=heading)(each)
 
 
 def guarded(command: Callable[[], Any]) -> int:
@@ -48,12 +68,29 @@ def guarded(command: Callable[[], Any]) -> int:
         stderr.print(str(error), style="red", markup=False, soft_wrap=True)
         return 1
     except KeyboardInterrupt:
-        stderr.print("stopped; run the same command again to continue", markup=False)
+        from search.study.secrets import mask_secrets
+
+        again = mask_secrets(shlex.join(["distilsearch", *sys.argv[1:]]))
+        goes_on = f"; run the same command again to continue: {again}" if sys.argv[1:2] == ["run"] else ""
+        stderr.print(f"stopped{goes_on}", markup=False, soft_wrap=True)
         return INTERRUPTED
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        stderr.print(_disk_trouble(error), style="red", markup=False, soft_wrap=True)
+        return 1
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return 0
+
+
+def _disk_trouble(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename else ""
+    return (
+        f"{where}cannot be written: {error.strerror}. No file is half written, and what was recorded stays; make room, or name a "
+        "folder that can be written, and run the same command again"
+    )
 
 
 def main() -> None:

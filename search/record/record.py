@@ -91,12 +91,14 @@ def distribution(parameter: Parameter) -> BaseDistribution:
 class Record:
     """One study's trials. Opening it twice is opening the same record; `facts` are the study's own attributes."""
 
-    def __init__(self, storage: BaseStorage, name: str, directions: Mapping[str, str]) -> None:
+    def __init__(self, storage: BaseStorage, name: str, directions: Mapping[str, str], *, create: bool = True) -> None:
         self._storage, self.objectives = storage, list(directions)
         wanted = [
             StudyDirection.MAXIMIZE if way == "maximize" else StudyDirection.MINIMIZE for way in directions.values()
         ]
         try:
+            if not create:  # raises KeyError where there is none
+                raise optuna.exceptions.DuplicatedStudyError
             self._study_id = storage.create_new_study(wanted, study_name=name)
             storage.set_study_system_attr(self._study_id, "study:metric_names", self.objectives)
         except optuna.exceptions.DuplicatedStudyError:
@@ -236,4 +238,9 @@ def existing_record(storage: str, output: Path, name: str, directions: Mapping[s
     """The record of a study that was run before. Raises StudyError where there is none."""
     if storage == "sqlite" and not (output / "study.db").is_file():
         raise StudyError(f"{output} holds no study yet: there is no study.db. Start one with `distilsearch run`.")
-    return Record(open_storage(storage, output), name, directions)
+    try:
+        return Record(open_storage(storage, output), name, directions, create=False)
+    except KeyError:
+        raise StudyError(
+            f"{output} holds no study yet: its storage knows none named {name!r}. Start one with `distilsearch run`."
+        ) from None

@@ -24,13 +24,11 @@ from spaces.errors import InputError, StudyError
 from spaces.parameters import Choice
 from spaces.search import SamplingSpec
 from spaces.space import PARAMETERS, SearchSpace
-from spaces.study import ConfirmSpec, StudySpec
+from spaces.study import FREE, ConfirmSpec, StudySpec
 from spaces.trial import BestConfig, Measurement, TrialOutcome
 from spaces.yaml_io import parse_study, parse_yaml, to_yaml, write_whole
 
 PACKAGES = ("torch", "transformers", "ray", "optuna", "tokenizers", "numpy")
-# What may change between two runs of one study without making it another.
-FREE = {"budget", "confirm", "resources", "tracking", "output", "cache", "storage"}
 
 
 @dataclass(frozen=True)
@@ -60,10 +58,11 @@ def claim_output(spec: StudySpec) -> None:
         if path.is_file():
             raw = parse_yaml(path.read_text("utf-8"), str(path))
             if raw.get("fingerprint") != fingerprint(spec):
+                theirs = raw.get("study", {})
                 raise InputError.of(
                     "output",
-                    f"{spec.output} holds another study ({raw.get('study', {}).get('name')!r}); only {', '.join(sorted(FREE))} "
-                    "may change between runs of one study. Name another output",
+                    f"{spec.output} holds another study ({theirs.get('name')!r}{_differing(theirs, spec)}); only "
+                    f"{', '.join(sorted(FREE))} may change between runs of one study. Name another output (--output DIR)",
                 )
         elif any(entry.name != ".ray" for entry in spec.output.iterdir()):
             raise InputError.of("output", f"{spec.output} is not empty and holds no study; name another output")
@@ -71,6 +70,24 @@ def claim_output(spec: StudySpec) -> None:
         write_whole(path, to_yaml(content))
     except OSError as error:
         raise InputError.of("output", f"{spec.output} cannot be written: {error.strerror}") from None
+
+
+def _differing(theirs: Mapping[str, Any], spec: StudySpec, most: int = 3) -> str:
+    """Such as `, with another seed and training.epochs`: the first keys that make it another study."""
+
+    def flat(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, value in plain.items():
+            found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+        return found
+
+    old, new = (
+        flat({name: value for name, value in study.items() if name not in FREE})
+        for study in (theirs, mask_secrets(spec.resolved()))
+    )
+    keys = [key for key in {**new, **old} if old.get(key) != new.get(key)]
+    more = [f"{len(keys) - most} more"] if len(keys) > most else []
+    return f", with another {' and '.join([', '.join(keys[:most]), *more])}" if keys else ""
 
 
 def open_record(spec: StudySpec) -> tuple[Record, Record]:
@@ -107,22 +124,22 @@ def result_of(
 def open_study(folder: Path) -> StudyResult:
     """The study in an output folder as its record stands now; needs neither Ray nor torch's models."""
     spec = spec_of(folder)
-    return from_record(spec, *_existing(spec, folder))
+    return from_record(spec, *existing(spec, folder))
 
 
 def export_study(folder: Path) -> StudyResult:
     """Writes front.csv, best-config files and the report again from the record."""
     spec = spec_of(folder)
-    record, again = _existing(spec, folder)
+    record, again = existing(spec, folder)
     result = from_record(spec, record, again)
     write_results(result, again.outcomes(), delivered_metrics(record), record.fact("provenance") or {})
     return result
 
 
-def _existing(spec: StudySpec, folder: Path) -> tuple[Record, Record]:
-    names = (spec.name, f"{spec.name}.confirm")
-    record, again = (existing_record(spec.storage, folder, name, spec.objectives) for name in names)
-    return record, again
+def existing(spec: StudySpec, folder: Path) -> tuple[Record, Record]:
+    """The records of a study that was run before. Raises StudyError where there is none."""
+    record = existing_record(spec.storage, folder, spec.name, spec.objectives)
+    return record, Record(open_storage(spec.storage, folder), f"{spec.name}.confirm", spec.objectives)
 
 
 def spec_of(folder: Path) -> StudySpec:
@@ -130,7 +147,14 @@ def spec_of(folder: Path) -> StudySpec:
     path = folder / "study.yaml"
     if not path.is_file():
         raise InputError.of(str(folder), "holds no study.yaml, so it is no study's output")
-    raw = parse_yaml(path.read_text("utf-8"), str(path))
+    try:
+        raw = parse_yaml(path.read_text("utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError.of(str(path), f"cannot be read: {error}") from None
+    if not isinstance(raw, dict) or not isinstance(raw.get("study"), dict):
+        raise InputError.of(
+            str(path), "is no study.yaml that a run left: it holds no resolved study under the key study"
+        )
     study = {**raw["study"], "output": str(folder.resolve())}
     return parse_study(study, str(path), folder.resolve(), files_must_exist=False)
 

@@ -34,7 +34,8 @@ Told = Callable[[TrialOutcome], None]
 
 class StudySearcher(SegmentSearcher):
     """Suggests segments: first those that an earlier run left unfinished, then the next one of a trial that goes on, then new
-    trials until the budget is spent. `no_more_trials` is called when it is: once or more often; `ended` then says why."""
+    trials until the budget is spent. `no_more_trials` is called when it is: once or more often; `ended` then says why. While
+    `on_hold` says so nothing begins and nothing is decided: the study is to go on another time."""
 
     def __init__(
         self,
@@ -49,9 +50,10 @@ class StudySearcher(SegmentSearcher):
         payload: dict[str, Any],
         told: Told,
         no_more_trials: Callable[[], None] = lambda: None,
+        on_hold: Callable[[], bool] = lambda: False,
     ) -> None:
         super().__init__()
-        self._no_more_trials = no_more_trials
+        self._no_more_trials, self._on_hold = no_more_trials, on_hold
         self._spec, self._record, self._sampling, self._budget, self._ladder = spec, record, sampling, budget, ladder
         self._references, self._teacher_depth, self._payload, self._told = references, teacher_depth, payload, told
         self.outcomes: dict[int, TrialOutcome] = {}
@@ -78,6 +80,8 @@ class StudySearcher(SegmentSearcher):
         return [self.outcomes[number] for number in sorted(self.outcomes)]
 
     def next_item(self, trial_id: str) -> WorkItem | Literal["finished"] | None:
+        if self._on_hold():
+            return "finished"
         item = self._interrupted() or self._promoted() or self._new() or self._promoted(last=True)
         if item is not None:
             self._flying.add(item.trial)  # type: ignore[arg-type]
