@@ -10,6 +10,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable
+from inspect import cleandoc
 from typing import Any
 
 import typer
@@ -42,18 +43,37 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     help="Finds the smallest students of a BERT-like teacher that still do its job, and trains them. Three commands first:\n\n"
-    "[bold]distilsearch plan docstrings[/bold]   what a study would do, and how long it would take\n\n"
-    "[bold]distilsearch run docstrings[/bold]    do it; stopped or killed, the same command continues\n\n"
-    "[bold]distilsearch front runs/docstrings[/bold]   the students it found, also while it runs\n\n"
+    "[bold]distilsearch plan docstrings[/bold]        what a study would do, and how long it would take\n"
+    "[bold]distilsearch run docstrings[/bold]         do it; stopped or killed, the same command continues\n"
+    "[bold]distilsearch front runs/docstrings[/bold]  the students it found, also while it runs\n\n"
     "[dim]docstrings[/dim] is a shipped study that needs no data of yours. Your own is a YAML file with two keys at least, data "
     "and teacher: see the README, or [bold]distilsearch schema[/bold]. Every command explains itself: [bold]distilsearch run "
     "--help[/bold].",
     epilog="stdout is for results, stderr for progress; --json wherever a script would read. Exit status: 0 done, 1 failed, 2 bad "
     "input, 130 stopped. [bold]distilsearch --install-completion[/bold] completes commands, studies and folders.",
 )
+
+
+def _help(docstring: str) -> str:
+    """A docstring as help: its paragraphs as wide as the terminal, its examples (`$ command  # comment`) a line each."""
+    shown = []
+    for paragraph in cleandoc(docstring).split("\n\n"):
+        lines = paragraph.split("\n")
+        if not paragraph.startswith("$ "):
+            shown.append(" ".join(lines))
+            continue
+        split = [line.removeprefix("$ ").partition("  # ") for line in lines]
+        shown.append(
+            "\n".join(
+                f"[dim]$[/dim] {command}{f'  [dim]# {comment}[/dim]' * bool(comment)}" for command, _, comment in split
+            )
+        )
+    return "\n\n".join(shown)
+
+
 for heading, commands in COMMANDS.items():
     for each in commands:
-        app.command(NAMES.get(each), rich_help_panel=heading)(each)
+        app.command(NAMES.get(each), help=_help(each.__doc__ or ""), rich_help_panel=heading)(each)
 
 
 def guarded(command: Callable[[], Any]) -> int:

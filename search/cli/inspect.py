@@ -28,12 +28,11 @@ STYLES = {"running": "green", "interrupted": "yellow", "unreadable": "red", "sto
 def list_studies(folder: Below = Path("runs"), as_json: AsJson = False) -> None:
     """List the studies below a folder: state, trials, best points, when last active, what they take on disk.
 
-    The last active comes first. [italic]interrupted[/italic] ones go on with the command that began them. Best points are on
+    The last active comes first. interrupted ones go on with the command that began them. Best points are on
     validation: the highest quality, and the smallest student that keeps 97 % of the teacher's.
 
-    [dim]$[/dim] distilsearch list
-
-    [dim]$[/dim] distilsearch list /data/runs --json
+    $ distilsearch list
+    $ distilsearch list /data/runs --json
     """
     from search.study.overview import studies_below, summary_of
 
@@ -57,9 +56,8 @@ def show(
     Of a trial: state, architecture, parameters, what it measured at each rung and what that cost, its confirmations, its error,
     where its weights lie and the command that trains it again.
 
-    [dim]$[/dim] distilsearch show runs/reviews
-
-    [dim]$[/dim] distilsearch show runs/reviews --trial 7
+    $ distilsearch show runs/reviews
+    $ distilsearch show runs/reviews --trial 7
     """
     if trial is not None:
         from search.study.trials import trial_details

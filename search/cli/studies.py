@@ -39,14 +39,12 @@ def run(
     Fine-tunes the teacher if it has no task head, lets it read the data once, searches, retrains the front's students with more
     seeds, and leaves front.csv, report.html and a trained model with its config for each point.
 
-    [bold]Ctrl-C[/bold] begins nothing new and lets what runs end, for up to 30 s; a second one stops at once. Nothing that was
+    Ctrl-C begins nothing new and lets what runs end, for up to 30 s; a second one stops at once. Nothing that was
     measured is lost, and the same command continues.
 
-    [dim]$[/dim] distilsearch run study.yaml
-
-    [dim]$[/dim] distilsearch run study.yaml --more 50 [dim]# 50 trials beyond those it has[/dim]
-
-    [dim]$[/dim] distilsearch run runs/reviews/best/trial-7.yaml --set training.epochs=10 [dim]# that student, trained longer[/dim]
+    $ distilsearch run study.yaml
+    $ distilsearch run study.yaml --more 50  # 50 trials beyond those it has
+    $ distilsearch run runs/reviews/best/trial-7.yaml --set training.epochs=10  # that student, trained longer
     """
     from search.study.disk import in_words
     from search.study.progress import Progress
@@ -85,9 +83,8 @@ def plan(
 
     Nothing is kept; some of the students are trained for a few seconds to see what a step costs here.
 
-    [dim]$[/dim] distilsearch plan study.yaml
-
-    [dim]$[/dim] distilsearch plan study.yaml --set training.epochs=1 [dim]# what would it take then?[/dim]
+    $ distilsearch plan study.yaml
+    $ distilsearch plan study.yaml --set training.epochs=1  # what would it take then?
     """
     from search.study.plan import make_plan
 
@@ -108,9 +105,8 @@ def schema(
 ) -> None:
     """Print the JSON Schema of a study file, for editors that complete and check, and for scripts.
 
-    [dim]$[/dim] distilsearch schema > study.schema.json
-
-    [dim]$[/dim] distilsearch schema --best-config
+    $ distilsearch schema > study.schema.json
+    $ distilsearch schema --best-config
     """
     from spaces.study import StudySpec
     from spaces.trial import BestConfig

@@ -21,9 +21,8 @@ def clean(
     Checkpoints of trials that are over or whose model is delivered, what a killed run left half made, caches of the tracking. The
     record, best/, exports/, the teacher, the tables and the report stay, and so does what a study needs to go on.
 
-    [dim]$[/dim] distilsearch clean runs/reviews --dry-run
-
-    [dim]$[/dim] distilsearch clean runs/reviews
+    $ distilsearch clean runs/reviews --dry-run
+    $ distilsearch clean runs/reviews
     """
     from search.record.lease import holder_of
     from search.study.disk import in_words, megabytes, remove, unneeded

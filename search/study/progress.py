@@ -16,6 +16,7 @@ from rich.text import Text
 from search.results.students import architecture_in_words
 from search.results.table import millions, percent
 from search.study.standing import Standing, in_units, short
+from spaces.deployment import COSTS
 from spaces.trial import TrialOutcome, TrialState
 
 PLAIN_EVERY = 30.0  # seconds between lines of a plain display when nothing happens
@@ -161,7 +162,7 @@ class Progress:
         lanes = self._shown.get("lanes", {})
         if len(lanes) > 8:
             return [f"{len(lanes)} lanes: {_states(lanes.values())}"]
-        return [f"lane {number}: {_doing(lane)}{_share(lane)}" for number, lane in _in_order(lanes)]
+        return [f"lane {number}: {doing(lane)}{_share(lane)}" for number, lane in _in_order(lanes)]
 
     # -- the live display: what matters most stays where there is little room
 
@@ -201,8 +202,9 @@ class Progress:
         columns = ["trial", *self._standing.columns]
         columns.insert(columns.index(self._quality) + 1 if self._quality in columns else 2, "of teacher")
         cells = [[_cell(name, row) for name in columns] for row in rows]
-        sizes = [max(len(name), *(len(row[i]) for row in cells), 0) for i, name in enumerate(columns)]
-        lines = [Text("  ".join(name.rjust(size) for name, size in zip(columns, sizes, strict=True)), "dim")]
+        titles = [f"validation {name}" if name not in (*COSTS, "trial", "of teacher") else name for name in columns]
+        sizes = [max(len(name), *(len(row[i]) for row in cells), 0) for i, name in enumerate(titles)]
+        lines = [Text("  ".join(name.rjust(size) for name, size in zip(titles, sizes, strict=True)), "dim")]
         lines += [Text("  ".join(cell.rjust(size) for cell, size in zip(row, sizes, strict=True))) for row in cells]
         if left_out:
             lines.insert(1 + (len(rows) + 1) // 2, Text(f"{'...'.rjust(sizes[0])}  {left_out} more", "dim"))
@@ -233,7 +235,7 @@ class Progress:
         for number, lane in shown:
             share = _share_done(lane)
             bar = full * round(BAR * share) + empty * (BAR - round(BAR * share)) if share is not None else " " * BAR
-            lines.append(Text(f"lane {number:<3} {bar} {_share(lane).strip():>5}  {_doing(lane)}", "dim"))
+            lines.append(Text(f"lane {number:<3} {bar} {_share(lane).strip():>5}  {doing(lane)}", "dim"))
         return lines + last
 
     @property
@@ -275,7 +277,8 @@ def _in_order(lanes: dict[Any, dict[str, Any]]) -> list[tuple[int, dict[str, Any
     return sorted((int(number), lane) for number, lane in lanes.items())
 
 
-def _doing(lane: dict[str, Any]) -> str:
+def doing(lane: dict[str, Any]) -> str:
+    """What a lane does, in words."""
     if not lane.get("key"):
         return str(lane.get("state", ""))
     kind, _, rest = str(lane["key"]).partition(":")

@@ -10,6 +10,7 @@ from types import FrameType, TracebackType
 from typing import Any, Protocol, Self
 
 from search.study.inputs import Say
+from search.study.progress import doing
 
 GRACE_SECONDS = 30.0  # for what runs; a trial that takes longer begins again from its last checkpoint
 LOOK_SECONDS = 0.3
@@ -58,7 +59,7 @@ class Stopping:
             self._pool.hold()
             deadline = time.monotonic() + self._grace
             status = self._pool.status()
-            if held := [lane["key"] for lane in status["lanes"].values() if lane["key"]]:
+            if held := [doing(lane) for lane in status["lanes"].values() if lane["key"]]:
                 shown = ", ".join(held[:4]) + (f" and {len(held) - 4} more" if len(held) > 4 else "")
                 self._say(f"stopping: {shown} may end within {self._grace:.0f} s; Ctrl-C again stops now")
             while (status["held"] or status["unrecorded"]) and time.monotonic() < deadline:
