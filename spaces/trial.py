@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
@@ -117,6 +119,11 @@ class WorkResult(Frozen):
     error: str = ""
     timing: dict[str, float] = Field(default_factory=dict)
     memory_gb: float = 0.0
+
+    @property
+    def ran_out_of_space(self) -> bool:
+        """Whether it failed for want of disk, which is no fault of the work's."""
+        return any(os.strerror(code) in self.error for code in (errno.ENOSPC, errno.EDQUOT))
 
     @property
     def timed_measurement(self) -> Measurement:

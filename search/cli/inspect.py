@@ -13,6 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from search.cli.options import AsJson, Folder, complete_folder
+from spaces.errors import InputError
+from spaces.yaml_io import to_yaml
 
 if TYPE_CHECKING:
     from search.study.overview import Best, StudySummary
@@ -49,6 +51,10 @@ def list_studies(folder: Below = Path("runs"), as_json: AsJson = False) -> None:
 def show(
     folder: Folder,
     trial: Annotated[int | None, typer.Option(help="show this trial in full", min=0, metavar="N")] = None,
+    as_study: Annotated[
+        bool,
+        typer.Option("--study", help="with --trial: print the study of this one student, which `run` trains again"),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show one study, as resolved and where it stands; or one of its trials with all that is known of it.
@@ -58,12 +64,17 @@ def show(
 
     $ distilsearch show runs/reviews
     $ distilsearch show runs/reviews --trial 7
+    $ distilsearch show runs/reviews --trial 7 --study > trial-7.yaml
     """
+    if as_study and trial is None:
+        raise InputError.of("--study", "goes with --trial N; a whole study's is DIR/study.yaml")
     if trial is not None:
         from search.study.trials import trial_details
 
         details = trial_details(folder, trial)
-        if as_json:
+        if as_study:
+            typer.echo(to_yaml(details.study).rstrip())
+        elif as_json:
             typer.echo(details.model_dump_json(indent=2))
         else:
             _print_trial(folder, details)
@@ -72,7 +83,6 @@ def show(
     from search.study.output import spec_of
     from search.study.overview import summary_of
     from search.study.secrets import mask_secrets
-    from spaces.yaml_io import to_yaml
 
     study = mask_secrets(spec_of(folder).resolved())
     summary = summary_of(folder)
@@ -194,8 +204,7 @@ def _print_trial(folder: Path, details: TrialDetails) -> None:
         _section(console, "the delivered model", ["", ""], rows)
     console.print()
     say(f"weights: {details.weights or 'not kept (of trials that left the front they are not)'}")
-    if details.train:
-        say(f"train it again: {details.train}")
+    say(f"train it again: {details.train}")
 
 
 def _section(console: Console, title: str, columns: list[str], rows: list[list[str]]) -> None:

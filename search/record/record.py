@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, create_trial
 from optuna.trial import TrialState as OptunaState
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from spaces.errors import InputError, StudyError
 from spaces.parameters import Choice, IntRange, Parameter
@@ -65,6 +65,19 @@ def open_storage(storage: str, output: Path) -> BaseStorage:
         return opened
     except Exception as error:
         raise InputError.of("storage", f"cannot be opened: {str(error).splitlines()[0]}") from error
+
+
+@contextmanager
+def storage_errors(storage: str) -> Iterator[None]:
+    """Around what reads or writes a record: what its storage cannot do (a full disk, a server that went) is a StudyError."""
+    try:
+        yield
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        reason = str(error.__cause__ or error).partition("\n")[0]
+        where = "study.db" if storage == "sqlite" else "the storage"
+        raise StudyError(
+            f"{where} cannot be read or written: {reason}. What it holds stays; mend that and run again"
+        ) from error
 
 
 def _on_network(folder: Path) -> bool:

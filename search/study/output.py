@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from search.record.record import Record, existing_record, open_storage
+from search.record.record import Record, existing_record, open_storage, storage_errors
 from search.results.front import ParetoFront, Reference
 from search.results.near import near_front
 from search.results.report import write_report
@@ -138,8 +138,9 @@ def export_study(folder: Path) -> StudyResult:
 
 def existing(spec: StudySpec, folder: Path) -> tuple[Record, Record]:
     """The records of a study that was run before. Raises StudyError where there is none."""
-    record = existing_record(spec.storage, folder, spec.name, spec.objectives)
-    return record, Record(open_storage(spec.storage, folder), f"{spec.name}.confirm", spec.objectives)
+    with storage_errors(spec.storage):
+        record = existing_record(spec.storage, folder, spec.name, spec.objectives)
+        return record, Record(open_storage(spec.storage, folder), f"{spec.name}.confirm", spec.objectives)
 
 
 def spec_of(folder: Path) -> StudySpec:

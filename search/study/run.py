@@ -17,7 +17,7 @@ from search.lanes.pool import LanePool, plan_lanes
 from search.lanes.quiet import start_ray
 from search.lanes.trainable import run_segments
 from search.record.lease import Lease
-from search.record.record import Record
+from search.record.record import Record, storage_errors
 from search.results.front import ParetoFront, Reference, reference_named
 from search.results.near import near_front
 from search.study.budget import Budget
@@ -79,6 +79,7 @@ def run_study(spec: StudySpec, display: Display | None = None, more: int | None 
     # Made for its errors: an empty space is refused before Ray starts.
     Sampling(spec, inputs.teacher, inputs.vocabularies, known_limits(inputs))
     with ExitStack() as stack:
+        stack.enter_context(storage_errors(spec.storage))
         record, again = open_record(spec)
         stack.callback(record.close)
         stack.enter_context(Lease(record))

@@ -14,6 +14,7 @@ from search.study.output import segment_folder, trial_folder, weights_folder
 from search.suggest.ladder import Ladder
 from search.suggest.sampling import Sampling
 from spaces.architecture import copied_layers
+from spaces.errors import StudyError
 from spaces.parameters import Value
 from spaces.space import PARAMETERS
 from spaces.student import StudentShape
@@ -140,6 +141,10 @@ class StudySearcher(SegmentSearcher):
     def finished(self, key: str, result: WorkResult) -> None:
         number = result.trial
         assert number is not None
+        if result.ran_out_of_space:  # else every trial would fail, and for good
+            raise StudyError(
+                f"trial {number}: {result.error}. Make room and run the same command again: it begins anew there"
+            )
         self._flying.discard(number)
         if result.error:
             self._set_state(number, TrialState.FAILED, error=result.error)

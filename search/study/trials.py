@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
 from search.record.record import Record
 from search.results.front import ParetoFront, Reference
 from search.results.students import architecture_in_words
-from search.study.output import existing, spec_of, weights_folder
+from search.study.output import existing, one_point_study, spec_of, weights_folder
 from spaces.errors import InputError
 from spaces.student import Frozen
 from spaces.study import StudySpec
@@ -36,7 +37,7 @@ class Again(Frozen):
 
 class TrialDetails(Frozen):
     """One trial as the record and the folder have it. `standing` is `front`, `beaten`, or `unmeasured` of the whole training;
-    `weights` and `train` say where its weights lie and what trains it again, each empty where nothing does."""
+    `weights` says where its weights lie, if anywhere; `train` is the command that trains it again, `study` the study it runs."""
 
     trial: int
     state: TrialState
@@ -55,6 +56,7 @@ class TrialDetails(Frozen):
     error: str
     weights: str
     train: str
+    study: dict[str, Any]
 
 
 def trial_details(folder: Path, number: int) -> TrialDetails:
@@ -88,6 +90,7 @@ def trial_details(folder: Path, number: int) -> TrialDetails:
         error=outcome.error,
         weights=_weights(spec, outcome),
         train=_train(folder, number),
+        study=one_point_study(spec, outcome).resolved(),
     )
 
 
@@ -117,4 +120,7 @@ def _weights(spec: StudySpec, outcome: TrialOutcome) -> str:
 
 def _train(folder: Path, number: int) -> str:
     config = folder / "best" / f"trial-{number}.yaml"
-    return f"distilsearch run {config}" if config.is_file() else ""
+    if config.is_file():
+        return f"distilsearch run {shlex.quote(str(config))}"
+    name = f"trial-{number}.yaml"
+    return f"distilsearch show {shlex.quote(str(folder))} --trial {number} --study > {name} && distilsearch run {name}"
