@@ -85,6 +85,14 @@ class DataSpec(Frozen):
     class_weights: Literal["none", "balanced"] | dict[str, Annotated[float, Field(gt=0)]] = "none"
     max_length: Annotated[int, Field(ge=4, le=100_000)] = 128
 
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _numbers_are_words(cls, value: Any) -> Any:
+        """The column's 0 is a number to YAML."""
+        if not isinstance(value, dict):
+            return value
+        return {str(name) if type(name) is int else name: label for name, label in value.items()}
+
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if (self.train is None) == (self.builtin is None):

@@ -38,7 +38,10 @@ def analyse(folder: Folder, as_json: AsJson = False) -> None:
 
 
 def export(folder: Folder) -> None:
-    """Write front.csv, the best-config files and report.html of a study again, from its record."""
+    """Write front.csv, the best-config files and report.html of a study again, from its record.
+
+    $ distilsearch export runs/reviews
+    """
     from search.study.output import export_study
 
     result = export_study(folder)

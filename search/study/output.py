@@ -61,7 +61,7 @@ def claim_output(spec: StudySpec) -> None:
                 theirs = raw.get("study", {})
                 raise InputError.of(
                     "output",
-                    f"{spec.output} holds another study ({theirs.get('name')!r}{_differing(theirs, spec)}); only "
+                    f"{spec.output} holds another study ({theirs.get('name')!r}){_differing(theirs, spec)}; only "
                     f"{', '.join(sorted(FREE))} may change between runs of one study. Name another output (--output DIR)",
                 )
         elif any(entry.name != ".ray" for entry in spec.output.iterdir()):
@@ -86,8 +86,8 @@ def _differing(theirs: Mapping[str, Any], spec: StudySpec, most: int = 3) -> str
         for study in (theirs, mask_secrets(spec.resolved()))
     )
     keys = [key for key in {**new, **old} if old.get(key) != new.get(key)]
-    more = [f"{len(keys) - most} more"] if len(keys) > most else []
-    return f", with another {' and '.join([', '.join(keys[:most]), *more])}" if keys else ""
+    words = keys if len(keys) <= most else [*keys[:most], f"{len(keys) - most} more"]
+    return f", with another {' and '.join([', '.join(words[:-1]), words[-1]] if words[1:] else words)}" if words else ""
 
 
 def open_record(spec: StudySpec) -> tuple[Record, Record]:
@@ -189,7 +189,7 @@ def write_results(
     spec, front, references = result.spec, result.front, result.references
     best = spec.output / "best"
     best.mkdir(parents=True, exist_ok=True)
-    named = {f"trial-{trial}" for trial in front.trials}
+    named = {f"trial-{trial}" for trial in front.trials} | ({"knee"} if front.points else set())
     for path in best.iterdir():
         if path.name.removesuffix(".yaml") not in named:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -226,7 +226,7 @@ def best_config(
         parameters=outcome.parameters,
         metrics=metrics,
         sizes={"parameters": row.num_parameters, "bytes": row.num_bytes},
-        study=one_point_study(spec, outcome).resolved(),
+        study=mask_secrets(one_point_study(spec, outcome).resolved()),
         provenance=provenance,
         reproduce=f"distilsearch run best/trial-{outcome.number}.yaml",
     )

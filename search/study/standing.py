@@ -6,15 +6,18 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import TYPE_CHECKING
 
 from search.results.course import course
 from search.results.front import ParetoFront, Reference
 from search.study.budget import IN_PLAY, Budget
-from search.study.gpu_hours import GpuHours
-from search.study.searcher import StudySearcher
 from spaces.deployment import COSTS
 from spaces.study import StudySpec
 from spaces.trial import TrialOutcome, TrialState
+
+if TYPE_CHECKING:  # they import Ray and Optuna, which a display can do without
+    from search.study.gpu_hours import GpuHours
+    from search.study.searcher import StudySearcher
 
 RECENT_SECONDS = 600.0  # over which rates are taken
 RECENT_TRIALS = 500  # and of how many at most

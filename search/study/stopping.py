@@ -6,10 +6,10 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Protocol, Self
 
-from search.study.inputs import Say
 from search.study.progress import doing
 
 GRACE_SECONDS = 30.0  # for what runs; a trial that takes longer begins again from its last checkpoint
@@ -28,7 +28,7 @@ class Stopping:
     Elsewhere (another thread's study, a caller with a handler of its own) signals are left alone.
     """
 
-    def __init__(self, pool: Holdable, say: Say, grace_seconds: float = GRACE_SECONDS) -> None:
+    def __init__(self, pool: Holdable, say: Callable[[str], None], grace_seconds: float = GRACE_SECONDS) -> None:
         self._pool, self._say, self._grace = pool, say, grace_seconds
         self._asked, self._over = False, threading.Event()
         self._listens = False
