@@ -29,6 +29,8 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,9
 Text = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
 ImportPath = Annotated[str, StringConstraints(pattern=IMPORT_PATH)]  # module:function or file.py:function
 Share = Annotated[float, Field(ge=0, le=1)]
+# What may change between two runs of one study without making it another.
+FREE = {"budget", "confirm", "resources", "tracking", "output", "cache", "storage"}
 
 
 class HubSource(Frozen):
@@ -82,6 +84,14 @@ class DataSpec(Frozen):
     # in the loss to the labels
     class_weights: Literal["none", "balanced"] | dict[str, Annotated[float, Field(gt=0)]] = "none"
     max_length: Annotated[int, Field(ge=4, le=100_000)] = 128
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _numbers_are_words(cls, value: Any) -> Any:
+        """The column's 0 is a number to YAML."""
+        if not isinstance(value, dict):
+            return value
+        return {str(name) if type(name) is int else name: label for name, label in value.items()}
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

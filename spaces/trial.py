@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -120,6 +122,11 @@ class WorkResult(Frozen):
     memory_gb: float = 0.0
 
     @property
+    def ran_out_of_space(self) -> bool:
+        """Whether it failed for want of disk, which is no fault of the work's."""
+        return any(os.strerror(code) in self.error for code in (errno.ENOSPC, errno.EDQUOT))
+
+    @property
     def timed_measurement(self) -> Measurement:
         """The measurement, with its lane, its memory and times among its costs, as the record keeps it."""
         assert self.measurement is not None
@@ -168,19 +175,35 @@ class TrialOutcome(Frozen):
         return {**self.last.named("validation/"), **self.config.shape.sizes, **self.last.named(PREFIX)}
 
 
-class BestConfig(Frozen):
-    """The exported file of one student: enough to train it again and to know what it is worth."""
+BEST_CONFIG: Literal["distilsearch/best-config"] = "distilsearch/best-config"
+BEST_CONFIG_VERSION = 1  # raised only where a file of the version before could not be read as it is
 
-    schema_version: Literal[1] = 1
-    kind: Literal["distilsearch/best-config"] = "distilsearch/best-config"
-    trial: int
-    config: TrialConfig
-    parameters: dict[str, str | int | float]
-    metrics: dict[str, Any]  # validation/accuracy: 0.88, test/accuracy: {mean, std, seeds} ...
-    sizes: dict[str, float]
-    study: dict[str, Any]  # the resolved study of this one point: what `distilsearch run` trains again
-    provenance: dict[str, Any]
-    reproduce: str
+
+class BestConfig(Frozen):
+    """The exported file of one student: enough to train it again and to know what it is worth. docs/best-config.md explains it."""
+
+    schema_version: Literal[1] = Field(default=1, description="of this file; files of every earlier version load, too")
+    kind: Literal["distilsearch/best-config"] = Field(
+        default=BEST_CONFIG, description="what tells it from a study file"
+    )
+    trial: Annotated[int, Field(ge=0, description="the trial's number in its study")]
+    config: TrialConfig = Field(description="the student's shape, and how it was trained")
+    parameters: dict[str, str | int | float] = Field(
+        description="the searched values, in the words of the study's space"
+    )
+    metrics: dict[str, Any] = Field(
+        description="scores: validation/NAME a number; test/NAME {mean, std, seeds, low, high} over the seeds of the confirmation, "
+        "low and high being the 95 % interval; without_distillation likewise; delivered: of the model in best/; references: of "
+        "what it is held against"
+    )
+    sizes: dict[str, float] = Field(description="parameters, and bytes of the delivered weights")
+    study: dict[str, Any] = Field(
+        description="the study of this one student (see `distilsearch schema`): what `distilsearch run FILE` trains again"
+    )
+    provenance: dict[str, Any] = Field(
+        description="the teacher, the fingerprints of data and study, the versions it was made with"
+    )
+    reproduce: str = Field(description="the command that trains it again, from the study's output folder")
 
 
 def derived_seed(seed: int, *parts: object) -> int:

@@ -7,6 +7,7 @@ import os
 import re
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from spaces.heads import register_heads
 from spaces.space import parse_space
 from spaces.student import Frozen
 from spaces.study import Columns, StudySpec
-from spaces.trial import BestConfig
+from spaces.trial import BEST_CONFIG, BEST_CONFIG_VERSION, BestConfig
 
 MAX_STUDY_BYTES = 1_000_000
 RELATIVE = ("output", "cache")
@@ -76,11 +77,21 @@ def parse_yaml(text: str, source: str) -> Any:
         raise InputError.of(source, f"is not valid YAML: {str(error).splitlines()[0]}") from None
 
 
-def load_study(path: str | Path) -> StudySpec:
+@dataclass(frozen=True)
+class Written:
+    """A study as it is written and not yet validated; paths in it are relative to `folder`."""
+
+    raw: Any
+    source: str
+    folder: Path
+    is_best_config: bool = False
+
+
+def read_study(path: str | Path) -> Written:
     """The study in a file, a shipped preset's by name, or the one-point study inside a best-config file."""
     path = Path(path)
     if not path.exists() and path.name == str(path) and path.name in preset_names("studies"):
-        return parse_study(parse_yaml(preset_text("studies", path.name), path.name), path.name, Path.cwd())
+        return Written(parse_yaml(preset_text("studies", path.name), path.name), path.name, Path.cwd())
     try:
         text = path.read_text("utf-8")
     except FileNotFoundError:
@@ -91,9 +102,15 @@ def load_study(path: str | Path) -> StudySpec:
     except (OSError, UnicodeDecodeError, ValueError) as error:
         raise InputError.of(str(path), f"cannot be read: {error}") from None
     raw = parse_yaml(text, str(path))
-    if isinstance(raw, dict) and raw.get("kind") == "distilsearch/best-config":
-        return parse_study(parse_best_config(raw, str(path)).study, str(path), path.parent.resolve())
-    return parse_study(raw, str(path), path.parent.resolve())
+    if isinstance(raw, dict) and raw.get("kind") == BEST_CONFIG:
+        return Written(parse_best_config(raw, str(path)).study, str(path), path.parent.resolve(), is_best_config=True)
+    return Written(raw, str(path), path.parent.resolve())
+
+
+def load_study(path: str | Path) -> StudySpec:
+    """The validated study of a file, a preset's name or a best-config. Raises InputError with every fault."""
+    written = read_study(path)
+    return parse_study(written.raw, written.source, written.folder)
 
 
 def with_data(spec: StudySpec, folder: Path) -> StudySpec:
@@ -114,6 +131,14 @@ def with_data(spec: StudySpec, folder: Path) -> StudySpec:
 
 
 def parse_best_config(raw: Any, source: str) -> BestConfig:
+    """A best-config file of any released version. Raises InputError, for a newer one with what to do about it."""
+    version = raw.get("schema_version") if isinstance(raw, dict) else None
+    if isinstance(version, int) and version > BEST_CONFIG_VERSION:
+        raise InputError.of(
+            source,
+            f"{version} is newer than what this distilsearch reads (up to {BEST_CONFIG_VERSION}); install a newer one",
+            "schema_version",
+        )
     study = raw.get("study") if isinstance(raw, dict) else None
     faults = _register_own(study if isinstance(study, dict) else {}, Path())
     if faults:

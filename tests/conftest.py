@@ -23,6 +23,7 @@ from typing import Any
 
 import pytest
 import tiny
+from commands import distilsearch, finished, study  # noqa: F401
 from hypothesis import settings
 
 settings.register_profile("tiny", deadline=None, print_blob=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,62 +12,30 @@ from typing import Any
 
 import pytest
 import yaml
+from commands import Run
 
 from search import cli
 from search.record.record import Record, open_storage
 from search.study.extension import Extension, wish
 from search.study.output import claim_output, spec_of
-from search.study.searcher import trial_config
-from search.suggest.sampling import Sampling
 from spaces.errors import InputError, StudyError
-from spaces.student import TeacherShape
 from spaces.study import StudySpec
-from spaces.trial import Measurement, TrialState
 
-COMMANDS = sorted(command.callback.__name__ for command in cli.app.registered_commands if command.callback)
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def distilsearch(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """The command in this process: (exit status, stdout, stderr)."""
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["distilsearch", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
-        return int(end.value.code or 0), captured.out, captured.err
-
-    return run
-
-
-@pytest.fixture
-def study(study_of: Callable[..., StudySpec], tmp_path: Path) -> Callable[..., Path]:
-    """A maker of study files on the tiny task."""
-
-    def write(name: str = "study.yaml", **changes: Any) -> Path:
-        path = tmp_path / name
-        path.write_text(yaml.safe_dump(study_of(**changes).resolved()))
-        return path
-
-    return write
-
-
+COMMANDS = sorted(
+    command.name or command.callback.__name__ for command in cli.app.registered_commands if command.callback
+)
 # help and schema
 
 
 def test_every_command_explains_itself(distilsearch: Run) -> None:
-    assert {"run", "plan", "front", "analyse", "export", "schema"} <= set(COMMANDS)
+    assert {"run", "plan", "front", "analyse", "export", "schema", "list", "show", "clean"} <= set(COMMANDS)
     status, everything, _ = distilsearch("--help")
     assert status == 0
     for command in COMMANDS:
         assert command in everything
         status, out, err = distilsearch(command, "--help")
         assert (status, err) == (0, "")
-        assert f"distilsearch {command}" in out
+        assert f"$ distilsearch {command}" in out  # an example
 
 
 def test_the_schema_is_one(distilsearch: Run, study: Callable[..., Path]) -> None:
@@ -242,12 +211,23 @@ def test_a_study_that_is_being_run_is_refused(
     [
         (InputError.of("study.yaml", "is [bold]wrong[/bold]", "a.b"), 2, "study.yaml: a.b: is [bold]wrong[/bold]"),
         (StudyError("no lane lives"), 1, "no lane lives"),
-        (KeyboardInterrupt(), 130, "run the same command again to continue"),
+        (KeyboardInterrupt(), 130, "run the same command again to continue: distilsearch run 'my study.yaml'"),
+        (
+            OSError(28, "No space left on device", "front.csv"),
+            1,
+            "front.csv: cannot be written: No space left on device.",
+        ),
     ],
 )
 def test_errors_become_one_message_and_a_status(
-    capsys: pytest.CaptureFixture[str], error: BaseException, status: int, words: str
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    status: int,
+    words: str,
 ) -> None:
+    monkeypatch.setattr(sys, "argv", ["distilsearch", "run", "my study.yaml"])
+
     def command() -> None:
         raise error
 
@@ -290,32 +270,6 @@ def test_a_plan_says_what_would_be_done(distilsearch: Run, study: Callable[..., 
     assert "of the budget of 2 minutes" in out
     assert "geheim" not in out
     assert not (tmp_path / "run").exists()
-
-
-TEACHER = TeacherShape(
-    model_type="bert", depth=3, hidden_size=32, num_heads=4, intermediate_size=64, vocabulary_size=140,
-    max_positions=48, type_vocabulary_size=2, num_labels=3, num_parameters=50_000,
-)  # fmt: skip
-
-
-@pytest.fixture
-def finished(study_of: Callable[..., StudySpec]) -> StudySpec:
-    """A study with three trials in its record, as a run leaves it; the third is dominated."""
-    spec = study_of(search={"first": [{"family": "bert", "depth": depth} for depth in (1, 2, 3)]})
-    claim_output(spec)
-    record = Record(open_storage("sqlite", spec.output), spec.name, spec.objectives)
-    Record(open_storage("sqlite", spec.output), f"{spec.name}.confirm", spec.objectives)
-    sampling = Sampling(spec, TEACHER, {"full": 140, "used": 120}, {})
-    for number, accuracy in enumerate((0.5, 0.8, 0.4)):
-        parameters, shape = sampling.suggest([], number)
-        outcome = record.start(trial_config(spec, parameters, shape, 3, number), parameters, spec.space)
-        metrics = {"validation/accuracy": accuracy, "validation/macro_f1": accuracy}
-        record.measured(Measurement(trial=number, attempt=1, step=3, share=1.0, metrics=metrics))
-        record.set_state(number, TrialState.DONE, [accuracy, float(outcome.config.shape.num_parameters)])
-    scores = {"validation/accuracy": 0.9, "test/accuracy": 0.9}
-    teacher = {"name": "teacher", "label": "teacher", "num_parameters": 50_000, "num_bytes": 200_000, "metrics": scores}
-    record.keep("references", [teacher])
-    return spec
 
 
 def front_of(spec: StudySpec) -> list[int]:
@@ -454,7 +408,62 @@ def test_ctrl_c_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytes
         raise SystemExit(130)
 
     monkeypatch.setattr("search.cli.app", interrupted)
+    monkeypatch.setattr(
+        sys, "argv", ["distilsearch", "run", "docstrings", "--set", "storage=postgresql://me:geheim@h/d"]
+    )
     with pytest.raises(SystemExit) as caught:
         cli.main()
     assert caught.value.code == 130
-    assert "run the same command again to continue" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "run the same command again to continue" in told
+    assert "geheim" not in told
+
+
+def test_help_begins_with_the_three_commands_that_matter(distilsearch: Run) -> None:
+    out = distilsearch("--help")[1]
+    first = [
+        out.index(f"distilsearch {command}")
+        for command in ("plan docstrings", "run docstrings", "front runs/docstrings")
+    ]
+    assert first == sorted(first)
+    assert first[-1] < out.index("Options")
+    for heading in cli.COMMANDS:
+        assert f"─ {heading} ─" in out
+
+
+BASH = """
+eval "$(_DISTILSEARCH_COMPLETE=source_bash distilsearch)"
+complete -p distilsearch
+complete_words() {{ COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _distilsearch_completion distilsearch; echo "${{COMPREPLY[@]}}"; }}
+{}
+"""
+COMPLETED = {
+    "run ss": "sst2 sst2-quick",
+    "run st": "stsb study.yaml",
+    "plan runs/one/best/t": "runs/one/best/trial-7.yaml",
+    "front runs/": "runs/one/",  # the output, and not the folder of other things beside it
+    "run study.yaml --ou": "--output",
+}
+
+
+def test_bash_completes_commands_studies_and_outputs(tmp_path: Path) -> None:
+    for name in ("runs/one/study.yaml", "runs/one/best/trial-7.yaml", "runs/other/notes.txt", "study.yaml", "data.tsv"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+    command = tmp_path / "bin" / "distilsearch"
+    command.parent.mkdir()
+    command.write_text(f"#!{sys.executable}\nfrom search.cli import main\nmain()\n")
+    command.chmod(0o755)
+    environment = {
+        **os.environ,
+        "PATH": f"{command.parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(Path(cli.__file__).parent.parent.parent),
+    }
+    script = BASH.format("\n".join(f"complete_words distilsearch {words}" for words in COMPLETED))
+    done = subprocess.run(
+        ["bash", "--norc", "-c", script], capture_output=True, text=True, env=environment, cwd=tmp_path, check=True
+    )
+    registered, *found = done.stdout.splitlines()
+    assert registered == "complete -o default -F _distilsearch_completion distilsearch"
+    assert dict(zip(COMPLETED, found, strict=True)) == COMPLETED, done.stderr

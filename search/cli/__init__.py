@@ -5,37 +5,76 @@ stdout is for results, stderr for progress and errors.
 
 from __future__ import annotations
 
+import errno
 import os
+import shlex
 import sys
 from collections.abc import Callable
+from inspect import cleandoc
 from typing import Any
 
 import typer
 from rich.console import Console
 
-from search.cli import export, results, studies, upkeep
+from search.cli import export, inspect, results, studies, upkeep
 from spaces.errors import InputError, StudyError
 from spaces.secrets import mask_secrets
 
 INTERRUPTED = 130  # by Ctrl-C, or told to end
+DISK_ERRORS = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOTDIR,
+    errno.EISDIR,
+}
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {  # by the heading of their help
     "Studies": (studies.run, studies.plan, studies.schema),
     "What a study found": (results.front, results.analyse, export.export),
-    "Keeping": (upkeep.track,),
+    "Looking": (inspect.list_studies, inspect.show),
+    "Keeping": (upkeep.clean, upkeep.track),
 }
+NAMES: dict[Callable[..., None], str] = {inspect.list_studies: "list"}  # where Python has the word already
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    help="Finds the smallest students of a BERT-like teacher that still do its job, and trains them.\n\n"
-    "Start with [bold]distilsearch plan docstrings[/bold] (a shipped study that needs no data of yours), then "
-    "[bold]distilsearch run docstrings[/bold]. Your own study is a YAML file with two keys at least, data and teacher; "
-    "see the README, or [bold]distilsearch schema[/bold].",
+    help="Finds the smallest students of a BERT-like teacher that still do its job, and trains them. Three commands first:\n\n"
+    "[bold]distilsearch plan docstrings[/bold]        what a study would do, and how long it would take\n"
+    "[bold]distilsearch run docstrings[/bold]         do it; stopped or killed, the same command continues\n"
+    "[bold]distilsearch front runs/docstrings[/bold]  the students it found, also while it runs\n\n"
+    "[dim]docstrings[/dim] is a shipped study that needs no data of yours. Your own is a YAML file with two keys at least, data "
+    "and teacher: see the README, or [bold]distilsearch schema[/bold]. Every command explains itself: [bold]distilsearch run "
+    "--help[/bold].",
+    epilog="stdout is for results, stderr for progress; --json wherever a script would read. Exit status: 0 done, 1 failed, 2 bad "
+    "input, 130 stopped. [bold]distilsearch --install-completion[/bold] completes commands, studies and folders.",
 )
+
+
+def _help(docstring: str) -> str:
+    """A docstring as help: its paragraphs as wide as the terminal, its examples (`$ command  # comment`) a line each."""
+    shown = []
+    for paragraph in cleandoc(docstring).split("\n\n"):
+        lines = paragraph.split("\n")
+        if not paragraph.startswith("$ "):
+            shown.append(" ".join(lines))
+            continue
+        split = [line.removeprefix("$ ").partition("  # ") for line in lines]
+        shown.append(
+            "\n".join(
+                f"[dim]$[/dim] {command}{f'  [dim]# {comment}[/dim]' * bool(comment)}" for command, _, comment in split
+            )
+        )
+    return "\n\n".join(shown)
+
+
 for heading, commands in COMMANDS.items():
     for each in commands:
-        app.command(rich_help_panel=heading)(each)
+        app.command(NAMES.get(each), help=_help(each.__doc__ or ""), rich_help_panel=heading)(each)
 
 
 def guarded(command: Callable[[], Any]) -> int:
@@ -50,12 +89,27 @@ def guarded(command: Callable[[], Any]) -> int:
         stderr.print(mask_secrets(str(error)), style="red", markup=False, soft_wrap=True)
         return 1
     except KeyboardInterrupt:
-        stderr.print("stopped; run the same command again to continue", markup=False)
+        again = mask_secrets(shlex.join(["distilsearch", *sys.argv[1:]]))
+        goes_on = f"; run the same command again to continue: {again}" if sys.argv[1:2] == ["run"] else ""
+        stderr.print(f"stopped{goes_on}", markup=False, soft_wrap=True)
         return INTERRUPTED
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        stderr.print(_disk_trouble(error), style="red", markup=False, soft_wrap=True)
+        return 1
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return 0
+
+
+def _disk_trouble(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename else ""
+    return (
+        f"{where}cannot be written: {error.strerror}. No file is half written, and what was recorded stays; make room, or name a "
+        "folder that can be written, and run the same command again"
+    )
 
 
 def main() -> None:

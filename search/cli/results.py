@@ -12,14 +12,23 @@ from search.cli.options import AsJson, Folder
 
 
 def front(folder: Folder, as_json: AsJson = False) -> None:
-    """Print the front of a study, also while it runs."""
+    """Print the front of a study, also while it runs.
+
+    Each student with its size, its scores on validation and test, and what it is held against: the teacher, a bag of n-grams.
+
+    $ distilsearch front runs/reviews
+    $ distilsearch front runs/reviews --json | jq .knee
+    """
     from search.study.output import open_study
 
     print_front(open_study(folder), as_json)
 
 
 def analyse(folder: Folder, as_json: AsJson = False) -> None:
-    """Say how the search went: hypervolume over training, what decides each objective, what the front's students share."""
+    """Say how the search went: hypervolume over training, what decides each objective, what the front's students share.
+
+    $ distilsearch analyse runs/reviews
+    """
     from search.results.analysis import analyse
     from search.study.output import open_study
 
@@ -29,7 +38,10 @@ def analyse(folder: Folder, as_json: AsJson = False) -> None:
 
 
 def export(folder: Folder) -> None:
-    """Write front.csv, the best-config files and report.html of a study again, from its record."""
+    """Write front.csv, the best-config files and report.html of a study again, from its record.
+
+    $ distilsearch export runs/reviews
+    """
     from search.study.output import export_study
 
     result = export_study(folder)

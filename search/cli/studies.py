@@ -9,28 +9,44 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from search.cli.options import AsJson, DataFolder, Earlier, StudyPath, load
+from search.cli.options import AsJson, Changes, DataFolder, Earlier, StudyPath, load
 from search.cli.results import print_front
 from spaces.errors import InputError
 
 
 def run(
     study: StudyPath,
-    trials: Annotated[int | None, typer.Option(help="instead of budget.trials", min=1)] = None,
-    minutes: Annotated[float | None, typer.Option(help="instead of budget.minutes")] = None,
-    more: Annotated[
-        int | None, typer.Option(help="extend it: so many trials beyond those it has", min=1, max=1_000_000)
+    trials: Annotated[
+        int | None, typer.Option(help="instead of budget.trials: so many in all", min=1, metavar="N")
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="instead of the study's output folder")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="instead of budget.minutes: wall time of this command", metavar="MIN")
+    ] = None,
+    more: Annotated[
+        int | None,
+        typer.Option(help="extend it: so many trials beyond those it has", min=1, max=1_000_000, metavar="N"),
+    ] = None,
+    changes: Changes = None,
+    output: Annotated[
+        Path | None, typer.Option(help="instead of the study's output folder, runs/NAME by default", metavar="DIR")
+    ] = None,
     data: DataFolder = None,
     earlier: Earlier = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a study to its end, or continue it: the same command again.
 
-    Fine-tunes the teacher if it has no task head, lets it read the data once, searches, retrains the front's students
-    with more seeds, and leaves front.csv, report.html and a trained model with its config for each point.
+    Fine-tunes the teacher if it has no task head, lets it read the data once, searches, retrains the front's students with more
+    seeds, and leaves front.csv, report.html and a trained model with its config for each point.
+
+    Ctrl-C begins nothing new and lets what runs end, for up to 30 s; a second one stops at once. Nothing that was
+    measured is lost, and the same command continues.
+
+    $ distilsearch run study.yaml
+    $ distilsearch run study.yaml --more 50  # 50 trials beyond those it has
+    $ distilsearch run runs/reviews/best/trial-7.yaml --set training.epochs=10  # that student, trained longer
     """
+    from search.study.disk import in_words
     from search.study.progress import Progress
     from search.study.run import run_study
 
@@ -38,7 +54,7 @@ def run(
         raise InputError.of(
             "--more", "goes with neither --trials nor --minutes, which replace the budget; write one of them"
         )
-    spec = load(study, trials, minutes, output, data, earlier)
+    spec = load(study, trials, minutes, output, data, earlier, changes)
     stderr = Console(stderr=True)
     with Progress(stderr, spec.quality) as progress:
         result = run_study(spec, progress, more)
@@ -48,17 +64,33 @@ def run(
             soft_wrap=True,
         )
     print_front(result, as_json)
-    stderr.print(f"report: {spec.output / 'report.html'}\nmodels: {spec.output / 'best'}", soft_wrap=True)
+    lines = (
+        f"report: {spec.output / 'report.html'}",
+        f"models: {spec.output / 'best'}",
+        f"on disk: {in_words(spec.output)}",
+    )
+    stderr.print("\n".join(lines), soft_wrap=True, highlight=False)
 
 
-def plan(study: StudyPath, data: DataFolder = None, earlier: Earlier = None, as_json: AsJson = False) -> None:
+def plan(
+    study: StudyPath,
+    changes: Changes = None,
+    data: DataFolder = None,
+    earlier: Earlier = None,
+    as_json: AsJson = False,
+) -> None:
     """Show what a study would do: the resolved study, the students' sizes, the lanes, the time.
 
-    Nothing is kept; some of the students are trained for a few seconds to see what a step costs here."""
+    Nothing is kept; some of the students are trained for a few seconds to see what a step costs here.
+
+    $ distilsearch plan study.yaml
+    $ distilsearch plan study.yaml --set training.epochs=1  # what would it take then?
+    """
     from search.study.plan import make_plan
 
     made = make_plan(
-        load(study, data=data, earlier=earlier), lambda text: Console(stderr=True).print(text, soft_wrap=True)
+        load(study, data=data, earlier=earlier, changes=changes),
+        lambda text: Console(stderr=True).print(text, soft_wrap=True),
     )
     if as_json:
         typer.echo(json.dumps(made.as_dict(), indent=2))
@@ -66,13 +98,25 @@ def plan(study: StudyPath, data: DataFolder = None, earlier: Earlier = None, as_
         Console().print(made.as_text(), soft_wrap=True)
 
 
-def schema() -> None:
-    """Print the JSON Schema of a study file, for editors that complete and check."""
-    from spaces.study import StudySpec
+def schema(
+    best_config: Annotated[
+        bool, typer.Option("--best-config", help="of a best-config file (best/trial-7.yaml) instead")
+    ] = False,
+) -> None:
+    """Print the JSON Schema of a study file, for editors that complete and check, and for scripts.
 
-    made = StudySpec.model_json_schema()
-    # What loading adds to the plain schema: short forms and defaults.
-    made["required"] = ["data", "name", "teacher"]
-    made["properties"]["teacher"] = {"anyOf": [{"type": "string"}, made["properties"]["teacher"]]}
+    $ distilsearch schema > study.schema.json
+    $ distilsearch schema --best-config
+    """
+    from spaces.study import StudySpec
+    from spaces.trial import BestConfig
+
+    if best_config:
+        made = BestConfig.model_json_schema()
+    else:
+        made = StudySpec.model_json_schema()
+        # What loading adds to the plain schema: short forms and defaults.
+        made["required"] = ["data", "name", "teacher"]
+        made["properties"]["teacher"] = {"anyOf": [{"type": "string"}, made["properties"]["teacher"]]}
     made["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     typer.echo(json.dumps(made, indent=2))

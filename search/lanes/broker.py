@@ -114,6 +114,9 @@ class Broker:
         self._ledger.give_up(reason)
         self._notify()
 
+    async def hold(self) -> None:
+        self._ledger.hold()
+
     async def close(self) -> None:
         self._ledger.close()
         self._notify()

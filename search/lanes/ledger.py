@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from spaces.errors import StudyError
 from spaces.secrets import mask_secrets
-from spaces.trial import WorkItem, WorkResult
+from spaces.trial import WorkItem, WorkKind, WorkResult
 
 Answer = WorkItem | Literal["stop", "recycle"]
 
@@ -83,7 +83,7 @@ class Ledger:
         self._queue: deque[str] = deque()
         self._lanes: dict[int, Lane] = {}
         self._num_again = self._num_finished = self._num_failed = 0
-        self._closed = False
+        self._closed = self._on_hold = False
         self.error = ""
 
     # the driver's side
@@ -114,6 +114,10 @@ class Ledger:
     def give_up(self, reason: str) -> None:
         """Nothing more will be done: who waits for a result hears `reason`, the lanes hear "stop"."""
         self.error = self.error or reason
+
+    def hold(self) -> None:
+        """From now on nothing queued is handed out; what the lanes hold they may end."""
+        self._on_hold = True
 
     def close(self) -> None:
         """From now on the lanes hear "stop"; what they hold they may still post."""
@@ -229,13 +233,14 @@ class Ledger:
                 "memory_gb": book.memory_gb,
                 "seconds": seconds,
             }
-        settled = sum(entry.result is not None for entry in self._entries.values())
+        settled = [entry.item for entry in self._entries.values() if entry.result is not None]
         return {
             "lanes": lanes,
             "now": now,
             "queued": len(self._queue),
-            "held": len(self._entries) - len(self._queue) - settled,
-            "unacknowledged": settled,
+            "held": len(self._entries) - len(self._queue) - len(settled),
+            "unacknowledged": len(settled),
+            "unrecorded": sum(item.kind is WorkKind.TRAIN for item in settled),
             "finished": self._num_finished,
             "failed": self._num_failed,
             "handed_out_again": self._num_again,
@@ -253,7 +258,7 @@ class Ledger:
         if too_large or book.num_served >= self._recycle_after:
             self._enter(book, LaneState.RECYCLING)
             return "recycle"
-        if not self._queue:
+        if not self._queue or self._on_hold:
             return None
         key = self._queue.popleft()
         entry = self._entries[key]

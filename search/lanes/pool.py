@@ -53,6 +53,7 @@ class LanePool:
     ) -> None:
         self.num_lanes = num_lanes
         self.error: StudyError | None = None
+        self.on_hold = False
         self._resources = resources
         self._context = context
         self._perform = perform
@@ -98,6 +99,11 @@ class LanePool:
     def acknowledge(self, key: str) -> None:
         """Its result is recorded: the broker may forget it."""
         ray.get(self.broker.acknowledge.remote(key))
+
+    def hold(self) -> None:
+        """Hand nothing more to the lanes: what they have they may end."""
+        self.on_hold = True
+        ray.get(self.broker.hold.remote())
 
     def status(self) -> dict[str, Any]:
         return ray.get(self.broker.status.remote())

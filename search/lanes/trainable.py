@@ -82,7 +82,7 @@ class SegmentSearcher(Searcher, ABC):
             return Searcher.FINISHED
         try:
             return self._suggest(trial_id)
-        except BaseException as error:  # Tune would wrap it, or go on
+        except Exception as error:  # Tune would wrap it, or go on
             self.error = error
             return Searcher.FINISHED
 
@@ -109,7 +109,7 @@ class SegmentSearcher(Searcher, ABC):
             return
         try:
             self._complete(key)
-        except BaseException as problem:
+        except Exception as problem:
             self.error = problem
 
     def _complete(self, key: str) -> None:

@@ -38,6 +38,12 @@ def _started(pid: int) -> str:
         return ""
 
 
+def holder_of(record: Record, clock: Callable[[], float] = time.time) -> dict[str, Any] | None:
+    """Who runs the study now: host, pid and when the lease expires; None where nobody does."""
+    holder = record.fact("lease")
+    return holder if holder and holder["expires"] > clock() and _alive_here(holder) is not False else None
+
+
 class Lease:
     """A context manager. A second driver is refused with the first one's host and process."""
 
@@ -47,8 +53,8 @@ class Lease:
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Lease:
-        holder = self._record.fact("lease")
-        if holder and holder["expires"] > self._clock() and _alive_here(holder) is not False:
+        holder = holder_of(self._record, self._clock)
+        if holder:
             raise InputError.of(
                 "output",
                 f"this study is being run by process {holder['pid']} on {holder['host']}; wait for it, stop it, or give "

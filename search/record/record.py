@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, create_trial
 from optuna.trial import TrialState as OptunaState
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from spaces.errors import InputError, StudyError
 from spaces.parameters import Choice, IntRange, Parameter
@@ -68,6 +68,19 @@ def open_storage(storage: str, output: Path) -> BaseStorage:
         raise InputError.of("storage", f"cannot be opened: {mask_secrets(str(error).splitlines()[0])}") from error
 
 
+@contextmanager
+def storage_errors(storage: str) -> Iterator[None]:
+    """Around what reads or writes a record: what its storage cannot do (a full disk, a server that went) is a StudyError."""
+    try:
+        yield
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        reason = str(error.__cause__ or error).partition("\n")[0]
+        where = "study.db" if storage == "sqlite" else "the storage"
+        raise StudyError(
+            f"{where} cannot be read or written: {reason}. What it holds stays; mend that and run again"
+        ) from error
+
+
 def _on_network(folder: Path) -> bool:
     """Whether other machines may see the folder, too: SQLite's write-ahead log needs memory that all its readers share."""
     try:
@@ -92,12 +105,14 @@ def distribution(parameter: Parameter) -> BaseDistribution:
 class Record:
     """One study's trials. Opening it twice is opening the same record; `facts` are the study's own attributes."""
 
-    def __init__(self, storage: BaseStorage, name: str, directions: Mapping[str, str]) -> None:
+    def __init__(self, storage: BaseStorage, name: str, directions: Mapping[str, str], *, create: bool = True) -> None:
         self._storage, self.objectives = storage, list(directions)
         wanted = [
             StudyDirection.MAXIMIZE if way == "maximize" else StudyDirection.MINIMIZE for way in directions.values()
         ]
         try:
+            if not create:  # raises KeyError where there is none
+                raise optuna.exceptions.DuplicatedStudyError
             self._study_id = storage.create_new_study(wanted, study_name=name)
             storage.set_study_system_attr(self._study_id, "study:metric_names", self.objectives)
         except optuna.exceptions.DuplicatedStudyError:
@@ -237,4 +252,9 @@ def existing_record(storage: str, output: Path, name: str, directions: Mapping[s
     """The record of a study that was run before. Raises StudyError where there is none."""
     if storage == "sqlite" and not (output / "study.db").is_file():
         raise StudyError(f"{output} holds no study yet: there is no study.db. Start one with `distilsearch run`.")
-    return Record(open_storage(storage, output), name, directions)
+    try:
+        return Record(open_storage(storage, output), name, directions, create=False)
+    except KeyError:
+        raise StudyError(
+            f"{output} holds no study yet: its storage knows none named {name!r}. Start one with `distilsearch run`."
+        ) from None

@@ -13,6 +13,7 @@ from search.lanes.pool import LanePool
 from search.record.record import Record
 from search.results.front import ParetoFront
 from search.study.budget import Budget
+from spaces.errors import StudyError
 from spaces.study import StudySpec
 from spaces.trial import TrialConfig, TrialOutcome, TrialState, WorkItem, WorkKind, WorkResult, derived_seed
 
@@ -113,6 +114,10 @@ def _in_time(config: TrialConfig, outcomes: Sequence[TrialOutcome], budget: Budg
 
 
 def _settle(result: WorkResult, outcome: TrialOutcome, record: Record) -> TrialOutcome:
+    if result.ran_out_of_space:
+        raise StudyError(
+            f"confirming trial {outcome.labels['of']}: {result.error}. Make room and run the same command again"
+        )
     if result.error:
         record.set_state(outcome.number, TrialState.FAILED, error=result.error)
         settled = outcome.model_copy(update={"state": TrialState.FAILED, "error": result.error})

@@ -30,6 +30,10 @@ class GpuHours:
         self._before = float(record.fact("gpu_hours") or 0.0)
 
     @property
+    def counts(self) -> bool:
+        return self._num_gpus > 0
+
+    @property
     def spent(self) -> float:
         return self._before + self._num_gpus * (self._clock() - self._begun) / 3600
 

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from search.record.record import Record, existing_record, open_storage
+from search.record.record import Record, existing_record, open_storage, storage_errors
 from search.results.front import ParetoFront, Reference
 from search.results.near import near_front
 from search.results.report import write_report
@@ -25,13 +25,11 @@ from spaces.parameters import Choice
 from spaces.search import SamplingSpec
 from spaces.secrets import mask_secrets
 from spaces.space import PARAMETERS, SearchSpace
-from spaces.study import ConfirmSpec, StudySpec
+from spaces.study import FREE, ConfirmSpec, StudySpec
 from spaces.trial import BestConfig, Measurement, TrialOutcome
 from spaces.yaml_io import parse_study, parse_yaml, to_yaml, write_whole
 
 PACKAGES = ("torch", "transformers", "ray", "optuna", "tokenizers", "numpy")
-# What may change between two runs of one study without making it another.
-FREE = {"budget", "confirm", "resources", "tracking", "output", "cache", "storage"}
 
 
 @dataclass(frozen=True)
@@ -61,10 +59,11 @@ def claim_output(spec: StudySpec) -> None:
         if path.is_file():
             raw = parse_yaml(path.read_text("utf-8"), str(path))
             if raw.get("fingerprint") != fingerprint(spec):
+                theirs = raw.get("study", {})
                 raise InputError.of(
                     "output",
-                    f"{spec.output} holds another study ({raw.get('study', {}).get('name')!r}); only {', '.join(sorted(FREE))} "
-                    "may change between runs of one study. Name another output",
+                    f"{spec.output} holds another study ({theirs.get('name')!r}){_differing(theirs, spec)}; only "
+                    f"{', '.join(sorted(FREE))} may change between runs of one study. Name another output (--output DIR)",
                 )
         elif any(entry.name != ".ray" for entry in spec.output.iterdir()):
             raise InputError.of("output", f"{spec.output} is not empty and holds no study; name another output")
@@ -72,6 +71,24 @@ def claim_output(spec: StudySpec) -> None:
         write_whole(path, to_yaml(content))
     except OSError as error:
         raise InputError.of("output", f"{spec.output} cannot be written: {error.strerror}") from None
+
+
+def _differing(theirs: Mapping[str, Any], spec: StudySpec, most: int = 3) -> str:
+    """Such as `, with another seed and training.epochs`: the first keys that make it another study."""
+
+    def flat(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, value in plain.items():
+            found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+        return found
+
+    old, new = (
+        flat({name: value for name, value in study.items() if name not in FREE})
+        for study in (theirs, mask_secrets(spec.resolved()))
+    )
+    keys = [key for key in {**new, **old} if old.get(key) != new.get(key)]
+    words = keys if len(keys) <= most else [*keys[:most], f"{len(keys) - most} more"]
+    return f", with another {' and '.join([', '.join(words[:-1]), words[-1]] if words[1:] else words)}" if words else ""
 
 
 def open_record(spec: StudySpec) -> tuple[Record, Record]:
@@ -121,10 +138,10 @@ def export_study(folder: Path) -> StudyResult:
 
 
 def records_of(spec: StudySpec, folder: Path) -> tuple[Record, Record]:
-    """The record of a study that was run in this folder, and that of its confirmations."""
-    names = (spec.name, f"{spec.name}.confirm")
-    record, again = (existing_record(spec.storage, folder, name, spec.objectives) for name in names)
-    return record, again
+    """The record of a study that was run in this folder, and that of its confirmations. Raises StudyError where there is none."""
+    with storage_errors(spec.storage):
+        record = existing_record(spec.storage, folder, spec.name, spec.objectives)
+        return record, Record(open_storage(spec.storage, folder), f"{spec.name}.confirm", spec.objectives)
 
 
 def spec_of(folder: Path) -> StudySpec:
@@ -132,7 +149,14 @@ def spec_of(folder: Path) -> StudySpec:
     path = folder / "study.yaml"
     if not path.is_file():
         raise InputError.of(str(folder), "holds no study.yaml, so it is no study's output")
-    raw = parse_yaml(path.read_text("utf-8"), str(path))
+    try:
+        raw = parse_yaml(path.read_text("utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError.of(str(path), f"cannot be read: {error}") from None
+    if not isinstance(raw, dict) or not isinstance(raw.get("study"), dict):
+        raise InputError.of(
+            str(path), "is no study.yaml that a run left: it holds no resolved study under the key study"
+        )
     study = {**raw["study"], "output": str(folder.resolve())}
     return parse_study(study, str(path), folder.resolve(), files_must_exist=False)
 
@@ -166,7 +190,7 @@ def write_results(
     spec, front, references = result.spec, result.front, result.references
     best = spec.output / "best"
     best.mkdir(parents=True, exist_ok=True)
-    named = {f"trial-{trial}" for trial in front.trials}
+    named = {f"trial-{trial}" for trial in front.trials} | ({"knee"} if front.points else set())
     for path in best.iterdir():
         if path.name.removesuffix(".yaml") not in named:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -204,7 +228,7 @@ def best_config(
         parameters=outcome.parameters,
         metrics=metrics,
         sizes={"parameters": row.num_parameters, "bytes": row.num_bytes, **row.deployed},
-        study=one_point_study(spec, outcome).resolved(),
+        study=mask_secrets(one_point_study(spec, outcome).resolved()),
         provenance=provenance,
         reproduce=f"distilsearch run best/trial-{outcome.number}.yaml",
     )

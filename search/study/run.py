@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -16,12 +17,13 @@ from search.lanes.pool import LanePool, plan_lanes
 from search.lanes.quiet import start_ray
 from search.lanes.trainable import run_segments
 from search.record.lease import Lease
-from search.record.record import Record
+from search.record.record import Record, storage_errors
 from search.results.front import ParetoFront, Reference, reference_named
 from search.results.near import near_front
 from search.study.budget import Budget
 from search.study.confirm import confirm, num_missing
 from search.study.delivery import Delivery
+from search.study.disk import remove_leftovers
 from search.study.earlier import Earlier, earlier_of, read_earlier
 from search.study.extension import Extension, is_finished, nothing_to_extend, wish
 from search.study.floors import Floors
@@ -42,6 +44,8 @@ from search.study.progress import Display, Silent
 from search.study.searcher import StudySearcher
 from search.study.shape_costs import ShapeCosts
 from search.study.stages import Stages
+from search.study.standing import Standing, Standings
+from search.study.stopping import Stopping
 from search.study.tokens import fewest_tokens, trial_tokens
 from search.study.tracking import make_tracker
 from search.suggest.first import first_points
@@ -77,9 +81,12 @@ def run_study(spec: StudySpec, display: Display | None = None, more: int | None 
     # An empty space is refused before Ray starts.
     shapes = Sampling(spec, inputs.teacher, inputs.vocabularies, known_limits(inputs)).shapes
     with ExitStack() as stack:
+        stack.enter_context(storage_errors(spec.storage))
         record, again = open_record(spec)
         stack.callback(record.close)
         stack.enter_context(Lease(record))
+        remove_leftovers(spec.output)
+        stack.callback(shutil.rmtree, spec.output / ".ray", ignore_errors=True)
         _same_data(record, inputs)
         num_rows = {name: len(split.labels) for name, split in inputs.transfer.splits.items()}
         record.keep("num_rows", num_rows)
@@ -107,8 +114,9 @@ def run_study(spec: StudySpec, display: Display | None = None, more: int | None 
         pool = stack.enter_context(
             LanePool(spec.resources, num_lanes, {}, spec.output / ".ray", silence_seconds=SILENCE_SECONDS)
         )
-        stack.callback(show.watch, dict, str)  # whoever watches must not ask a Ray that is gone
-        show.watch(pool.status, lambda: "preparing")
+        stack.enter_context(Stopping(pool, show.say))
+        stack.callback(show.watch, dict, Standing)  # whoever watches must not ask a Ray that is gone
+        show.watch(pool.status, lambda: Standing("preparing"))
         # Of each worker, while the other lanes are idle.
         threads = max(1, int(num_lanes * spec.resources.cpus_per_worker))
         reference = ray.put(inputs.transfer)
@@ -155,13 +163,15 @@ def run_study(spec: StudySpec, display: Display | None = None, more: int | None 
             extension.begun,
             earlier,
             shape_costs,
+            standings := Standings(spec, gpu_hours, num_lanes, prepared.references, begun),
         )
         stages.ended("search")
         outcomes = searcher.ordered
         front = ParetoFront.of(outcomes, spec, prepared.references)
         if not front.points:
             raise StudyError(_why_no_front(spec, outcomes))
-        show.watch(pool.status, lambda: f"confirming and delivering {len(front.points)} students")
+        what = f"confirming and delivering {len(front.points)} students"
+        show.watch(pool.status, partial(standings.made, searcher, budget, what))
         near = near_front(front, outcomes, spec, prepared.references, num_rows["validation"])
         show.say(f"{len(front.points)} students on the front; confirming them")
         delivery = Delivery(spec, front, outcomes, record, pool, payload)
@@ -203,6 +213,7 @@ def _search(
     since: int,
     earlier: Earlier,
     shape_costs: ShapeCosts,
+    standings: Standings,
 ) -> tuple[StudySearcher, Budget]:
     limits = _limits(spec, prepared.references)
     teacher = prepared.references[0]
@@ -250,16 +261,19 @@ def _search(
         shape_costs=shape_costs,
         # For the lane that has nothing to do until the others' last trials end.
         no_more_trials=lambda: floors.ask(payload),
+        on_hold=lambda: pool.on_hold,
     )
     done = sum(outcome.state is TrialState.DONE for outcome in searcher.ordered)
     if searcher.ordered:
         show.say(f"continuing: {done} of {spec.budget.trials} trials are done")
     begins = f"; the first {len(first)} trials are given" if first else ""
     show.say(f"searching {len(set(sampling.shapes)):,} shapes on {pool.num_lanes} lanes{begins}")
-    show.watch(pool.status, lambda: _summary(spec, searcher.ordered, budget, pool.num_lanes))
+    show.watch(pool.status, partial(standings.made, searcher, budget))
     run_segments(
         searcher, pool.broker, pool.broker_name, max_concurrent=pool.num_lanes + 1, storage=spec.output / ".ray"
     )
+    if pool.on_hold:
+        raise KeyboardInterrupt  # and nothing runs any more
     show.say(f"no more trials: {searcher.ended}")
     return searcher, budget
 
@@ -276,35 +290,6 @@ def _scoring_share(inputs: Inputs) -> float:
     sizes = {name: len(split.tokens["full"].ids) for name, split in inputs.transfer.splits.items()}
     trained = inputs.spec.training.epochs * sizes["train"]
     return (sizes["validation"] + sizes["test"]) / (3 * max(1.0, trained))
-
-
-def _summary(spec: StudySpec, outcomes: Sequence[TrialOutcome], budget: Budget, num_lanes: int) -> str:
-    """One line: trials begun, running, trained whole, tokens left, best so far, time left."""
-    count = {state: sum(outcome.state is state for outcome in outcomes) for state in TrialState}
-    running = count[TrialState.RUNNING] + count[TrialState.PROMOTED]
-    done = [outcome for outcome in outcomes if outcome.state is TrialState.DONE]
-    line = f"{len(done)} of {spec.budget.trials} trials done, {running} running"
-    if spec.search.halving != "none":
-        line = f"{len(outcomes)} of {spec.budget.trials} trials begun, {running} running, {len(done)} trained whole"
-    if count[TrialState.FAILED]:
-        line += f", {count[TrialState.FAILED]} failed"
-    by_tokens = budget.tokens_left(outcomes)
-    if by_tokens is not None:
-        line += f"; {max(0.0, by_tokens):,.0f} of {spec.budget.training_tokens:,.0f} training tokens left"
-    measured = [outcome for outcome in outcomes if outcome.share]
-    if measured:
-        shares = sum(outcome.share for outcome in measured)
-        trainings = spec.search.mean_share * spec.budget.trials - shares
-        if by_tokens is not None:
-            each = sum(outcome.train_tokens for outcome in measured) / shares
-            trainings = min(trainings, running + by_tokens / max(1.0, each))
-        left = sum(outcome.train_seconds for outcome in measured) / shares * trainings / num_lanes
-        by_clock = budget.seconds_left()
-        left = left if by_clock is None else min(left + budget.kept_back(outcomes), by_clock)
-        if done:
-            line += f"; best {spec.quality} {max(outcome.values()[spec.quality] for outcome in done):.1%}"
-        line += f"; about {max(0, left) / 60:.0f} min left"
-    return line
 
 
 # -- the record and the output folder

@@ -16,7 +16,7 @@ from search.suggest.ladder import Ladder
 from search.suggest.sampling import Sampling
 from spaces.architecture import copied_layers
 from spaces.deployment import PREFIX
-from spaces.errors import TrialError
+from spaces.errors import StudyError, TrialError
 from spaces.parameters import Value
 from spaces.space import PARAMETERS
 from spaces.student import StudentShape
@@ -37,7 +37,8 @@ Told = Callable[[TrialOutcome], None]
 
 class StudySearcher(SegmentSearcher):
     """Suggests segments: first those that an earlier run left unfinished, then the next one of a trial that goes on, then new
-    trials until the budget is spent. `no_more_trials` is called when it is: once or more often; `ended` then says why."""
+    trials until the budget is spent. `no_more_trials` is called when it is: once or more often; `ended` then says why. While
+    `on_hold` says so nothing begins and nothing is decided: the study is to go on another time."""
 
     def __init__(
         self,
@@ -53,9 +54,10 @@ class StudySearcher(SegmentSearcher):
         told: Told,
         shape_costs: ShapeCosts | None = None,
         no_more_trials: Callable[[], None] = lambda: None,
+        on_hold: Callable[[], bool] = lambda: False,
     ) -> None:
         super().__init__()
-        self._no_more_trials = no_more_trials
+        self._no_more_trials, self._on_hold = no_more_trials, on_hold
         self._spec, self._record, self._sampling, self._budget, self._ladder = spec, record, sampling, budget, ladder
         self._shape_costs = shape_costs
         self._references, self._teacher_depth, self._payload, self._told = references, teacher_depth, payload, told
@@ -83,6 +85,8 @@ class StudySearcher(SegmentSearcher):
         return [self.outcomes[number] for number in sorted(self.outcomes)]
 
     def next_item(self, trial_id: str) -> WorkItem | Literal["finished"] | None:
+        if self._on_hold():
+            return "finished"
         item = self._interrupted() or self._promoted() or self._new() or self._promoted(last=True)
         if item is not None:
             self._flying.add(item.trial)  # type: ignore[arg-type]
@@ -141,6 +145,10 @@ class StudySearcher(SegmentSearcher):
     def finished(self, key: str, result: WorkResult) -> None:
         number = result.trial
         assert number is not None
+        if result.ran_out_of_space:  # else every trial would fail, and for good
+            raise StudyError(
+                f"trial {number}: {result.error}. Make room and run the same command again: it begins anew there"
+            )
         self._flying.discard(number)
         measurement, error = None, result.error
         if not error:

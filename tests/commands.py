@@ -1,0 +1,82 @@
+"""The command line in tests: `distilsearch` runs it here, `study` writes study files, `finished` is a study that ran."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from search.record.record import Record, open_storage
+from spaces.student import TeacherShape
+from spaces.study import StudySpec
+from spaces.trial import Measurement, TrialState
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def distilsearch(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """The command in this process: (exit status, stdout, stderr)."""
+    from search import cli
+
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["distilsearch", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return int(end.value.code or 0), captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def study(study_of: Callable[..., StudySpec], tmp_path: Path) -> Callable[..., Path]:
+    """A maker of study files on the tiny task."""
+
+    def write(name: str = "study.yaml", **changes: Any) -> Path:
+        path = tmp_path / name
+        path.write_text(yaml.safe_dump(study_of(**changes).resolved()))
+        return path
+
+    return write
+
+
+TEACHER = TeacherShape(
+    model_type="bert", depth=3, hidden_size=32, num_heads=4, intermediate_size=64, vocabulary_size=140,
+    max_positions=48, type_vocabulary_size=2, num_labels=3, num_parameters=50_000,
+)  # fmt: skip
+
+
+@pytest.fixture
+def finished(study_of: Callable[..., StudySpec]) -> StudySpec:
+    """A study with three trials in its record, as a run leaves it; the third is dominated."""
+    from search.study.output import claim_output
+    from search.study.searcher import trial_config
+    from search.suggest.sampling import Sampling
+
+    spec = study_of(search={"first": [{"family": "bert", "depth": depth} for depth in (1, 2, 3)]})
+    claim_output(spec)
+    record = Record(open_storage("sqlite", spec.output), spec.name, spec.objectives)
+    Record(open_storage("sqlite", spec.output), f"{spec.name}.confirm", spec.objectives)
+    sampling = Sampling(spec, TEACHER, {"full": 140, "used": 120}, {})
+    for number, accuracy in enumerate((0.5, 0.8, 0.4)):
+        parameters, shape = sampling.suggest([], number)
+        outcome = record.start(trial_config(spec, parameters, shape, 3, number), parameters, spec.space)
+        metrics = {"validation/accuracy": accuracy, "validation/macro_f1": accuracy}
+        record.measured(Measurement(trial=number, attempt=1, step=3, share=1.0, metrics=metrics))
+        record.set_state(number, TrialState.DONE, [accuracy, float(outcome.config.shape.num_parameters)])
+    scores = {"validation/accuracy": 0.9, "test/accuracy": 0.9}
+    teacher = {"name": "teacher", "label": "teacher", "num_parameters": 50_000, "num_bytes": 200_000, "metrics": scores}
+    record.keep("references", [teacher])
+    return spec
+
+
+def record_of(spec: StudySpec) -> Record:
+    return Record(open_storage(spec.storage, spec.output), spec.name, spec.objectives)
