@@ -13,13 +13,13 @@ from typing import Any
 import typer
 from rich.console import Console
 
-from search.cli import results, studies
+from search.cli import report, results, studies
 from spaces.errors import InputError, StudyError
 
 INTERRUPTED = 130  # by Ctrl-C, or told to end
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {  # by the heading of their help
     "Studies": (studies.run, studies.plan, studies.schema),
-    "What a study found": (results.front, results.analyse, results.export),
+    "What a study found": (results.front, results.analyse, report.report, report.dashboard),
 }
 app = typer.Typer(
     no_args_is_help=True,

@@ -29,6 +29,12 @@ def _alive_here(holder: dict[str, Any]) -> bool | None:
     return _started(holder["pid"]) == holder.get("started")
 
 
+def holder_of(record: Record, clock: Callable[[], float] = time.time) -> dict[str, Any] | None:
+    """Who runs the study now, as far as that can be known."""
+    holder: dict[str, Any] | None = record.fact("lease")
+    return holder if holder and holder["expires"] > clock() and _alive_here(holder) is not False else None
+
+
 def _started(pid: int) -> str:
     """When a process began, as Linux counts; tells a reused process id from the same process."""
     try:
@@ -47,8 +53,8 @@ class Lease:
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Lease:
-        holder = self._record.fact("lease")
-        if holder and holder["expires"] > self._clock() and _alive_here(holder) is not False:
+        holder = holder_of(self._record, self._clock)
+        if holder:
             raise InputError.of(
                 "output",
                 f"this study is being run by process {holder['pid']} on {holder['host']}; wait for it, stop it, or give "
