@@ -10,12 +10,12 @@ from spaces.trial import TrialOutcome, TrialState
 
 # A trial that failed, or still runs, has spent more than it measured: how much, nobody knows.
 TRAINED_FOR = {
-    "done": "trials that finished",
-    "ended": "trials ended early",
-    "running": "trials still in play",
-    "failed": "trials that failed",
-    "confirm": "confirmations",
-    "without_distillation": "students without distillation",
+    "done": ("trial", " that finished"),
+    "ended": ("trial", " ended early"),
+    "running": ("trial", " still in play"),
+    "failed": ("trial", " that failed"),
+    "confirm": ("confirmation", ""),
+    "without_distillation": ("student", " without distillation"),
 }
 IN_PLAY = (TrialState.RUNNING, TrialState.WAITING, TrialState.PROMOTED)
 
@@ -48,10 +48,9 @@ class Account(Frozen):
 
 
 class Spending(Frozen):
-    """What was trained for trials of one kind, as far as it was measured."""
+    """What was trained for trials of one kind, as far as it was measured; `whom` such as `5 trials that finished`."""
 
-    name: str
-    trials: int
+    whom: str
     seconds: float
     tokens: float
 
@@ -64,11 +63,10 @@ def spending(outcomes: Sequence[TrialOutcome]) -> list[Spending]:
         kinds.setdefault(outcome.labels.get("kind", "confirm") if "of" in outcome.labels else state, []).append(outcome)
     return [
         Spending(
-            name=name,
-            trials=len(kinds[kind]),
+            whom=f"{len(kinds[kind]):,} {noun}{'s' * (len(kinds[kind]) != 1)}{more}",
             seconds=sum(outcome.train_seconds for outcome in kinds[kind]),
             tokens=sum(outcome.train_tokens for outcome in kinds[kind]),
         )
-        for kind, name in TRAINED_FOR.items()
+        for kind, (noun, more) in TRAINED_FOR.items()
         if kind in kinds
     ]

@@ -124,7 +124,7 @@ def where_time_went(account: Account, outcomes: Sequence[TrialOutcome]) -> str:
     parts.append(
         _bars(
             (
-                f"{one.trials} {one.name if one.trials > 1 else one.name.replace('trials', 'trial', 1)}",
+                one.whom,
                 one.seconds / most,
                 f"{duration(one.seconds)}{f', {millions(one.tokens)} tokens' if one.tokens else ''}",
             )

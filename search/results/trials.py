@@ -104,7 +104,10 @@ def _student(row: StudentRow, scores: Sequence[str]) -> dict[str, Any]:
 
 
 def _short(value: float | None) -> float | None:
-    return None if value is None or not math.isfinite(value) else float(f"{value:.7g}")
+    """A count whole, a score to seven digits."""
+    if value is None or not math.isfinite(value):
+        return None
+    return int(value) if value == int(value) else float(f"{value:.7g}")
 
 
 def _finite(data: Any) -> Any:

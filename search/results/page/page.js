@@ -237,7 +237,7 @@ function choice(host, words, options, key, redraw) {
 }
 function setUpChoices() {
   choice("front-controls", "Size as", Object.entries(data.costs), "x", drawFront);
-  if (data.front.length) {
+  if (frontRange(quality, true)[0] < frontRange(quality, false)[0]) {
     const label = document.createElement("label"), box = document.createElement("input");
     Object.assign(box, {type: "checkbox", id: "everything", checked: chosen.everything});
     box.addEventListener("change", () => {
