@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -28,7 +29,20 @@ COMMANDS = sorted(
 
 
 def test_every_command_explains_itself(distilsearch: Run) -> None:
-    assert {"run", "plan", "front", "analyse", "export", "schema", "list", "show", "clean"} <= set(COMMANDS)
+    assert {
+        "run",
+        "plan",
+        "front",
+        "analyse",
+        "report",
+        "export",
+        "schema",
+        "list",
+        "show",
+        "clean",
+        "track",
+        "dashboard",
+    } <= set(COMMANDS)
     status, everything, _ = distilsearch("--help")
     assert status == 0
     for command in COMMANDS:
@@ -117,7 +131,7 @@ def test_a_budget_that_pays_for_no_trial_is_2(distilsearch: Run, study: Callable
 
 
 def test_a_folder_that_holds_no_study_is_2(distilsearch: Run, tmp_path: Path) -> None:
-    for command in ("front", "analyse", "export"):
+    for command in ("front", "analyse", "report", "dashboard"):
         status, out, err = distilsearch(command, tmp_path)
         assert (status, out) == (2, "")
         assert "holds no study.yaml, so it is no study's output" in err
@@ -303,19 +317,72 @@ def test_a_study_is_analysed_from_its_record(distilsearch: Run, finished: StudyS
     assert "3 trials finished, and it takes 10." in out
 
 
-def test_exports_are_written_again_from_the_record(distilsearch: Run, finished: StudySpec) -> None:
+def test_the_report_of_a_study_that_runs_or_was_cut_off_touches_nothing_else(
+    distilsearch: Run, finished: StudySpec
+) -> None:
     output = finished.output
+    (output / "best" / "trial-99").mkdir(parents=True)  # the driver's, just being written
+    status, out, _ = distilsearch("report", output)
+    assert status == 0
+    assert out.splitlines() == [str(output / name) for name in ("report.html", "front.csv")]
+    assert "Trial 1" in (output / "report.html").read_text()
+    assert [entry.name for entry in (output / "best").iterdir()] == ["trial-99"]
+    record = Record(open_storage("sqlite", output), finished.name, finished.objectives)
+    record.keep("finished", wish(finished))
+    record.keep("lease", {"host": "elsewhere", "pid": 12, "started": "1", "expires": 1e12})
+    assert distilsearch("report", output)[1] == out  # finished once, and extended now
+
+
+def test_the_report_of_a_finished_study_writes_all_of_it_again(distilsearch: Run, finished: StudySpec) -> None:
+    output = finished.output
+    record = Record(open_storage("sqlite", output), finished.name, finished.objectives)
+    record.keep("finished", wish(finished))
     (output / "best" / "trial-99").mkdir(parents=True)  # left by a front of yesterday
-    status, out, _ = distilsearch("export", output)
+    status, out, _ = distilsearch("report", output)
     assert status == 0
     names = [f"best/trial-{number}.yaml" for number in front_of(finished)]
-    assert out.splitlines() == [str(output / name) for name in ("front.csv", "report.html", *names)]
+    assert out.splitlines() == [str(output / name) for name in ("report.html", "front.csv", *names)]
     assert all((output / name).is_file() for name in ("front.csv", "report.html", "best/knee.yaml", *names))
     assert not (output / "best" / "trial-99").exists()
     status, out, _ = distilsearch("plan", output / "best" / "trial-1.yaml", "--json")
     plan = json.loads(out)
     assert (status, plan["shapes"]) == (0, 1)
     assert plan["study"]["budget"]["trials"] == 1
+
+
+def test_a_report_before_any_front_shows_the_trials_so_far(
+    distilsearch: Run, study_of: Callable[..., StudySpec], finished: StudySpec
+) -> None:
+    spec = study_of(bounds={"accuracy": {"min": 0.99}}, search=finished.search.model_dump(mode="json", by_alias=True))
+    for path in (finished.output / "study.yaml",):
+        raw = yaml.safe_load(path.read_text())
+        raw["study"]["bounds"] = spec.resolved()["bounds"]
+        path.write_text(yaml.safe_dump(raw))
+    status, _, _ = distilsearch("report", finished.output)
+    text = (finished.output / "report.html").read_text()
+    assert status == 0
+    assert "there is no front to choose from" in text
+    assert '"number":[0,1,2]' in text
+
+
+def test_a_port_goes_with_watching_and_a_taken_one_is_2(distilsearch: Run, finished: StudySpec) -> None:
+    status, out, err = distilsearch("report", finished.output, "--port", "8000")
+    assert (status, out) == (2, "")
+    assert "--port: goes with --watch" in err
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        for command in (["report", finished.output, "--watch"], ["dashboard", finished.output]):
+            status, out, err = distilsearch(*command, "--port", taken.getsockname()[1])
+            assert (status, out) == (2, "")
+            assert "cannot be used: Address already in use" in err
+
+
+def test_a_dashboard_that_is_not_installed_is_2(
+    distilsearch: Run, finished: StudySpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "optuna_dashboard", None)
+    status, out, err = distilsearch("dashboard", finished.output)
+    assert (status, out) == (2, "")
+    assert "pip install 'distilsearch[dashboard]'" in err
 
 
 def test_what_was_extended_is_done(distilsearch: Run, finished: StudySpec, tmp_path: Path) -> None:
@@ -345,6 +412,10 @@ def test_a_study_that_measured_nothing_yet_is_1(distilsearch: Run, study_of: Cal
     status, _, err = distilsearch("front", spec.output)
     assert status == 1
     assert "has measured nothing yet" in err
+    status, _, err = distilsearch("report", spec.output)
+    assert status == 1
+    assert "has measured nothing yet" in err
+    assert not (spec.output / "report.html").exists()
 
 
 # light imports, each in an interpreter of its own
@@ -396,8 +467,8 @@ def test_the_check_of_loaded_modules_finds_one() -> None:
     assert loaded(ALL_OF.format(["search.record"]), ("optuna", "torch")) == ["optuna"]
 
 
-def test_front_and_analyse_need_neither_ray_nor_torch(finished: StudySpec) -> None:
-    for command in ("front", "analyse"):
+def test_what_a_study_found_needs_neither_ray_nor_torch(finished: StudySpec) -> None:
+    for command in ("front", "analyse", "report"):
         assert loaded(COMMAND.format([command, str(finished.output)]), HEAVY) == []
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import typer
 from rich.console import Console
 
-from search.cli import export, inspect, results, studies, upkeep
+from search.cli import export, inspect, report, results, studies, upkeep
 from spaces.errors import InputError, StudyError
 from spaces.secrets import mask_secrets
 
@@ -33,7 +33,7 @@ DISK_ERRORS = {
 }
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {  # by the heading of their help
     "Studies": (studies.run, studies.plan, studies.schema),
-    "What a study found": (results.front, results.analyse, export.export),
+    "What a study found": (results.front, results.analyse, report.report, export.export, report.dashboard),
     "Looking": (inspect.list_studies, inspect.show),
     "Keeping": (upkeep.clean, upkeep.track),
 }

@@ -1,4 +1,4 @@
-"""Commands about what a study found: front, analyse, export."""
+"""Commands about what a study found: front, analyse."""
 
 from __future__ import annotations
 
@@ -35,18 +35,6 @@ def analyse(folder: Folder, as_json: AsJson = False) -> None:
     result = open_study(folder)
     found = analyse(result.spec, result.front, result.outcomes, result.references)
     typer.echo(found.model_dump_json(indent=2) if as_json else found.as_text())
-
-
-def export(folder: Folder) -> None:
-    """Write front.csv, the best-config files and report.html of a study again, from its record.
-
-    $ distilsearch export runs/reviews
-    """
-    from search.study.output import export_study
-
-    result = export_study(folder)
-    for name in ("front.csv", "report.html", *(f"best/trial-{row.trial}.yaml" for row in result.rows)):
-        typer.echo(str(folder / name))
 
 
 def print_front(result: Any, as_json: bool) -> None:

@@ -40,7 +40,7 @@ def _started(pid: int) -> str:
 
 def holder_of(record: Record, clock: Callable[[], float] = time.time) -> dict[str, Any] | None:
     """Who runs the study now: host, pid and when the lease expires; None where nobody does."""
-    holder = record.fact("lease")
+    holder: dict[str, Any] | None = record.fact("lease")
     return holder if holder and holder["expires"] > clock() and _alive_here(holder) is not False else None
 
 

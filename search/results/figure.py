@@ -1,4 +1,4 @@
-"""The front as a plotly figure, for the report and the tracker: size on a log axis against quality.
+"""The front as a plotly figure, for the tracker: size on a log axis against quality.
 
 plotly is imported when a figure is drawn, so that `status` and the front stay light.
 """
@@ -10,13 +10,12 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from search.results.course import CoursePoint
+from search.results.asked import metric_in_words
 from search.results.front import ParetoFront, Reference, reference_named
 from search.results.students import StudentRow
 from search.results.table import millions, percent
 from spaces.deployment import COSTS
 from spaces.study import StudySpec
-from spaces.task import METRIC_WORDS
 from spaces.trial import TrialOutcome, TrialState
 
 if TYPE_CHECKING:
@@ -134,30 +133,6 @@ def front_figure(
     return figure
 
 
-def course_figure(went: Sequence[CoursePoint]) -> go.Figure:
-    """The front's hypervolume over the minutes of training that the search had spent, on all lanes together."""
-    import plotly.graph_objects as go
-
-    figure = go.Figure()
-    figure.add_scatter(
-        x=[point.train_seconds / 60 for point in went],
-        y=[point.hypervolume for point in went],
-        customdata=[point.finished for point in went],
-        mode="lines+markers",
-        line={"shape": "hv", "color": BLUE, "width": 2},
-        marker={"color": BLUE, "size": 6},
-        hovertemplate="%{x:.1f} min<br>hypervolume %{y:.4f}<br>%{customdata} finished<extra></extra>",
-    )
-    figure.update_layout(
-        **LAYOUT,
-        margin={"l": 60, "r": 24, "t": 12, "b": 50},
-        height=300,
-        xaxis={**AXIS, "title": "minutes of training", "rangemode": "tozero"},
-        yaxis={**AXIS, "title": "hypervolume", "rangemode": "tozero"},
-    )
-    return figure
-
-
 def _size(row: StudentRow, size: str) -> float:
     return float(row.num_parameters if size == "parameters" else row.num_bytes)
 
@@ -246,7 +221,3 @@ def _draw_bounds(figure: go.Figure, spec: StudySpec, references: Sequence[Refere
                 note |= {"xref": "paper", "x": 0, "xanchor": "left", "y": limit, "yanchor": "bottom"}
                 note |= {"text": f" {word} {percent(limit)}"}
             figure.add_annotation(**note)
-
-
-def metric_in_words(name: str) -> str:
-    return METRIC_WORDS.get(name, name)

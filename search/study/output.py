@@ -12,7 +12,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from search.record.lease import holder_of
 from search.record.record import Record, existing_record, open_storage, storage_errors
+from search.results.account import Account
 from search.results.front import ParetoFront, Reference
 from search.results.near import near_front
 from search.results.report import write_report
@@ -128,13 +130,20 @@ def open_study(folder: Path) -> StudyResult:
     return from_record(spec, *records_of(spec, folder))
 
 
-def export_study(folder: Path) -> StudyResult:
-    """Writes front.csv, best-config files and the report again from the record."""
+def rebuild(folder: Path) -> tuple[StudyResult, list[Path]]:
+    """Writes the report and front.csv again from the record, and where the study is finished and nobody runs it, its best-config
+    files too. Returns what was written."""
     spec = spec_of(folder)
     record, again = records_of(spec, folder)
     result = from_record(spec, record, again)
-    write_results(result, again.outcomes(), delivered_metrics(record), record.fact("provenance") or {})
-    return result
+    if record.fact("finished") is not None and holder_of(record) is None:
+        write_results(result, record, again.outcomes())
+        files = [spec.output / "best" / f"trial-{row.trial}.yaml" for row in result.rows]
+    else:
+        spec.output.mkdir(parents=True, exist_ok=True)
+        write_tables(result, record, again.outcomes())
+        files = []
+    return result, [spec.output / "report.html", spec.output / "front.csv", *files]
 
 
 def records_of(spec: StudySpec, folder: Path) -> tuple[Record, Record]:
@@ -180,14 +189,10 @@ def weights_folder(spec: StudySpec, measured: Measurement) -> Path:
     return segment_folder(spec, measured.trial, measured.share) / f"attempt-{measured.attempt}"
 
 
-def write_results(
-    result: StudyResult,
-    confirmations: Sequence[TrialOutcome],
-    delivered: dict[int, dict[str, float]],
-    provenance: dict[str, Any],
-) -> None:
+def write_results(result: StudyResult, record: Record, confirmations: Sequence[TrialOutcome]) -> None:
     """front.csv, best/*.yaml, best/knee.yaml and report.html, from the record alone; best/ holds the front and no more."""
     spec, front, references = result.spec, result.front, result.references
+    delivered, provenance = delivered_metrics(record), record.fact("provenance") or {}
     best = spec.output / "best"
     best.mkdir(parents=True, exist_ok=True)
     named = {f"trial-{trial}" for trial in front.trials} | ({"knee"} if front.points else set())
@@ -202,9 +207,27 @@ def write_results(
         if row.trial == front.knee:
             write_whole(best / "knee.yaml", text)
     write_cards(result, provenance)
-    write_front_csv(spec.output / "front.csv", [*result.rows, *result.near])
-    everything = [*result.outcomes, *confirmations]
-    write_report(spec.output / "report.html", spec, front, result.rows, references, everything, result.near)
+    write_tables(result, record, confirmations)
+
+
+def write_tables(result: StudyResult, record: Record, confirmations: Sequence[TrialOutcome]) -> None:
+    """front.csv and report.html, each whole or not at all."""
+    write_front_csv(result.spec.output / "front.csv", [*result.rows, *result.near])
+    write_report(result.spec.output / "report.html", **reported(result, record, confirmations))
+
+
+def reported(result: StudyResult, record: Record, confirmations: Sequence[TrialOutcome]) -> dict[str, Any]:
+    """What the report is made of: the arguments of `report_page`."""
+    return {
+        "spec": result.spec,
+        "front": result.front,
+        "rows": result.rows,
+        "references": result.references,
+        "outcomes": [*result.outcomes, *confirmations],
+        "near": result.near,
+        "account": Account.of(record.fact),
+        "num_rows": record.fact("num_rows") or {},
+    }
 
 
 def best_config(

@@ -183,8 +183,9 @@ def run_study(spec: StudySpec, display: Display | None = None, more: int | None 
         idle = pool.status()
         record.keep("provenance", provenance)
         result = result_of(spec, front, outcomes, confirmations, delivered, references, num_rows)
-        write_results(result, confirmations, delivered, provenance)
         record.keep("lanes", {"status": idle, "wall_seconds": time.monotonic() - begun})
+        record.keep("stages", stages.seconds)  # for the report, which is a stage itself
+        write_results(result, record, confirmations)
         tracker.finished(result)
         stages.ended("tables, report, tracking")
         record.keep("stages", stages.seconds)

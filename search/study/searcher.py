@@ -137,7 +137,9 @@ class StudySearcher(SegmentSearcher):
         if self.ended:
             return None
         until = self._ladder.next_share(0.0)
-        outcome = self._record.start(config, parameters, self._spec.space, until=until)
+        recipe = self._sampling.recipe_of(number, parameters)
+        labels = {"start": recipe} if recipe else {}
+        outcome = self._record.start(config, parameters, self._spec.space, labels, until=until)
         self.outcomes[outcome.number] = outcome
         self._told(outcome)
         return self._item(outcome, 1)

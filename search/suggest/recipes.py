@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from search.suggest.nearest import Wish
+from search.suggest.nearest import Wish, nearest
 from spaces.architecture import FULL
+from spaces.parameters import Value
 from spaces.space import SearchSpace
 from spaces.student import TeacherShape
 
@@ -26,8 +27,19 @@ class Recipe:
 
 def wishes_for(teacher: TeacherShape, space: SearchSpace) -> list[Wish]:
     """What the recipes wish for, of those that the space's families allow."""
+    return [recipe.wish(teacher) for recipe in _possible(space)]
+
+
+def recipes_of(
+    point: Mapping[str, Value], teacher: TeacherShape, space: SearchSpace, vocabularies: Mapping[str, int]
+) -> list[str]:
+    """The names of the recipes that come to this very point in this space: several, where it is too coarse to tell them apart."""
+    return [one.name for one in _possible(space) if nearest(one.wish(teacher), space, teacher, vocabularies) == point]
+
+
+def _possible(space: SearchSpace) -> list[Recipe]:
     families = space.parameter("family")
-    return [recipe.wish(teacher) for recipe in RECIPES if not recipe.family or families.contains(recipe.family)]
+    return [recipe for recipe in RECIPES if not recipe.family or families.contains(recipe.family)]
 
 
 def _layers(teacher: TeacherShape, of_twelve: int) -> int:

@@ -18,6 +18,7 @@ from search.results.front import ParetoFront, dominates
 from search.suggest.costs import Costs
 from search.suggest.first import within
 from search.suggest.forest import ForestSampler
+from search.suggest.recipes import recipes_of
 from search.suggest.samplers import OWN, OptunaAsks
 from spaces.architecture import InvalidStudent
 from spaces.deployment import COSTS
@@ -95,6 +96,13 @@ class Sampling:
         given = self._first[number] if number < len(self._first) else {}
         fixed = {name: value for name, value in given.items() if PARAMETERS[name].shapes}.items()
         return [shape for values, shape in self._valid if fixed <= values.items()]
+
+    def recipe_of(self, number: int, values: Mapping[str, Value]) -> str:
+        """The textbook student that trial `number` began with, by its name, where these are its values; else nothing."""
+        given = self._first[number] if number < len(self._first) else {}
+        if not given or not self._spec.search.begins_with_recipes or not given.items() <= values.items():
+            return ""
+        return " / ".join(recipes_of(given, self._teacher, self._spec.space, self._vocabularies))
 
     def is_beaten(self, shape: StudentShape, front: ParetoFront | None) -> bool:
         """Whether it could not reach the front even with the teacher's scores at its costs."""
