@@ -80,3 +80,13 @@ def finished(study_of: Callable[..., StudySpec]) -> StudySpec:
 
 def record_of(spec: StudySpec) -> Record:
     return Record(open_storage(spec.storage, spec.output), spec.name, spec.objectives)
+
+
+def results_written(spec: StudySpec) -> Any:
+    """The results of a study with that record, with all the files that a run writes at its end."""
+    from search.study.output import from_record, records_of, write_results
+
+    record, again = records_of(spec, spec.output)
+    result = from_record(spec, record, again)
+    write_results(result, record, again.outcomes())
+    return result

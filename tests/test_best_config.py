@@ -10,9 +10,9 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from commands import TEACHER, Run
+from commands import TEACHER, Run, results_written
 
-from search.study.output import claim_output, one_point_study, rebuild
+from search.study.output import claim_output, one_point_study
 from search.study.searcher import trial_config
 from search.suggest.sampling import Sampling
 from spaces.changes import load_changed, parse_changes
@@ -60,7 +60,7 @@ def keys(plain: Mapping[str, Any], prefix: str = "") -> set[str]:
 
 def test_what_is_written_today_has_the_keys_of_the_newest_sample(finished: StudySpec) -> None:
     """A new key takes a new sample, which must load for ever."""
-    (trial, *_) = rebuild(finished.output)[0].front.trials
+    (trial, *_) = results_written(finished).front.trials
     written = yaml.safe_load((finished.output / "best" / f"trial-{trial}.yaml").read_text())
     sample = yaml.safe_load(NEWEST.read_text())
     for part in ("config", "study"):

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 import yaml
-from commands import Run, record_of
+from commands import Run, record_of, results_written
 from test_cli import COMMAND, HEAVY, front_of, loaded
 
 from search.record.record import Record, open_storage
 from search.study.disk import disk_use, leftovers
 from search.study.extension import wish
-from search.study.output import claim_output, rebuild
+from search.study.output import claim_output
 from spaces.study import StudySpec
 from spaces.trial import TrialState
 from spaces.yaml_io import load_study
@@ -144,7 +144,7 @@ def test_a_trial_is_shown_in_full(distilsearch: Run, finished: StudySpec) -> Non
     again.set_state(outcome.number, TrialState.DONE, [0.7, 1.0])
     broken = record.start(first.config, first.parameters, finished.space)
     record.set_state(broken.number, TrialState.FAILED, error="the loss is not finite")
-    rebuild(finished.output)
+    results_written(finished)
 
     status, out, err = distilsearch("show", finished.output, "--trial", 1)
     assert (status, err) == (0, "")
@@ -288,7 +288,7 @@ cli.main()
 
 def test_a_disk_that_takes_no_more_is_one_message_and_no_half_file(finished: StudySpec) -> None:
     """A limit on the size of files, which fails a write in its midst as a full disk does."""
-    rebuild(finished.output)
+    results_written(finished)
     before = {
         path: path.read_bytes() for path in finished.output.rglob("*") if path.is_file() and "db" not in path.name
     }

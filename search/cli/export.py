@@ -45,11 +45,15 @@ def export(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Export a student of the front: --pick smallest --keep 97% --format hf,onnx,onnx-int8.
+    """Export a student of the front as Hugging Face folder or ONNX file.
 
     Picks are made on validation, and the answer says what test says. What is not a plain copy is held against the
     student in PyTorch on the study's validation and test texts: the largest difference, the share of equal
-    predictions, and its own score."""
+    predictions, and its own score.
+
+    $ distilsearch export runs/reviews --pick smallest --keep 97% --format hf,onnx,onnx-int8
+    $ distilsearch export runs/reviews --pick trial=7 --format onnx-int8 --to deployed
+    """
     from search.results.picks import parse_pick
     from search.study.export import export as export_student
     from search.study.export import formats_of

@@ -62,7 +62,10 @@ def track(
     """Bring a study's Weights & Biases run up to its record: what was missed, or all of it.
 
     Works also where the study was not tracked as it ran. What the run has is not sent again. Without a key the run is written here,
-    and nothing is sent."""
+    and nothing is sent.
+
+    $ distilsearch track runs/reviews
+    """
     from search.study.tracking.again import track_study
 
     found = track_study(folder, mode)
