@@ -17,6 +17,7 @@ import pytest
 from test_results import REFERENCES, a_spec, a_study, an_outcome
 from wandb_server import WandbServer
 
+from search.record.lease import Lease
 from search.results.course import course
 from search.results.front import ParetoFront
 from search.study.output import StudyResult, claim_output, open_record, result_of, write_results
@@ -370,6 +371,23 @@ def test_a_server_that_goes_away(server: WandbServer, tmp_path: Path) -> None:
     assert server.histories.get(kept_run_id(spec.output), []) == []
 
 
+def test_a_server_that_never_answers_keeps_no_process_alive(server: WandbServer, tmp_path: Path) -> None:
+    server.hangs = True
+    program = f"""
+import sys, time
+sys.path[:0] = {sys.path!r}
+from pathlib import Path
+from test_tracking import only_warning, tracked_spec, wandb_tracker
+wandb_tracker.CLOSE_SECONDS = 8
+warned, seconds = only_warning(tracked_spec(Path({str(tmp_path / "out")!r}), "online"))
+print(warned, time.time())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
+    assert "no end within 8 s" in done.stdout, done.stderr
+    assert time.time() - float(done.stdout.split()[-1]) < 5  # wandb's own exit hook would try for half a minute
+    assert done.stderr == ""
+
+
 def test_a_folder_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path / "file" / "below"))
@@ -498,6 +516,12 @@ def test_track_adds_a_run_a_trial_where_they_are_asked_for(server: WandbServer, 
     assert "small-student" not in {one["artifactCollectionName"] for one in server.artifacts}
     track_study(spec.output)
     assert [len(server.histories[f"{run_id}-{number}"]) for number in range(6)] == [1] * 6
+
+
+def test_track_waits_for_the_driver(tmp_path: Path) -> None:
+    spec = recorded(tmp_path / "out")
+    with Lease(open_record(spec)[0]), pytest.raises(InputError, match="is being run by process"):
+        track_study(spec.output, "offline")
 
 
 def test_track_says_what_is_wrong(server: WandbServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

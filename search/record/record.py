@@ -23,7 +23,7 @@ from sqlalchemy.exc import OperationalError
 
 from spaces.errors import InputError, StudyError
 from spaces.parameters import Choice, IntRange, Parameter
-from spaces.secrets import mask_secrets
+from spaces.secrets import MASK, mask_secrets
 from spaces.space import SearchSpace
 from spaces.trial import Measurement, TrialConfig, TrialOutcome, TrialState
 
@@ -55,7 +55,7 @@ FINISHED = {TrialState.ENDED, TrialState.FAILED, TrialState.DONE}
 
 def open_storage(storage: str, output: Path) -> BaseStorage:
     """`sqlite` is `study.db` in the output; anything else is an Optuna storage URL."""
-    url = f"sqlite:///{output / 'study.db'}" if storage == "sqlite" else storage
+    url = storage_url(storage, output)
     try:
         engine = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else None
         opened = RDBStorage(url, engine_kwargs=engine)
@@ -66,6 +66,11 @@ def open_storage(storage: str, output: Path) -> BaseStorage:
         return opened
     except Exception as error:
         raise InputError.of("storage", f"cannot be opened: {mask_secrets(str(error).splitlines()[0])}") from error
+
+
+def storage_url(storage: str, output: Path) -> str:
+    """A masked password, as study.yaml has it, is left out: the database's own ways (PGPASSWORD, ~/.pgpass) then give it."""
+    return f"sqlite:///{output / 'study.db'}" if storage == "sqlite" else storage.replace(f":{MASK}@", "@")
 
 
 def _on_network(folder: Path) -> bool:
