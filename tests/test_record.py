@@ -18,7 +18,7 @@ from optuna.trial import TrialState as OptunaState
 from small_search import Clock, a_point, a_spec, reopened
 
 from search.record.lease import Lease
-from search.record.record import Record, distribution, existing_record, open_storage
+from search.record.record import Record, distribution, existing_record, open_storage, storage_url
 from spaces.errors import InputError, StudyError
 from spaces.parameters import Choice, FloatRange, IntRange
 from spaces.trial import Measurement, TrialState
@@ -191,3 +191,11 @@ def test_a_lease_is_renewed_while_its_driver_lives(record: Record) -> None:
                 break
             time.sleep(0.01)
         assert record.fact("lease")["expires"] == 2000.2
+
+
+def test_a_password_that_study_yaml_does_not_keep_is_left_to_the_database(tmp_path: Path) -> None:
+    assert storage_url("postgresql://me:***@db/studies", tmp_path) == "postgresql://me@db/studies"
+    assert storage_url("postgresql://me:pw@db/studies", tmp_path) == "postgresql://me:pw@db/studies"
+    with pytest.raises(InputError) as refused:
+        open_storage("nonsense://me:hunter2@db/studies", tmp_path)
+    assert "hunter2" not in str(refused.value)

@@ -30,6 +30,9 @@ from search.study.augment import with_parts
 from search.study.inputs import read_inputs
 from search.study.output import open_record, open_study, spec_of
 from search.study.searcher import trial_config
+from search.study.tracking.rows import replay, row_of
+from search.study.tracking.segments import segments
+from search.study.tracking.session import kept_run_id
 from search.suggest.sampling import Sampling
 from search.trial import work
 from search.trial.context import WorkerContext
@@ -40,6 +43,7 @@ from spaces.yaml_io import load_study
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(3600)]
 
 NUM_TRIALS = 5
+SECRETS = ("0123456789abcdef" * 2 + "76543210", "hf_" + "Qx7" * 11)
 DRIVER = """
 import functools, study_toys, search.study.prepare as prepare, search.study.run as run
 prepare.STEPS_A_PART = 45  # so that the teacher's 90 steps are two parts
@@ -81,7 +85,8 @@ class Ran:
 
 def environment(folder: Path) -> dict[str, str]:
     paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent)])
-    return {**os.environ, "PYTHONPATH": paths, "TOYS_LOG": str(folder / "log.txt"), "COLUMNS": "160"}
+    secrets = {"WANDB_API_KEY": SECRETS[0], "HF_TOKEN": SECRETS[1], "HOME": str(folder / "home")}
+    return {**os.environ, **secrets, "PYTHONPATH": paths, "TOYS_LOG": str(folder / "log.txt"), "COLUMNS": "160"}
 
 
 def states(output: Path) -> Counter[str]:
@@ -106,7 +111,13 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
         {"family": "bert", "depth": 3, "vocabulary": "full"},
     ]
     # One lane: each one more is another two processes that import torch, and the lanes' own tests have several.
-    path = tiny.write_study(folder, budget={"trials": NUM_TRIALS}, search={"first": first}, resources={"lanes": 1})
+    path = tiny.write_study(
+        folder,
+        budget={"trials": NUM_TRIALS},
+        search={"first": first},
+        resources={"lanes": 1},
+        tracking={"wandb": {"runs": "trials"}},
+    )
     output, command = folder / "run", [sys.executable, "-c", DRIVER, "run", str(path)]
     errors = folder / "killed.txt"
     with open(errors, "w") as file:
@@ -233,6 +244,28 @@ def test_the_folder_holds_what_the_design_says(ran: Ran) -> None:
     assert [(output / "best" / f"trial-{trial}.yaml").read_text() for trial in trials].count(knee) == 1
     assert {path.name for path in (output / "trials").iterdir()} <= set(trials)  # checkpoints of the front alone
     assert "<html" in (output / "report.html").read_text()
+
+
+def test_no_secret_is_in_anything_it_left(ran: Ran) -> None:
+    """Files, checkpoints, W&B's folder, what was printed."""
+    files = [path for path in ran.path.parent.rglob("*") if path.is_file()]
+    assert {".wandb", ".safetensors", ".db", ".html", ".csv"} <= {path.suffix for path in files}
+    for secret in SECRETS:
+        assert [path for path in files if secret.encode() in path.read_bytes()] == []
+        assert secret not in ran.stdout + ran.stderr
+
+
+def test_it_is_one_run_of_weights_and_biases(ran: Ran) -> None:
+    """Killed, run again and, in tests before this one, perhaps once more: each row once, and every trial's own run."""
+    folder = ran.output / "wandb"
+    run_id = kept_run_id(ran.output)
+    keys = [key for part in segments(folder, run_id) for key in part.row_keys()]
+    assert len(segments(folder, run_id)) >= 2
+    assert len(keys) == len(set(keys))
+    rows = [row_of(event) for event in replay(ran.after.values())]
+    assert {row.key for row in rows if row is not None} <= set(keys)
+    assert any(key.startswith("results ") for key in keys)
+    assert all(segments(folder, f"{run_id}-{number}") for number in ran.after)
 
 
 def test_the_front_is_one(ran: Ran) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import re
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -14,7 +15,7 @@ ENTITY, PROJECT = {"id": "E", "name": "me"}, "p"
 
 class WandbServer:
     """`histories` are the rows by run id, `artifacts` what was asked to be made, `uses` which of them went into which run. With
-    `refuses` every request is answered by 401; `drops` lets no history through."""
+    `refuses` every request is answered by 401; `drops` lets no history through; with `hangs` it never answers that."""
 
     def __init__(self, refuses: bool = False) -> None:
         self.histories: dict[str, list[dict[str, Any]]] = {}
@@ -22,7 +23,7 @@ class WandbServer:
         self.groups: dict[str, str] = {}
         self.artifacts: list[dict[str, Any]] = []
         self.uses: list[dict[str, Any]] = []
-        self.refuses, self.drops = refuses, False
+        self.refuses, self.drops, self.hangs = refuses, False, False
         self.bodies: list[bytes] = []  # all that was ever sent here
         server = self
 
@@ -79,6 +80,8 @@ class WandbServer:
 
     def _stream(self, run: str, sent: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         part = (sent.get("files") or {}).get("wandb-history.jsonl")
+        if part and self.hangs:
+            time.sleep(600)
         if part and self.drops:
             return 400, {"error": "no"}
         if part:

@@ -23,7 +23,7 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from spaces.errors import InputError, StudyError
 from spaces.parameters import Choice, IntRange, Parameter
-from spaces.secrets import mask_secrets
+from spaces.secrets import MASK, mask_secrets
 from spaces.space import SearchSpace
 from spaces.trial import Measurement, TrialConfig, TrialOutcome, TrialState
 
@@ -55,7 +55,7 @@ FINISHED = {TrialState.ENDED, TrialState.FAILED, TrialState.DONE}
 
 def open_storage(storage: str, output: Path) -> BaseStorage:
     """`sqlite` is `study.db` in the output; anything else is an Optuna storage URL."""
-    url = f"sqlite:///{output / 'study.db'}" if storage == "sqlite" else storage
+    url = storage_url(storage, output)
     try:
         engine = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else None
         opened = RDBStorage(url, engine_kwargs=engine)
@@ -79,6 +79,11 @@ def storage_errors(storage: str) -> Iterator[None]:
         raise StudyError(
             f"{where} cannot be read or written: {reason}. What it holds stays; mend that and run again"
         ) from error
+
+
+def storage_url(storage: str, output: Path) -> str:
+    """A masked password, as study.yaml has it, is left out: the database's own ways (PGPASSWORD, ~/.pgpass) then give it."""
+    return f"sqlite:///{output / 'study.db'}" if storage == "sqlite" else storage.replace(f":{MASK}@", "@")
 
 
 def _on_network(folder: Path) -> bool:

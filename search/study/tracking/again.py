@@ -43,7 +43,7 @@ def track_study(folder: Path, mode: Literal["auto", "online", "offline"] | None 
             held = _all_here(spec, result, again.outcomes(), is_finished)
             if held is not None:
                 return held
-            log = StudyLog(spec, kept_run_id(spec.output), provenance)
+            log = StudyLog(Session(spec), spec, kept_run_id(spec.output), provenance)
             log.begun(result.outcomes, again.outcomes(), result.references)
             if is_finished:
                 log.finished(result)

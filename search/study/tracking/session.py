@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import uuid
@@ -61,6 +62,7 @@ class Session:
         self.has_key = _has_key(wandb)
         self.mode = chosen_mode(self._wanted, self.has_key)
         self._others_run = wandb.run is not None
+        self._service = wandb.setup().ensure_service()
 
     @property
     def misses_a_key(self) -> bool:
@@ -102,6 +104,15 @@ class Session:
             **more,
         )
         return TrackedRun(run, self, run_id, known)
+
+    def give_up(self) -> None:
+        """Ends wandb's own process at once: as this one ends it would wait for what cannot be sent, for as long as that takes."""
+        if self._others_run:
+            return
+        with contextlib.suppress(Exception):  # wandb 0.31 has no public way
+            self._service._cleanup()  # its hook at exit
+            self._service._finalizer.close()  # which would complain
+            self._service._proc._process.kill()
 
     def rows_on_server(self, run: Any) -> set[str]:
         """The keys of a run's rows as the server has them."""

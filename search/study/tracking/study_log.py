@@ -25,6 +25,7 @@ class StudyLog:
 
     def __init__(
         self,
+        session: Session,
         spec: StudySpec,
         run_id: str,
         provenance: Mapping[str, Any],
@@ -35,7 +36,7 @@ class StudyLog:
         wanted = spec.tracking.wandb
         self._wanted = wanted if isinstance(wanted, WandbSpec) else WandbSpec()
         self._wandb, self._spec, self.run_id, self._provenance, self._clock = wandb, spec, run_id, provenance, clock
-        self.session = Session(spec)
+        self.session = session
         self._group = f"{spec.name}-{run_id}" if self._wanted.runs == "trials" else None
         self._history: History | None = None
         self._drawn: ParetoFront | None = None

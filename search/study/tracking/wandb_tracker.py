@@ -14,6 +14,7 @@ from typing import Any
 
 from search.results.front import Reference
 from search.study.output import StudyResult
+from search.study.tracking.session import Session
 from search.study.tracking.study_log import StudyLog
 from spaces.secrets import mask_secrets
 from spaces.study import StudySpec
@@ -28,6 +29,7 @@ class WandbTracker:
     def __init__(self, spec: StudySpec, run_id: str, provenance: Mapping[str, Any]) -> None:
         self._spec, self._run_id, self._provenance = spec, run_id, provenance
         self._calls: queue.SimpleQueue[Callable[[StudyLog], None] | None] = queue.SimpleQueue()
+        self._session: Session | None = None
         self._failure: Exception | None = None
         self._note = ""
         self._over = False
@@ -56,6 +58,8 @@ class WandbTracker:
         self._thread.join(CLOSE_SECONDS)
         if self._thread.is_alive():
             self._failure = self._failure or TimeoutError(f"no end within {CLOSE_SECONDS:g} s")
+            if self._session is not None:
+                self._session.give_up()
         self._hear()
         self._over = True
 
@@ -77,7 +81,8 @@ class WandbTracker:
         """The thread: start the run, do what is queued, end it."""
         log = None
         try:
-            log = StudyLog(self._spec, self._run_id, self._provenance)
+            self._session = Session(self._spec)
+            log = StudyLog(self._session, self._spec, self._run_id, self._provenance)
             if log.session.misses_a_key:
                 self._note = NO_KEY
             while (call := self._calls.get()) is not None:
