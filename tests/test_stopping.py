@@ -140,11 +140,11 @@ def processes_of(session: int) -> list[str]:
 @pytest.mark.ray
 @pytest.mark.timeout(600)
 def test_a_study_is_stopped_by_ctrl_c_without_losing_what_runs(study_of: Callable[..., Any], tmp_path: Path) -> None:
-    """As a terminal does it: the signal goes to the whole group. The trial that runs ends, the one that is queued behind it does
-    not begin, and no process is left."""
+    """As a terminal does it: the signal goes to the whole group. The trial that runs ends, the one queued behind it does not
+    begin, and no process is left."""
     spec = study_of(
         space={"family": "bert", "depth": {"int": [1, 3]}, "learning_rate": {"float": [1e-3, 5e-3], "log": True}},
-        training={"steps": 800},  # a second or more
+        training={"steps": 600},  # a second or more
         budget={"trials": 30},
         resources={"lanes": 1},
     )
@@ -165,7 +165,6 @@ def test_a_study_is_stopped_by_ctrl_c_without_losing_what_runs(study_of: Callabl
     os.killpg(driver.pid, signal.SIGINT)
     assert driver.wait(90) == 130, told.read_text()
     text = told.read_text()
-    assert "stopping: trial " in text
     assert f"run the same command again to continue: distilsearch run {path}" in text
     assert "Traceback" not in text
     after = states(spec.output)

@@ -10,6 +10,7 @@ import json
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +54,15 @@ OPTUNA_STATE = {
 FINISHED = {TrialState.ENDED, TrialState.FAILED, TrialState.DONE}
 
 
-def open_storage(storage: str, output: Path) -> BaseStorage:
-    """`sqlite` is `study.db` in the output; anything else is an Optuna storage URL."""
+def open_storage(storage: str, output: Path, *, unchecked: bool = False) -> BaseStorage:
+    """`sqlite` is `study.db` in the output; anything else is an Optuna storage URL. `unchecked` leaves out looking whether its
+    tables are there and of this version, which takes most of the time of reading a small study."""
     url = storage_url(storage, output)
     try:
         engine = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else None
-        opened = RDBStorage(url, engine_kwargs=engine)
-        if storage == "sqlite" and not _on_network(output):
+        skipped = {"skip_compatibility_check": unchecked, "skip_table_creation": unchecked}
+        opened = RDBStorage(url, engine_kwargs=engine, **skipped)
+        if storage == "sqlite" and not unchecked and not _on_network(output):
             # One wait for the disk a write instead of four or five; the file remembers it.
             with opened.engine.connect() as connection, suppress(OperationalError):  # another process writes just now
                 connection.exec_driver_sql("PRAGMA journal_mode=WAL")
@@ -122,7 +125,12 @@ class Record:
             storage.set_study_system_attr(self._study_id, "study:metric_names", self.objectives)
         except optuna.exceptions.DuplicatedStudyError:
             self._study_id = storage.get_study_id_from_name(name)
-        self._ids = {trial.number: trial._trial_id for trial in storage.get_all_trials(self._study_id, deepcopy=False)}
+
+    @cached_property
+    def _ids(self) -> dict[int, int]:
+        """The storage's id of each trial, by its number."""
+        trials = self._storage.get_all_trials(self._study_id, deepcopy=False)
+        return {trial.number: trial._trial_id for trial in trials}
 
     def close(self) -> None:
         """Gives the storage's connections back, which folds SQLite's log into its file. A later call opens them again."""
@@ -253,12 +261,14 @@ def _outcome(trial: FrozenTrial) -> TrialOutcome:
     )
 
 
-def existing_record(storage: str, output: Path, name: str, directions: Mapping[str, str]) -> Record:
+def existing_record(
+    storage: str, output: Path, name: str, directions: Mapping[str, str], *, unchecked: bool = False
+) -> Record:
     """The record of a study that was run before. Raises StudyError where there is none."""
     if storage == "sqlite" and not (output / "study.db").is_file():
         raise StudyError(f"{output} holds no study yet: there is no study.db. Start one with `distilsearch run`.")
     try:
-        return Record(open_storage(storage, output), name, directions, create=False)
+        return Record(open_storage(storage, output, unchecked=unchecked), name, directions, create=False)
     except KeyError:
         raise StudyError(
             f"{output} holds no study yet: its storage knows none named {name!r}. Start one with `distilsearch run`."

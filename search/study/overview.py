@@ -129,7 +129,7 @@ def _within(seconds: float, spec: StudySpec, folder: Path) -> dict[str, Any]:
 
 def _recorded(spec: StudySpec, folder: Path) -> dict[str, Any]:
     try:
-        record = existing_record(spec.storage, folder, spec.name, spec.objectives)
+        record = existing_record(spec.storage, folder, spec.name, spec.objectives, unchecked=True)
     except StudyError:  # claimed, and cut off before anything
         return {"state": StudyState.EMPTY}
     with_more = Extension.of_study(spec, record).applied(spec)

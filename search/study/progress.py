@@ -182,28 +182,31 @@ class Progress:
         room -= len(course)
         front = len(self._standing.front) + 1 if self._standing.front else 0
         for_lanes = min(len(lanes), max(min(room, 1), room - front, room // 2))
-        table = self._front(room - for_lanes)
+        table = self._front(room - for_lanes, width)
         lines += table + course + self._lane_lines(lanes, for_lanes)
         for line in lines:
             line.no_wrap, line.overflow = True, "ellipsis"
             line.truncate(width, overflow="ellipsis")
         return lines
 
-    def _front(self, room: int) -> list[Text]:
-        """The front as a table; where there are more students than room, the middle ones are left out."""
+    def _front(self, room: int, width: int) -> list[Text]:
+        """The front as a table; where there are more students than room the middle ones are left out, and columns where it is too
+        wide, the last first."""
         rows = list(self._standing.front)
-        if not rows or room < 2:
+        if not rows or room < min(4, len(rows) + 1):
             return []
         left_out = max(0, len(rows) - (room - 1))
         if left_out:
             left_out += 1  # the line that says so
             keep = len(rows) - left_out
             rows = rows[: (keep + 1) // 2] + rows[len(rows) - keep // 2 :] if keep > 0 else []
-        columns = ["trial", *self._standing.columns]
-        columns.insert(columns.index(self._quality) + 1 if self._quality in columns else 2, "of teacher")
-        cells = [[_cell(name, row) for name in columns] for row in rows]
+        columns = ["trial", "parameters", self._quality, "of teacher"]
+        columns += [name for name in self._standing.columns if name not in columns]
         titles = [f"validation {name}" if name not in (*COSTS, "trial", "of teacher") else name for name in columns]
+        cells = [[_cell(name, row) for name in columns] for row in rows]
         sizes = [max(len(name), *(len(row[i]) for row in cells), 0) for i, name in enumerate(titles)]
+        while len(sizes) > 4 and sum(sizes) + 2 * len(sizes) - 2 > width:
+            titles, sizes, cells = titles[:-1], sizes[:-1], [row[:-1] for row in cells]
         lines = [Text("  ".join(name.rjust(size) for name, size in zip(titles, sizes, strict=True)), "dim")]
         lines += [Text("  ".join(cell.rjust(size) for cell, size in zip(row, sizes, strict=True))) for row in cells]
         if left_out:
