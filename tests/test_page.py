@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from big_study import REFERENCES, a_big_spec, a_big_study
-from browser import Watched, chromium
+from browser import Watched, chromium, until
 from small_search import a_spec as a_small_spec
 from test_report import EVIL
 from test_results import an_outcome
@@ -180,8 +180,12 @@ def test_what_is_shown_can_be_copied(opened: Callable[..., Watched], study: tupl
     watched.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.select_option("#state", "front")
     page.click("#copy-csv")
-    page.wait_for_function("document.getElementById('said').textContent.includes('copied')")
-    lines = list(csv.DictReader(io.StringIO(page.evaluate("navigator.clipboard.readText()"))))
+
+    def copied() -> str:
+        return page.evaluate("navigator.clipboard.readText()")  # type: ignore[no-any-return]
+
+    until(lambda: "copied" in page.locator("#said").text_content())
+    lines = list(csv.DictReader(io.StringIO(copied())))
     outcomes = {outcome.number: outcome for outcome in study[4] if "of" not in outcome.labels}
     assert [int(line["trial"]) for line in lines] == sorted(study[1].trials)
     for line in lines:
@@ -189,10 +193,10 @@ def test_what_is_shown_can_be_copied(opened: Callable[..., Watched], study: tupl
         assert float(line["learning_rate"]) == outcome.parameters["learning_rate"]  # to the last digit
         assert int(line["parameters"]) == outcome.config.shape.num_parameters
     page.click("#copy-tsv")
-    page.wait_for_function("navigator.clipboard.readText().then(text => text.startsWith('trial\\tstate'))")
+    until(lambda: copied().startswith("trial\tstate"))
     page.locator("#trials-table .open").first.click()
     page.locator("[data-copies=detail-command]").click()
-    page.wait_for_function("navigator.clipboard.readText().then(text => text.startsWith('distilsearch run best/'))")
+    until(lambda: copied().startswith("distilsearch run best/"))
 
 
 def test_it_needs_no_pointer(opened: Callable[..., Watched], study: tuple[Any, ...]) -> None:
@@ -228,7 +232,11 @@ def test_it_needs_no_pointer(opened: Callable[..., Watched], study: tuple[Any, .
 def test_the_axes_can_be_chosen(opened: Callable[..., Watched]) -> None:
     page = opened().page
     page.select_option("#front-controls select", "latency_ms")
-    assert "Latency (ms), log scale" in page.locator("#front-chart").text_content()
+    text = page.locator("#front-chart").text_content().replace("\u00a0", " ")
+    assert "Latency (ms), log scale" in text
+    for tick in ("1 ms", "10 ms", "30 ms"):
+        assert f"{tick}" in text
+    assert "100 ms" not in text
     assert page.locator("#front-chart .front-line").count() == 0  # these two are not what the front is of
     page.select_option("#course-controls select", "finished")
     assert "Trials finished" in page.locator("#course-chart").text_content()

@@ -263,3 +263,20 @@ def test_the_shipped_studies_begin_with_their_own(name: str) -> None:
     sampling = Sampling(asked, mini, vocabularies, {}, first=(*spec.search.first, *more))
     sizes = [sampling.open_to(number)[0].num_parameters for number in range(len(spec.search.first), sampling.num_first)]
     assert max(sizes) / min(sizes) > math.sqrt(2)
+
+
+def test_a_trial_says_which_recipe_it_began_with() -> None:
+    """And only one that was begun with it: a sampled student like it is the search's own find."""
+    spec = a_study(WHOLE)
+    first = first_points(spec, BERT, PIECES, {})
+    sampling = Sampling(spec, BERT, PIECES, {}, first=first)
+    names = [sampling.recipe_of(number, sampling.suggest([], number)[0]) for number in range(len(first) + 1)]  # type: ignore[index]
+    assert names[-1] == ""
+    assert sorted(names[:-1]) == sorted(recipe.name for recipe in RECIPES)
+    values = sampling.suggest([], names.index("DistilBERT"))[0]  # type: ignore[index]
+    assert (values["depth"], values["hidden_size"], values["temperature"]) == (6, "full", 2.0)
+    assert (
+        sampling.recipe_of(names.index("DistilBERT"), {**values, "depth": 3}) == ""
+    )  # what was given was not to be had
+    own = a_study(WHOLE, search={"first": [first[0]], "recipes": False})
+    assert Sampling(own, BERT, PIECES, {}).recipe_of(0, {**values, **first[0]}) == ""  # its own, whatever the books say

@@ -199,7 +199,7 @@ def test_what_was_asked_in_plain_words() -> None:
     )
     known = asked(spec, REFERENCES, {"train": 4000, "test": 500})
     assert known["Teacher"] == "teacher, 109.5 M parameters, validation accuracy 92.0 %"
-    assert known["Data"].endswith("(rows: train 4,000, test 500)")
+    assert known["Data"].endswith("; rows: train 4,000, test 500")
     assert known["Budget"] == "64 trials, 30 minutes a command: whichever ended first"
     assert known["Space"] == "depth 1 to 6"
     assert known["Searched by"].endswith("measured after 11 % of the training, of which 1 in 3 goes on")
@@ -224,7 +224,7 @@ def test_where_the_time_went_by_hand() -> None:
         "<span>1 trial that failed</span><b>0 s</b>",
         "Stages of the last run that ended, 100 s",
         "<span>search</span><b>90 s, 90 %</b>",
-        "Its 2 lanes, 100 s",
+        "Its 2 lanes together, 100 s",
         "<span>at work</span><b>70 s, 70 %</b>",
         "GPU hours held by its lanes: 1.50.",
     ):

@@ -7,25 +7,34 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_search import REFERENCES, TEACHER, a_point, a_sampling, a_spec, reopened
+from small_search import REFERENCES, TEACHER, VOCABULARIES, a_point, a_spec, reopened
 
 from search.record.record import Record
 from search.study.budget import Budget
 from search.study.output import trial_folder
 from search.study.searcher import StudySearcher
+from search.suggest.first import first_points
 from search.suggest.ladder import Ladder
+from search.suggest.recipes import recipes_of
+from search.suggest.sampling import Sampling
+from spaces.parameters import Value
 from spaces.trial import Measurement, TrialOutcome, TrialState, WorkItem, WorkResult
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
 
-def a_searcher(folder: Path, told: list[TrialOutcome] | None = None, **changes: Any) -> tuple[StudySearcher, Record]:
+def a_searcher(
+    folder: Path,
+    told: list[TrialOutcome] | None = None,
+    first: Sequence[dict[str, Value]] | None = None,
+    **changes: Any,
+) -> tuple[StudySearcher, Record]:
     spec = a_spec(folder, budget={"trials": 3}, **changes)
     record = reopened(folder)
     searcher = StudySearcher(
         spec,
         record,
-        a_sampling(spec),
+        Sampling(spec, TEACHER, VOCABULARIES, {}, first=first),
         Budget(spec, num_lanes=1, tokens_per_text=10.0, deadline=None, front_size=lambda: 1),
         Ladder(spec, {}),
         references=REFERENCES,
@@ -123,3 +132,14 @@ def test_each_trial_has_its_seed_and_a_study_may_name_the_first(tmp_path: Path) 
     assert seeds[0] == 77
     assert len(set(seeds)) == 3
     assert seeds[1:] == [a_point(number)[0].seed for number in (1, 2)]
+
+
+def test_the_record_says_which_trials_began_with_a_recipe(tmp_path: Path) -> None:
+    spec = a_spec(tmp_path)
+    first = first_points(spec, TEACHER, VOCABULARIES, {})
+    searcher, record = a_searcher(tmp_path, first=first[:2])
+    for _ in range(3):
+        asked(searcher)
+    starts = [outcome.labels.get("start", "") for outcome in record.outcomes()]
+    assert starts == [" / ".join(recipes_of(point, TEACHER, spec.space, VOCABULARIES)) for point in first[:2]] + [""]
+    assert all(starts[:2])

@@ -22,6 +22,7 @@ class Answer(Frozen):
     answer: str
     because: str
     tone: str = "plain"  # good, bad or plain
+    trial: int | None = None  # which the answer is
 
 
 def answers(
@@ -46,6 +47,7 @@ def answers(
             Answer(
                 question="The smallest student within 3 % of the teacher",
                 answer=f"Trial {chosen.trial}",
+                trial=chosen.trial,
                 because=_worth(chosen, spec, references),
                 tone="good" if (chosen.share_of_teacher or 0) >= WITHIN else "plain",
             )
@@ -63,7 +65,8 @@ def answers(
         same = chosen is not None and at_knee.trial == chosen.trial
         told = "It is the same student." if same else _worth(at_knee, spec, references)
         because = f"{_what_a_knee_is(at_knee, rows)} {told}".strip()
-        out.append(Answer(question="The knee of the front", answer=f"Trial {at_knee.trial}", because=because))
+        answer = f"Trial {at_knee.trial}"
+        out.append(Answer(question="The knee of the front", answer=answer, because=because, trial=at_knee.trial))
     return [*out, *_beats_words(chosen or at_knee or best, spec, references), *_pays(chosen or at_knee or best, spec)]
 
 

@@ -56,7 +56,7 @@ def asked(spec: StudySpec, references: Sequence[Reference], num_rows: Mapping[st
     ]
     return {
         "Task": TASK_WORDS[spec.task],
-        "Data": f"{data_in_words(spec)}{f' (rows: {splits})' if splits else ''}",
+        "Data": f"{data_in_words(spec)}{f'; rows: {splits}' if splits else ''}",
         "Teacher": known,
         "Objectives": f"{_and(wanted)} as can be",
         "Bounds": bounds_in_words(spec.bounds) if spec.bounds else "none",

@@ -21,6 +21,8 @@ LANE_WORDS = {"busy": "at work", "idle": "waiting for work", "starting": "starti
 
 def card(answer: Answer) -> str:
     question, word, because = map(_text, (answer.question, answer.answer, answer.because))
+    if answer.trial is not None:
+        word = _opens(answer.trial, word)
     inside = f'<h2>{question}</h2><p class="word">{word}</p><p>{because}</p>'
     return f'<section class="card {_text(answer.tone)}">{inside}</section>'
 
@@ -67,6 +69,13 @@ def front_table(
         first = f'<th scope="row">{_text(reference.label)}</th>'
         lines.append(f'<tr class="reference">{first}{_cells([*cells, *rest])}</tr>')
     return f"<thead><tr>{_cells(head, 'th scope=col')}</tr></thead><tbody>{''.join(lines)}</tbody>"
+
+
+def _opens(trial: int, text: str) -> str:
+    """What shows the trial's settings, and how to train it."""
+    return (
+        f'<button type="button" class="open" data-trial="{trial}" aria-label="Trial {trial}: settings">{text}</button>'
+    )
 
 
 def what_is_shown(rows: Sequence[StudentRow], near: Sequence[StudentRow]) -> str:
@@ -119,13 +128,13 @@ def rungs_table(spec: StudySpec, outcomes: Sequence[TrialOutcome]) -> str:
 def where_time_went(account: Account, outcomes: Sequence[TrialOutcome]) -> str:
     """`outcomes` are all trials, confirmations too."""
     spent = spending(outcomes)
-    most = max((one.seconds for one in spent), default=0.0) or 1.0
+    trained = sum(one.seconds for one in spent) or 1.0
     parts = ["<div><h3>Training, on all lanes together</h3>"]
     parts.append(
         _bars(
             (
                 one.whom,
-                one.seconds / most,
+                one.seconds / trained,
                 f"{duration(one.seconds)}{f', {millions(one.tokens)} tokens' if one.tokens else ''}",
             )
             for one in spent
@@ -134,7 +143,10 @@ def where_time_went(account: Account, outcomes: Sequence[TrialOutcome]) -> str:
     parts.append("</div>")
     for title, seconds in (
         ("Stages of the last run that ended", account.stages),
-        (f"Its {account.num_lanes} lanes", {LANE_WORDS.get(name, name): each for name, each in account.lanes.items()}),
+        (
+            f"Its {plural(account.num_lanes, 'lane')} together",
+            {LANE_WORDS.get(name, name): each for name, each in account.lanes.items()},
+        ),
     ):
         whole = sum(seconds.values())
         if whole > 0:

@@ -22,6 +22,7 @@ function costs(name, value) {
   if (name === "latency_ms") return value.toFixed(value < 100 ? 2 : 0) + "\u00a0ms";
   return name.includes("bytes") ? (value / 1e6).toFixed(1) + "\u00a0MB" : count(value);
 }
+const costTick = (name, value) => costs(name, value).replace(/\.0+(?=\D)/, "").replace(/(\.\d*?)0+(?=\D)/, "$1");
 function duration(seconds) {
   if (seconds < 120) return seconds.toFixed(seconds < 10 ? 1 : 0) + "\u00a0s";
   return seconds < 7200 ? (seconds / 60).toFixed(0) + "\u00a0min" : (seconds / 3600).toFixed(1) + "\u00a0h";

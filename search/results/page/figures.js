@@ -66,7 +66,7 @@ function drawFront() {
   const held = {left, right, low, high};
   draw(byId("front-chart"), {
     label: `Size against quality. Arrow keys go through the front's ${data.front.length} students, Enter opens one.`,
-    x: {low: left, high: right, log: true, title: `${capital(title(x))}, log scale`, text: tick => costs(x, tick).replace(".0", "")},
+    x: {low: left, high: right, log: true, title: `${capital(title(x))}, log scale`, text: tick => costTick(x, tick)},
     y: {low, high, title: `${capital(title(quality))}, validation and test`, text: scoreText(quality, low, high)},
     paint: chart => paintFront(chart, x, held),
   });
@@ -214,7 +214,9 @@ function frontLegend() {
 function drawCurves() {
   const values = trials.curve.flatMap(curve => curve.filter((_, place) => place % 2)).filter(isKnown).sort((one, other) => one - other);
   if (!values.length) return;
-  const best = values.at(-1), least = values[Math.floor(values.length / 50)], room = Math.max(best - least, 0.02);
+  // Who hardly learnt at all may lie below; whoever was trained to the end does not.
+  const whole = trials.curve.filter((_, place) => trials.state[place] === "done").flatMap(curve => curve.filter((_, place) => place % 2));
+  const best = values.at(-1), least = Math.min(values[Math.floor(values.length / 20)], ...whole.filter(isKnown)), room = Math.max(best - least, 0.02);
   const low = least - 0.05 * room, high = best + 0.08 * room;
   draw(byId("curves-chart"), {
     label: `${capital(title(quality))} of each trial over its training; trials that ended early are faint.`,
@@ -252,7 +254,7 @@ function drawLatency() {
   const teacher = data.references.find(reference => reference.name === "teacher" && reference.values[y] > 0);
   draw(byId("latency-chart"), {
     label: "Parameters against latency, of each shape that was measured",
-    x: {low: sizes[0], high: sizes[1], log: true, title: "Parameters, log scale", text: tick => count(tick).replace(".0", "")},
+    x: {low: sizes[0], high: sizes[1], log: true, title: "Parameters, log scale", text: tick => costTick(x, tick)},
     y: {low: times[0], high: times[1], log: true, title: "Latency in ms, log scale", text: plain},
     paint: chart => {
       const {body, at, marks, labels} = chart;

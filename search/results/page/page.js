@@ -93,10 +93,8 @@ byId("detail-close").addEventListener("click", closeTrial);
 document.addEventListener("keydown", event => event.key === "Escape" && closeTrial());
 for (const button of document.querySelectorAll(".copy"))
   button.addEventListener("click", () => copy(byId(button.dataset.copies).textContent, "Copied").then(() => confirmOn(button)));
-document.querySelector(".students").addEventListener("click", event => {
-  const button = event.target.closest(".open");
-  if (button) openTrial(Number(button.dataset.trial), button);
-});
+for (const button of document.querySelectorAll(".open"))  // of the answers, and of the front's table
+  button.addEventListener("click", () => openTrial(Number(button.dataset.trial), button));
 
 // -- all trials
 
