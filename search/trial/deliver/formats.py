@@ -67,13 +67,14 @@ class Forms:
     def write(self, name: str, folder: Path, threads: int = 1) -> Written:
         """Fills `folder`, which does not exist yet, with the form `name`: hf, hf-fp16, onnx or onnx-int8."""
         made, check = folder / WEIGHTS, None
+        folder.mkdir()
         if name == "hf":
-            shutil.copytree(self._source, folder)
+            self._copy(folder)
         elif name == "hf-fp16":
-            shutil.copytree(self._source, folder, ignore=shutil.ignore_patterns(WEIGHTS))
+            self._copy(folder, WEIGHTS)
             self._load(self._source).half().save_pretrained(folder)
         else:
-            shutil.copytree(self._source, folder, ignore=shutil.ignore_patterns(*NOT_OF_ONNX))
+            self._copy(folder, *NOT_OF_ONNX)
             made = folder / "model.onnx"
             export_onnx(self._student, made)
             if name == "onnx-int8":
@@ -81,6 +82,11 @@ class Forms:
         if self._splits and name != "hf":
             check = self._check(self._outputs(made, threads))
         return Written(folder=name, file=made.name, bytes=made.stat().st_size, check=check)
+
+    def _copy(self, folder: Path, *without: str) -> None:
+        for path in self._source.iterdir():
+            if path.is_file() and not any(path.match(pattern) for pattern in without):
+                shutil.copyfile(path, folder / path.name)
 
     @cached_property
     def _student(self) -> Any:
