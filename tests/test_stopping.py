@@ -109,7 +109,18 @@ def test_a_ledger_on_hold_hands_nothing_out_and_takes_what_ends() -> None:
     ledger.acknowledge("a")
     assert ledger.status()["unrecorded"] == 0
     assert ledger.next_answer(0, incarnation, 1) is None
+
+
+def test_what_a_lane_holds_when_the_ledger_closes_may_be_dropped() -> None:
+    ledger = Ledger(clock=time.time)
+    incarnation = ledger.lane_started(0)
+    ledger.submit(WorkItem(key="a", kind=WorkKind.TRAIN, trial=1))
+    assert getattr(ledger.next_answer(0, incarnation, 0), "key", "") == "a"
+    assert ledger.heartbeat(0, incarnation, 1, 9)
+    ledger.hold()
+    assert ledger.heartbeat(0, incarnation, 2, 9)  # it may still end
     ledger.close()
+    assert not ledger.heartbeat(0, incarnation, 3, 9)
     assert ledger.next_answer(0, incarnation, 1) == "stop"
 
 
