@@ -256,7 +256,7 @@ def test_best_students_that_make_none_here_are_told(ran: Callable[..., StudySpec
         (lambda spec: shutil.rmtree(spec.output), "holds no study.yaml, so it is no study's output"),
         (lambda spec: (spec.output / "study.db").unlink(), "there is no study.db"),
         (lambda spec: (spec.output / "study.db").write_text("not a database" * 99), "cannot be opened"),
-        (lambda spec: (spec.output / "study.yaml").write_text("just: words"), "'study'"),
+        (lambda spec: (spec.output / "study.yaml").write_text("just: words"), "holds no resolved study"),
         (lambda spec: (spec.output / "study.yaml").write_text("name: ["), "is not valid YAML"),
         (lambda spec: record_of(spec).keep("references", []), "references hold none of that name"),
         (lambda spec: record_of(spec).keep("made_from", None), "Name the output folder of a study"),

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
 import yaml
 
 from search.lanes.ledger import Ledger
+from search.record.record import existing_record
 from search.study.output import open_record, spec_of
 from search.study.stopping import Stopping
 from spaces.trial import Measurement, TrialState, WorkItem, WorkKind, WorkResult
@@ -109,7 +109,18 @@ def test_a_ledger_on_hold_hands_nothing_out_and_takes_what_ends() -> None:
     ledger.acknowledge("a")
     assert ledger.status()["unrecorded"] == 0
     assert ledger.next_answer(0, incarnation, 1) is None
+
+
+def test_what_a_lane_holds_when_the_ledger_closes_may_be_dropped() -> None:
+    ledger = Ledger(clock=time.time)
+    incarnation = ledger.lane_started(0)
+    ledger.submit(WorkItem(key="a", kind=WorkKind.TRAIN, trial=1))
+    assert getattr(ledger.next_answer(0, incarnation, 0), "key", "") == "a"
+    assert ledger.heartbeat(0, incarnation, 1, 9)
+    ledger.hold()
+    assert ledger.heartbeat(0, incarnation, 2, 9)  # it may still end
     ledger.close()
+    assert not ledger.heartbeat(0, incarnation, 3, 9)
     assert ledger.next_answer(0, incarnation, 1) == "stop"
 
 
@@ -118,8 +129,11 @@ def test_a_ledger_on_hold_hands_nothing_out_and_takes_what_ends() -> None:
 
 def states(output: Path) -> list[str]:
     try:
-        study = optuna.load_study(study_name="tiny", storage=f"sqlite:///{output / 'study.db'}")
-        return [trial.user_attrs["state"] for trial in study.trials]
+        directions = {"accuracy": "maximize", "parameters": "minimize"}
+        record = existing_record("sqlite", output, "tiny", directions, unchecked=True)
+        found = [outcome.state.value for outcome in record.outcomes()]
+        record.close()
+        return found
     except Exception:  # not there yet
         return []
 
@@ -159,7 +173,7 @@ def test_a_study_is_stopped_by_ctrl_c_without_losing_what_runs(study_of: Callabl
     while states(spec.output).count("done") < 1:
         assert driver.poll() is None, told.read_text()
         assert time.monotonic() - begun < 400, told.read_text()
-        time.sleep(0.1)
+        time.sleep(0.2)
     time.sleep(0.3)  # the next one runs
     before = states(spec.output)
     os.killpg(driver.pid, signal.SIGINT)

@@ -73,8 +73,8 @@ class Broker:
             self._notify()  # the other ranks may have asked already
         return answer
 
-    async def heartbeat(self, lane: int, incarnation: int, done: int, total: int) -> None:
-        self._ledger.heartbeat(lane, incarnation, done, total)
+    async def heartbeat(self, lane: int, incarnation: int, done: int, total: int) -> bool:
+        return self._ledger.heartbeat(lane, incarnation, done, total)
 
     async def post(self, result: WorkResult) -> bool:
         accepted = self._ledger.post(result)

@@ -174,13 +174,15 @@ class Ledger:
             book.answers[sequence] = answer
         return book.answers.get(sequence)
 
-    def heartbeat(self, lane: int, incarnation: int, done: int, total: int) -> None:
-        """The lane is at work on what it holds: `done` units of `total`; 0 of 0 says only that it has begun."""
+    def heartbeat(self, lane: int, incarnation: int, done: int, total: int) -> bool:
+        """The lane is at work on what it holds: `done` units of `total`; 0 of 0 says only that it has begun. False: it may drop it,
+        as nobody waits for it any more."""
         book = self._lanes.get(lane)
         if book is None or incarnation != book.incarnation or not book.key:
-            return
+            return True
         book.heard_at, book.done, book.total = self._clock(), done, total
         self._entries[book.key].begun = True
+        return not self._closed
 
     def post(self, result: WorkResult) -> bool:
         """Take a result from the lane that holds the item; False if it does not hold it (any more)."""
@@ -248,10 +250,10 @@ class Ledger:
         }
 
     def _decide(self, lane: int, book: Lane) -> Answer | None:
-        assert not book.key, f"lane {lane} asks for more while it holds {book.key}"
         if self._closed or self.error:
             self._enter(book, LaneState.ENDED)
             return "stop"
+        assert not book.key, f"lane {lane} asks for more while it holds {book.key}"
         # A lane that was as large from the start would be no smaller afterwards.
         too_large = book.memory_gb > max(self._recycle_above_gb, GROWN * book.first_memory_gb)
         too_large = too_large and book.num_served >= SERVED_AT_LEAST

@@ -30,8 +30,7 @@ from spaces.study import ResourcesSpec
 from spaces.trial import WorkItem, WorkResult
 
 DEATHS_IN_A_ROW = 3  # a lane that dies this often without a result in between will not get better
-CLOSE_SECONDS = 3.0  # what a worker may take to finish its item once the pool closes
-HURRY_SECONDS = 2.0  # for either, where somebody pressed Ctrl-C
+CLOSE_SECONDS = 5.0  # what a worker may take to drop its item once the pool closes
 KILL_SECONDS = 20.0  # and what its lane may take to end after it was killed
 
 
@@ -80,7 +79,7 @@ class LanePool:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close(hurry=isinstance(error, KeyboardInterrupt))
+        self.close()
 
     def submit(self, item: WorkItem) -> None:
         """Queue an item; nothing happens if one of its key is there already."""
@@ -109,16 +108,15 @@ class LanePool:
     def status(self) -> dict[str, Any]:
         return ray.get(self.broker.status.remote())
 
-    def close(self, hurry: bool = False) -> None:
-        """Let the lanes end, and end those that do not within a few seconds. May be called twice. In a `hurry` nobody waits for
-        what was killed to be gone: it ends with this process, or with Ray."""
+    def close(self) -> None:
+        """Let the lanes drop what they hold and end, and end those that do not within a few seconds. May be called twice."""
         self._closing.set()
         with contextlib.suppress(RayError):
             ray.get(self.broker.close.remote())
-            if not self._join(HURRY_SECONDS if hurry else CLOSE_SECONDS):
+            if not self._join(CLOSE_SECONDS):
                 # Train will start the killed group once more, only to hear "stop".
                 ray.get(self.broker.kill_workers.remote())
-            if self._join(HURRY_SECONDS if hurry else KILL_SECONDS):
+            if self._join(KILL_SECONDS):
                 ray.kill(self.broker)  # else it stays, to say "stop" to a lane that is still starting
         shutil.rmtree(self._folder, ignore_errors=True)
 

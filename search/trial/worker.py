@@ -69,7 +69,7 @@ def serve(config: dict[str, Any]) -> None:
         if isinstance(item, str):
             return
         sequence += 1
-        visit = Visit(broker, lane, incarnation, rank, turnstile)
+        visit = Visit(broker, lane, incarnation, rank, turnstile, may_drop=world_size == 1)
         try:
             refs = item.payload.get("refs", {})
             new = {name: ref for name, ref in refs.items() if known.get(name) != ref}
@@ -87,6 +87,8 @@ def serve(config: dict[str, Any]) -> None:
             )
             with turnstile.inside():
                 measurement, output = perform(item, context)
+        except Dropped:
+            continue
         except Exception as error:
             ray.get(broker.post.remote(visit.result(item, error=describe(error))))
             if world_size > 1:
@@ -98,14 +100,28 @@ def serve(config: dict[str, Any]) -> None:
             give_back_memory()
 
 
+class Dropped(Exception):
+    """Nobody waits for this item any more."""
+
+
 class Visit:
     """One item's time on this worker: its heartbeats (rank 0's alone, or one rank could hide another's hanging), at which it
     makes way for whoever measures, and its times."""
 
-    def __init__(self, broker: ActorHandle, lane: int, incarnation: int, rank: int, turnstile: Turnstile) -> None:
+    def __init__(
+        self,
+        broker: ActorHandle,
+        lane: int,
+        incarnation: int,
+        rank: int,
+        turnstile: Turnstile,
+        may_drop: bool = False,
+    ) -> None:
         self._broker, self._lane, self._incarnation, self._rank = broker, lane, incarnation, rank
         self._turnstile = turnstile
         self._sent_at = float("-inf")
+        # With several workers the others would wait in the collective for the one that left.
+        self._may_drop, self._reply = may_drop, None
         self._timing = {"received_at": time.time()}
         self.heartbeat(0, 0)  # from here on a death of the lane counts against the item
 
@@ -114,7 +130,11 @@ class Visit:
         now = time.monotonic()
         if self._rank == 0 and now - self._sent_at >= HEARTBEAT_SECONDS:
             self._sent_at = now
-            self._broker.heartbeat.remote(self._lane, self._incarnation, done, total)
+            if self._may_drop and self._reply is not None:  # of the last one, so that no step waits for the broker
+                ready, _ = ray.wait([self._reply], timeout=0)
+                if ready and not ray.get(self._reply):
+                    raise Dropped
+            self._reply = self._broker.heartbeat.remote(self._lane, self._incarnation, done, total)
 
     def mark_first_step(self) -> None:
         self._timing.setdefault("first_step_at", time.time())
