@@ -22,7 +22,7 @@ from search.record.lease import Lease
 from search.results.course import course
 from search.results.front import ParetoFront
 from search.study.output import StudyResult, claim_output, open_record, result_of
-from search.study.tracking import NullTracker, Tracker, make_tracker, wandb_tracker
+from search.study.tracking import NullTracker, Tracker, make_tracker, study_log, wandb_tracker
 from search.study.tracking.again import track_study
 from search.study.tracking.rows import History, replay
 from search.study.tracking.segments import Segment, records, segments
@@ -202,6 +202,7 @@ def offline(tmp_path_factory: pytest.TempPathFactory) -> Offline:
         alone(patch, folder)
         patch.setenv("WANDB_API_KEY", KEY)
         patch.setenv("HF_TOKEN", TOKEN)
+        patch.setattr(study_log, "CHART_SECONDS", 0)
         spec = tracked_spec(folder / "out", runs="trials")
         drive(make_tracker(spec, PROVENANCE), spec)
         time.sleep(1.1)  # segments are named by the second
@@ -259,6 +260,8 @@ def test_an_offline_run_is_read_back(offline: Offline) -> None:
     confirmed = [row for row in back["rows"] if row.get("kind") in ("confirm", "without_distillation")]
     assert [row["trial"] for row in confirmed] == [2, 2, 2, 2]
     assert confirmed[0]["confirmed/test/accuracy"] == 0.88
+    drawn = [row["trial"] for row in measured if any(key.startswith("front_chart") for key in row)]
+    assert drawn == [0, 2, 3]  # each time that the front grew
     assert back["axes"]["front/*"] == "trials/finished"
     assert back["axes"]["validation/*"] == "spent/train_seconds"
 
@@ -372,6 +375,7 @@ def test_a_server_that_goes_away(server: WandbServer, tmp_path: Path) -> None:
     assert server.histories.get(kept_run_id(spec.output), []) == []
 
 
+@pytest.mark.slow
 def test_a_server_that_never_answers_keeps_no_process_alive(server: WandbServer, tmp_path: Path) -> None:
     server.hangs = True
     program = f"""

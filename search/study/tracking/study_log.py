@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from search.results.front import ParetoFront, Reference
@@ -23,24 +23,17 @@ OVER = (TrialState.DONE, TrialState.FAILED, TrialState.ENDED)
 class StudyLog:
     """One run for the study and, where they are asked for, one for each trial. What the run holds already is not logged again."""
 
-    def __init__(
-        self,
-        session: Session,
-        spec: StudySpec,
-        run_id: str,
-        provenance: Mapping[str, Any],
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, session: Session, spec: StudySpec, run_id: str, provenance: Mapping[str, Any]) -> None:
         import wandb
 
         wanted = spec.tracking.wandb
         self._wanted = wanted if isinstance(wanted, WandbSpec) else WandbSpec()
-        self._wandb, self._spec, self.run_id, self._provenance, self._clock = wandb, spec, run_id, provenance, clock
-        self.session = session
+        self._wandb, self._spec, self._provenance = wandb, spec, provenance
+        self.session, self.run_id = session, run_id
         self._group = f"{spec.name}-{run_id}" if self._wanted.runs == "trials" else None
         self._history: History | None = None
         self._drawn: ParetoFront | None = None
-        self._drawn_at = clock()
+        self._drawn_at = time.monotonic()
         self._over = set[int]()  # trials whose own run is written
         self._runs: list[TrackedRun] = []
         config = {**spec.resolved(), "provenance": provenance}
@@ -81,9 +74,9 @@ class StudyLog:
 
     def _with_chart(self, row: Row, history: History) -> Row:
         """The row, with the front's chart where it grew and the last one is old enough."""
-        if history.front == self._drawn or self._clock() - self._drawn_at < CHART_SECONDS:
+        if history.front == self._drawn or time.monotonic() - self._drawn_at < CHART_SECONDS:
             return row
-        self._drawn, self._drawn_at = history.front, self._clock()
+        self._drawn, self._drawn_at = history.front, time.monotonic()
         outcomes = [history.outcomes[number] for number in sorted(history.outcomes)]
         stands = result_of(self._spec, history.front, outcomes, [], {}, history.references, {})
         return Row(row.key, {**row.values, "front_chart": front_chart(self._wandb, stands)})
