@@ -371,14 +371,15 @@ def test_the_same_command_again_trains_nothing(ran: Ran, capsys: pytest.CaptureF
     assert ran.log_path.read_text() == before
 
 
-def test_what_is_exported_again_is_the_same(ran: Ran) -> None:
+def test_what_is_written_again_is_the_same(ran: Ran) -> None:
     from search.study.output import rebuild
 
     kept = {path: path.read_bytes() for path in (ran.output / "best").glob("*.yaml")}
     kept[ran.output / "front.csv"] = (ran.output / "front.csv").read_bytes()
-    result, _ = rebuild(ran.output)
+    result, written = rebuild(ran.output)
     assert [str(row.trial) for row in result.rows] == [row["trial"] for row in ran.front]
     assert {path: path.read_bytes() for path in kept} == kept
+    assert kept.keys() - {ran.output / "best" / "knee.yaml"} <= set(written)
     assert open_study(ran.output).front == result.front
 
 

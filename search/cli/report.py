@@ -26,8 +26,9 @@ def report(
 ) -> None:
     """Write report.html and front.csv of a study again from its record, also while it runs.
 
-    Once the study is finished, and nobody runs it, its best-config files are written again too, and best/ keeps the front and
-    no more. With --watch nothing is written: the page is served until Ctrl-C, and follows the study by itself.
+    Once it is finished and nobody runs it, its best-config files are written again too.
+
+    With --watch nothing is written: the page is served until Ctrl-C, and follows the study.
 
     $ distilsearch report runs/reviews
     $ distilsearch report runs/reviews --watch
@@ -47,9 +48,9 @@ def report(
 
 
 def dashboard(folder: Folder, port: Port = 0, open_it: Open = False) -> None:
-    """Serve Optuna's own dashboard of a study's record to this machine, until Ctrl-C (pip install 'distilsearch[dashboard]').
+    """Serve Optuna's own dashboard of a study's record to this machine, until Ctrl-C.
 
-    It shows the record in words and numbers, also while the study runs, and can change nothing in it.
+    It follows the study, and can change nothing in it. Optional: pip install 'distilsearch\\[dashboard]'
 
     $ distilsearch dashboard runs/reviews
     """

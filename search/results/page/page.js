@@ -75,8 +75,8 @@ function openTrial(number, from = null) {
   byId("detail-config").textContent = settingsOf(number);
   byId("detail-command").textContent = student ? `distilsearch run best/trial-${number}.yaml` : `distilsearch run trial-${number}.yaml`;
   byId("detail-how").textContent = student
-    ? "From the folder of this report; best/ holds its model too. The settings say the same, for a copy of the study file."
-    : `Its weights are not kept. Copy the study file as trial-${number}.yaml, let these settings replace those of the same name, and run it: same data, same seed.`;
+    ? "From the folder of this report, once the study has delivered its front. The settings say the same, for a copy of the study file."
+    : `Only the weights of the front are kept. Copy the study file as trial-${number}.yaml, let these settings replace those of the same name, and run it: same data, same seed.`;
   if (!detail.open) detail.show();
   detail.scrollTop = 0;
   byId("detail-title").focus({preventScroll: true});
