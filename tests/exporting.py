@@ -25,8 +25,10 @@ from spaces.yaml_io import parse_study
 ACCURACIES = (0.5, 0.8, 0.4)  # the third, with a layer more, is beaten
 
 
-def tiny_study(folder: Path, data: Path, teacher: Path, **changes: Any) -> StudySpec:
-    """A study on the tiny task with its output in `folder`."""
+def tiny_study(
+    folder: Path, data: Path, teacher: Path, searched: dict[str, Any] | None = None, **changes: Any
+) -> StudySpec:
+    """A study on the tiny task with its output in `folder`, whose space has `searched` too."""
     files = {name: str(data / f"{name}.tsv") for name in ("train", "validation", "test")}
     space = {
         "family": ["bert", "albert"],
@@ -37,7 +39,7 @@ def tiny_study(folder: Path, data: Path, teacher: Path, **changes: Any) -> Study
         "temperature": {"float": [1, 4]},
     }
     plain: dict[str, Any] = {
-        "name": "tiny", "data": {**files, "max_length": 32}, "teacher": str(teacher), "space": space,
+        "name": "tiny", "data": {**files, "max_length": 32}, "teacher": str(teacher), "space": {**space, **(searched or {})},
         "tracking": "none", "output": str(folder / "run"), "cache": str(folder / "cache"),
     }  # fmt: skip
     return parse_study({**plain, **changes}, "study.yaml", folder)

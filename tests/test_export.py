@@ -146,6 +146,30 @@ def test_every_task_is_exported_and_checked(
             assert min(check["share_equal"].values()) == 1
 
 
+@pytest.mark.usefixtures("registries")
+def test_a_head_of_ones_own_in_every_form(
+    documented: Callable[[str], Path], distilsearch: Run, transfer: Any, teacher: Path, data_folder: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Its code goes with the folders that need it, and not with ONNX files, which hold it."""
+    from transformers import AutoModelForSequenceClassification
+
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    own = {"heads": {"mean": f"{documented('mean_head.py')}:MeanHead"}, "searched": {"head": "mean"}}
+    spec = finished_study(partial(tiny_study, tmp_path, data_folder, teacher, **own), transfer, teacher, tmp_path)
+    status, out, _ = distilsearch("export", spec.output, "--format", "hf,hf-fp16,onnx,onnx-int8", "--json")
+    assert status == 0
+    forms, folder = json.loads(out)["formats"], Path(json.loads(out)["folder"])
+    assert max(forms["onnx"]["check"]["largest_difference"].values()) < 1e-4
+    assert max(forms["hf-fp16"]["check"]["largest_difference"].values()) < 0.1
+    for name in forms:
+        code = sorted(path.name for path in (folder / name).glob("*.py"))
+        assert code == (["modeling_student.py", "own_head.py", "student_with_head.py"] if name.startswith("hf") else [])
+        if name.startswith("hf"):
+            AutoModelForSequenceClassification.from_pretrained(folder / name, trust_remote_code=True)
+            assert "read it before you run it" in (folder / name / "README.md").read_text()
+
+
 def test_forms_of_one_student_stand_side_by_side(distilsearch: Run, study: Path, tmp_path: Path) -> None:
     target = tmp_path / "for you"
     export = ("export", study, "--to", target)

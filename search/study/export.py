@@ -20,7 +20,7 @@ from search.study.output import open_study
 from search.study.texts import StudyTexts, read_texts
 from spaces.errors import InputError, TrialError, near_miss
 from spaces.heads import STOCK
-from spaces.student import Frozen
+from spaces.student import Frozen, StudentShape
 from spaces.study import StudySpec
 from spaces.yaml_io import write_whole
 
@@ -82,14 +82,14 @@ def export(
     provenance = {"num_rows": record.fact("num_rows") or {}, **(record.fact("provenance") or {})}
     checks = not unchecked and any(name != "hf" for name in formats)
     splits = _splits(spec, source, provenance, say) if checks else {}
-    own_code = picked.row.config.shape.head != STOCK
-    forms = _forms(spec, source, splits, own_code)
+    forms = _forms(spec, picked.row.config.shape, source, splits)
     made: dict[str, dict[str, Any]] = {}
     with _written(target) as temporary:
         if before.get("trial") == trial:
             for name in before["formats"].keys() - set(formats):
-                shutil.copytree(target / name, temporary / name)
-                made[name] = before["formats"][name]
+                if (target / name).is_dir():
+                    shutil.copytree(target / name, temporary / name)
+                    made[name] = before["formats"][name]
         for name in formats:
             say(f"writing {name}" + (" and checking it" if splits and name != "hf" else ""))
             made[name] = _form(forms, name, temporary / name, trial)
@@ -116,7 +116,7 @@ def _form(forms: Forms, name: str, folder: Path, trial: int) -> dict[str, Any]:
         raise InputError.of("--format", f"trial {trial} cannot be written as {name}: {error}") from None
 
 
-def _forms(spec: StudySpec, source: Path, splits: dict[str, Texts], own_code: bool) -> Forms:
+def _forms(spec: StudySpec, shape: StudentShape, source: Path, splits: dict[str, Texts]) -> Forms:
     from transformers.utils import logging as transformers_logging
 
     from search.trial.deliver.formats import Forms
@@ -128,7 +128,8 @@ def _forms(spec: StudySpec, source: Path, splits: dict[str, Texts], own_code: bo
     def measured(outputs: Any, labels: Any) -> dict[str, float]:
         return measure(spec.about.target, dict(spec.metrics), outputs, labels)
 
-    return Forms(source, splits, measured, spec.about.target, spec.data.max_length, own_code)
+    max_length = min(spec.data.max_length, shape.max_positions)
+    return Forms(source, splits, measured, spec.about.target, max_length, own_code=shape.head != STOCK)
 
 
 def _splits(spec: StudySpec, source: Path, provenance: dict[str, Any], say: Say) -> dict[str, Texts]:
@@ -172,8 +173,9 @@ def _earlier(target: Path) -> dict[str, Any]:
     try:
         if not any(target.iterdir()):
             return {}
-        return json.loads((target / SAYS).read_text("utf-8"))
-    except (OSError, ValueError):
+        said = json.loads((target / SAYS).read_text("utf-8"))
+        return {"trial": int(said["trial"]), "formats": dict(said["formats"])}
+    except (OSError, ValueError, TypeError, KeyError):
         raise InputError.of("--to", f"{target} is not empty and holds no export; name another folder") from None
 
 

@@ -76,7 +76,7 @@ class Forms:
         else:
             self._copy(folder, *NOT_OF_ONNX)
             made = folder / "model.onnx"
-            export_onnx(self._student, made)
+            export_onnx(self._student.cpu(), made)  # scoring may have moved it
             if name == "onnx-int8":
                 quantise(made, made)
         if self._splits and name != "hf":
