@@ -71,7 +71,9 @@ def test_the_headline_does_not_flatter() -> None:
     front = ParetoFront.of(chosen_lucky, spec, REFERENCES)
     rows = student_rows(spec, front, chosen_lucky, [], {0: {"test/accuracy": 0.86}}, REFERENCES)
     assert "is not on test" in answers(spec, front, rows, REFERENCES)[0].because
-    assert answers(spec, ParetoFront.of([], spec, REFERENCES), [], REFERENCES)[0].answer == "None"
+    nothing = ParetoFront.of([], spec, REFERENCES)
+    assert answers(spec, nothing, [], REFERENCES)[0].answer == "None"
+    assert answers(spec, nothing, [], REFERENCES, is_running=True)[0].answer == "None yet"
 
 
 def test_the_figure_holds_everything() -> None:

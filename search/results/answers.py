@@ -26,18 +26,18 @@ class Answer(Frozen):
 
 
 def answers(
-    spec: StudySpec, front: ParetoFront, rows: Sequence[StudentRow], references: Sequence[Reference]
+    spec: StudySpec,
+    front: ParetoFront,
+    rows: Sequence[StudentRow],
+    references: Sequence[Reference],
+    is_running: bool = False,
 ) -> list[Answer]:
-    """What the study found: which student to take, the knee, whether it beats a bag of words, if distilling paid."""
+    """What the study found: which student to take, the knee, whether it beats a bag of words, if distilling paid. `is_running`
+    says that trials are still in play."""
     if not rows:
-        return [
-            Answer(
-                question="Which student?",
-                answer="None",
-                because="No trial finished its training within the bounds, so there is no front to choose from.",
-                tone="bad",
-            )
-        ]
+        why = "No trial finished its training within the bounds, so there is no front to choose from"
+        yet, tone = (" yet", "plain") if is_running else ("", "bad")
+        return [Answer(question="Which student?", answer=f"None{yet}", because=f"{why}{yet}.", tone=tone)]
     chosen = smallest_within(rows, WITHIN)
     at_knee = next((row for row in rows if row.trial == front.knee), None)
     best = max(rows, key=lambda row: row.validation.get(f"validation/{spec.quality}", -math.inf))  # not chosen on test

@@ -16,7 +16,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from search.results.account import Account
+from search.results.account import IN_PLAY, Account
 from search.results.analysis import analyse
 from search.results.answers import answers
 from search.results.asked import asked, opening
@@ -75,7 +75,9 @@ def report_page(
         name=html.escape(spec.name),
         opening=html.escape(opening(spec)),
         trials=html.escape(_trials_in_words(outcomes)),
-        cards="".join(card(answer) for answer in answers(spec, front, rows, references)),
+        cards="".join(
+            map(card, answers(spec, front, rows, references, any(each.state in IN_PLAY for each in searched)))
+        ),
         front=front_table(spec, front, [*rows, *near], references),
         shown=what_is_shown(rows, near),
         rungs=rungs,

@@ -245,8 +245,8 @@ function drawCurves() {
       }
     },
   });
-  legend(byId("curves-legend"), [["line", 0, "curve best", "the front"], ["line", 0, "curve done", "trained to the end"],
-    ["dot", 3.5, "end", "ended, or waiting, here"], ...(trials.state.includes("failed") ? [["cross", 4, "failed", "failed after this"]] : [])]);
+  legend(byId("curves-legend"), [...(onFront.size ? [["line", 0, "curve best", "the front"]] : []),
+    ...(whole.length ? [["line", 0, "curve done", "trained to the end"]] : []), ["dot", 3.5, "end", "ended, or waiting, here"], ...(trials.state.includes("failed") ? [["cross", 4, "failed", "failed after this"]] : [])]);
 }
 
 function drawLatency() {
