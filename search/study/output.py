@@ -22,6 +22,7 @@ from search.results.students import StudentRow, near_rows, student_rows
 from search.results.table import write_front_csv
 from search.study.card import write_cards
 from spaces.budget import BudgetSpec
+from spaces.deployment import DeploymentSpec
 from spaces.errors import InputError, StudyError
 from spaces.parameters import Choice
 from spaces.search import SamplingSpec
@@ -50,6 +51,8 @@ class StudyResult:
 def fingerprint(spec: StudySpec) -> str:
     """Of what makes a study this study and not another."""
     plain = {name: value for name, value in spec.resolved().items() if name not in FREE}
+    if spec.deployment == DeploymentSpec():  # which outputs from before it was there did not have
+        del plain["deployment"]
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
 
