@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from commands import results_written
 
-from search.study.output import claim_output, export_study, open_record
+from search.study.output import claim_output, open_record
 from search.study.searcher import trial_config
 from search.study.texts import read_texts
 from search.suggest.sampling import Sampling
@@ -91,5 +92,5 @@ def finished_study(
     record.keep("num_rows", num_rows)
     record.keep("provenance", {"data_fingerprint": read_texts(spec).fingerprint, "num_rows": num_rows})
     record.close()
-    export_study(spec.output)
+    results_written(spec)
     return spec

@@ -50,7 +50,7 @@ def write_cards(result: StudyResult, provenance: Mapping[str, Any]) -> None:
     """A card into the folder of each student of the front that has been delivered."""
     for row in result.rows:
         folder = result.spec.output / "best" / f"trial-{row.trial}"
-        if (folder / "model.safetensors").is_file():
+        if (folder / "config.json").is_file():
             write_whole(folder / "README.md", model_card(result.spec, row, result.references, provenance, folder))
 
 
