@@ -2,9 +2,11 @@
 
     python benchmarks/latency_ranking.py FILE [RUNTIME] [SHAPES]
 
-On the embedded task: `SHAPES` (20) drawn from its space are measured by the lanes while the others train (`study`); the same with
-nobody making way (`crowded`); then twice by this process alone (`quiet`, `again`). Writes a line for each as it goes, and goes on
-from what FILE holds. Prints Kendall's tau of each against `quiet`, and the ratios' median. Stop whatever else runs.
+On the embedded task: `SHAPES` (20) drawn from the default space are measured by the lanes while the others train (`study`),
+the same with nobody making way (`crowded`), and by this process alone (`alone`). What is right is measured another way (`quiet`, and
+once more as `again`): all of them in this process, in turns, ROUNDS rounds of RUNS runs each, the median over rounds of a
+round's median. Writes a line for each as it goes, and goes on from what FILE holds. Prints Kendall's tau of each against `quiet`,
+and how far the ratio of two latencies is off. Stop whatever else runs.
 """
 
 from __future__ import annotations
@@ -13,11 +15,15 @@ import json
 import random
 import statistics
 import sys
+import tempfile
+import time
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import ray
 from scipy.stats import kendalltau
 
@@ -31,12 +37,16 @@ from search.suggest.sampling import Sampling
 from search.trial import work
 from search.trial.context import WorkerContext
 from search.trial.deliver.costs import processor
+from search.trial.deliver.onnx import export_onnx, load_session, quantise
+from search.trial.students import build_student
 from spaces.deployment import DeploymentSpec
+from spaces.search import SamplingSpec
+from spaces.space import parse_space
 from spaces.student import StudentShape
 from spaces.trial import WorkItem, WorkKind
-from spaces.yaml_io import load_study
+from spaces.yaml_io import load_study, parse_yaml, preset_text
 
-KINDS = ("study", "crowded", "quiet", "again")
+KINDS, ROUNDS, RUNS = ("study", "crowded", "alone"), 60, 5
 
 
 def perform_crowded(item: WorkItem, context: WorkerContext) -> Any:
@@ -58,10 +68,13 @@ def measure(shape: StudentShape, deployment: DeploymentSpec, key: str, refs: dic
 def main(file: Path, runtime: str, count: int) -> None:
     deployment = DeploymentSpec.model_validate({"runtime": runtime})
     spec = load_study("docstrings")
-    spec = spec.model_copy(update={"output": file.with_suffix(".output").resolve()})
+    space, _ = parse_space(parse_yaml(preset_text("spaces", "default"), "default"))
+    spec = spec.model_copy(
+        update={"output": file.with_suffix(".output").resolve(), "space": space, "search": SamplingSpec()}
+    )
     inputs = read_inputs(spec, print)
     sampling = Sampling(spec, inputs.teacher, inputs.vocabularies, known_limits(inputs))
-    shapes = random.Random(0).sample(sampling.shapes, count)
+    shapes = random.Random(0).sample(list(dict.fromkeys(sampling.shapes)), count)
     known = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
     done = {(line["kind"], line["place"]) for line in known}
 
@@ -70,9 +83,9 @@ def main(file: Path, runtime: str, count: int) -> None:
         known.append({**line, "processor": processor()})
         with open(file, "a") as out:
             out.write(json.dumps(known[-1]) + "\n")
-        print(f"{kind} {place}: {costs['latency_ms']:.2f} ms, noise {costs['latency_noise']:.1%}", flush=True)
+        print(f"{kind} {place}: {costs}", flush=True)
 
-    beside = [kind for kind in KINDS[:2] if any((kind, place) not in done for place in range(count))]
+    beside = [kind for kind in ("study", "crowded") if any((kind, place) not in done for place in range(count))]
     for kind in beside:
         perform = "search.trial.work:perform" if kind == "study" else "latency_ranking:perform_crowded"
         with ExitStack() as stack:
@@ -116,18 +129,58 @@ def main(file: Path, runtime: str, count: int) -> None:
                     raise SystemExit(result.error)
                 keep(kind, place, result.output["costs"])
     alone = WorkerContext(data={"transfer": inputs.transfer})
-    for kind in KINDS[2:]:
+    for place, shape in enumerate(shapes):
+        if ("alone", place) not in done:
+            keep("alone", place, work.perform(measure(shape, deployment, "", {}), alone)[1]["costs"])
+    for kind in ("quiet", "again"):
+        if (kind, 0) not in done:
+            for place, milliseconds in enumerate(in_turns(shapes, deployment)):
+                keep(kind, place, {"latency_ms": milliseconds})
+    found = {
+        kind: {line["place"]: line.get("latency_ms", line.get("yardsticks")) for line in known if line["kind"] == kind}
+        for kind in (*KINDS, "quiet", "again")
+    }
+    quiet = found["quiet"]
+    print("\n| | Kendall's tau against quiet | largest error of a ratio of two | median |\n|---|---|---|---|")
+    for kind in (*KINDS, "again"):
+        tau = kendalltau([found[kind][place] for place in quiet], list(quiet.values())).statistic
+        shares = [found[kind][place] / quiet[place] for place in quiet]
+        typical = statistics.median(shares)
+        errors = [abs(share / typical - 1) for share in shares]
+        print(f"| {kind} | {tau:.3f} | {max(errors):.1%} | {statistics.median(errors):.1%} |")
+
+
+def in_turns(shapes: list[StudentShape], deployment: DeploymentSpec) -> list[float]:
+    """Milliseconds of each shape: every round runs all of them, so that all have the machine's better and worse moments."""
+    rng, runs = np.random.default_rng(0), []
+    with tempfile.TemporaryDirectory() as folder:
         for place, shape in enumerate(shapes):
-            if (kind, place) not in done:
-                output = work.perform(measure(shape, deployment, "", {}), alone)[1]
-                keep(kind, place, output["costs"])
-    by_kind = {kind: {line["place"]: line["latency_ms"] for line in known if line["kind"] == kind} for kind in KINDS}
-    print("\n| | Kendall's tau against quiet | times quiet, median | largest |\n|---|---|---|---|")
-    quiet = by_kind["quiet"]
-    for kind in ("study", "crowded", "again"):
-        ratios = [by_kind[kind][place] / quiet[place] for place in quiet]
-        tau = kendalltau([by_kind[kind][place] for place in quiet], list(quiet.values())).statistic
-        print(f"| {kind} | {tau:.3f} | {statistics.median(ratios):.2f} | {max(ratios):.2f} |")
+            model = build_student(shape, label_names=[str(number) for number in range(shape.num_labels)])
+            path = Path(folder) / f"{place}.onnx"
+            export_onnx(model, path)
+            if deployment.runtime == "onnx-int8":
+                quantise(path, path)
+            session = load_session(path, deployment.threads)
+            size = (deployment.batch_size, deployment.length)
+            inputs = {
+                "input_ids": rng.integers(0, shape.vocabulary_size, size),
+                "attention_mask": np.ones(size, np.int64),
+                "token_type_ids": np.zeros(size, np.int64),
+            }
+            feed = {each.name: inputs[each.name] for each in session.get_inputs()}
+            runs.append(partial(session.run, None, feed))
+        rounds: list[list[float]] = []
+        for _ in range(ROUNDS + 5):
+            row = []
+            for run in runs:
+                taken = []
+                for _ in range(RUNS + 1):
+                    begun = time.perf_counter()
+                    run()
+                    taken.append(1e3 * (time.perf_counter() - begun))
+                row.append(statistics.median(taken[1:]))  # the first one finds the others' weights in the cache
+            rounds.append(row)
+    return [statistics.median(row[place] for row in rounds[5:]) for place in range(len(shapes))]
 
 
 if __name__ == "__main__":

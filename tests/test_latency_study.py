@@ -70,6 +70,8 @@ def test_the_teacher_stands_beside_them(ran: Any) -> None:
     fact = open_record(result.spec)[0].fact("costs")
     assert len(fact["shapes"]) == 2
     assert len(fact["processors"]) == 1
+    assert fact["yardstick_ms"] > 0
+    assert "yardsticks" not in fact["teacher"]  # milliseconds from here on
 
 
 def test_what_is_left_says_so(ran: Any) -> None:

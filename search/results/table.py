@@ -159,7 +159,7 @@ def milliseconds(value: float | None) -> str:
 def latency_in_words(spec: StudySpec, rows: Sequence[StudentRow]) -> str:
     """What the latencies are of, and how much they differ from one measuring to the next."""
     noises = [row.deployed["latency_noise"] for row in rows if "latency_noise" in row.deployed]
-    noise = f"; rounds of measuring differ by up to {percent(max(noises))}" if noises else ""
+    noise = f"; each may be off by {percent(max(noises))}" if noises else ""
     return f"Latency: the median over batches, {spec.deployment.in_words}{noise}."
 
 

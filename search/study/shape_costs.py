@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import ray
@@ -29,7 +30,8 @@ class ShapeCosts:
     for nothing, and only what arithmetic knows is written beside a measurement.
 
     What was measured of a trial's shape stands in its measurements; of the shapes looked at first and of the teacher in the
-    record's fact `costs`.
+    record's fact `costs`. The lanes count latencies in yardsticks; how many milliseconds that is, is said once for the study: the
+    median over the first measurements, so that all its latencies compare.
     """
 
     def __init__(self, inputs: Inputs, record: Record, pool: LanePool, transfer: ray.ObjectRef) -> None:
@@ -38,7 +40,8 @@ class ShapeCosts:
         self.costs = Costs(spec.deployment, (*spec.objectives, *spec.bounds))
         self._asked: dict[StudentShape, str] = {}
         self._found: dict[StudentShape, dict[str, float]] = {}
-        kept = record.fact("costs") or {"teacher": None, "shapes": [], "processors": []}
+        kept = record.fact("costs") or {"teacher": None, "shapes": [], "processors": [], "yardstick_ms": None}
+        self._yardstick_ms: float | None = kept["yardstick_ms"]
         self.processors = set(kept["processors"])  # on which the lanes measured; latencies of several do not compare
         self._teacher: dict[str, float] | None = kept["teacher"]
         self._first = [(StudentShape.model_validate(shape), found) for shape, found in kept["shapes"]]
@@ -73,15 +76,22 @@ class ShapeCosts:
         if not self.needed:
             return self._with_teacher(references, {})
         try:
-            if self._teacher is None:
-                self._teacher = self._result(self._submit(None, str(teacher_folder)), "the teacher")
-            self._first += [(shape, self.of(shape)) for shape in list(self._asked)]
+            found = {shape: self._result(key, "it") for shape, key in self._asked.items()}
+            raw = [] if self._teacher else [self._result(self._submit(None, str(teacher_folder)), "the teacher")]
         except TrialError as error:
             raise StudyError(str(error)) from None
+        if self._yardstick_ms is None:
+            self._yardstick_ms = median(each["yardstick_ms"] for each in (*raw, *found.values()))
+        if self._teacher is None:
+            self._teacher = self._in_milliseconds(raw[0])
         self.costs.learn(self._inputs.teacher.as_student(), self._teacher)
+        self._asked.clear()
+        for shape, measured in found.items():
+            self._learn(shape, self._in_milliseconds(measured))
+            self._first.append((shape, self._found[shape]))
         shapes = [(shape.model_dump(mode="json"), found) for shape, found in self._first]
         kept = {"teacher": self._teacher, "shapes": shapes, "processors": sorted(self.processors)}
-        self._record.keep("costs", kept)
+        self._record.keep("costs", {**kept, "yardstick_ms": self._yardstick_ms})
         return self._with_teacher(references, self._teacher)
 
     def _with_teacher(self, references: list[Reference], measured: dict[str, float]) -> list[Reference]:
@@ -96,13 +106,21 @@ class ShapeCosts:
         """Its costs by name; waits for what is measured. Raises TrialError where it cannot be."""
         if self.needed and shape not in self._found:
             self.ask(shape)
-            self._learn(shape, self._result(self._asked.pop(shape), "it"))
+            self._learn(shape, self._in_milliseconds(self._result(self._asked.pop(shape), "it")))
         return {**self._counted(shape), **self._found.get(shape, {})}
 
     def _counted(self, shape: StudentShape) -> dict[str, float]:
         """What the study asks for and arithmetic knows, but for the parameters, which every shape says itself."""
         asked = {*self._spec.objectives, *self._spec.bounds} - {"parameters"}
         return {name: value for name, value in self._spec.deployment.counted(shape).items() if name in asked}
+
+    def _in_milliseconds(self, measured: dict[str, float]) -> dict[str, float]:
+        assert self._yardstick_ms is not None
+        found = dict(measured)
+        del found["yardstick_ms"]
+        found["latency_ms"] = found.pop("yardsticks") * self._yardstick_ms
+        found["latency_ms_p95"] = found.pop("yardsticks_p95") * self._yardstick_ms
+        return found
 
     def _learn(self, shape: StudentShape, found: dict[str, float]) -> None:
         self._found[shape] = found

@@ -277,7 +277,7 @@ function drawLatency() {
     },
   });
   const noises = Object.values(trials.latency_noise).filter(isKnown).sort((one, other) => one - other);
-  const noise = noises.length ? ` Measured again, a median differs by ${percent(noises[Math.floor(noises.length / 2)])} (median over the shapes).` : "";
+  const noise = noises.length ? ` A latency may be off by ${percent(noises[Math.floor(noises.length / 2)])} (median over the shapes).` : "";
   byId("latency-note").textContent = `Each shape is measured once, whatever its weights.${noise}`;
 }
 

@@ -37,39 +37,47 @@ def measure_costs(
     transfer: TransferSet,
     context: WorkerContext,
 ) -> dict[str, float]:
-    """The costs of a student of this shape, or of the teacher in its folder where there is none: latency_ms (median),
-    latency_ms_p95, latency_noise (quartiles' distance over rounds, as a share), peak_memory_bytes, quiet (1: nobody of this
-    machine's other lanes was at work) and, of an int8 file, bytes. Raises TrialError where the model cannot be exported or run."""
-    plain = {
-        "shape": None if shape is None else shape.model_dump(mode="json"),
-        "teacher": teacher,
+    """The costs of a student of this shape, or of the teacher in its folder where there is none: its latency in `yardsticks`
+    (median, and yardsticks_p95), how long a yardstick takes here and now (yardstick_ms), latency_noise (by how much the median may
+    be off, as a share), peak_memory_bytes, quiet (1: nobody of this machine's other lanes was at work) and, of an int8 file,
+    bytes. Raises TrialError where the model cannot be exported or run."""
+    common = {
         "label_names": transfer.label_names,
         "problem_type": transfer.problem_type,
         "families": transfer.own_families,
         "heads": transfer.own_heads,
     }
-    settings = {
-        "runtime": deployment.runtime,
-        "builder": BUILDER,
-        "batch_size": deployment.batch_size,
-        "length": min(deployment.length, max_positions),
-        "threads": deployment.threads,
-        **plain,
+    plain = None if shape is None else shape.model_dump(mode="json")
+    models: dict[str, dict[str, Any]] = {
+        "model": {"shape": plain, "teacher": teacher, **common},
+        "yardstick": {"shape": yardstick(deployment).model_dump(mode="json"), "teacher": "", **common},
     }
+    length = min(deployment.length, max_positions)
+    settings = {**deployment.model_dump(include={"runtime", "batch_size", "threads"}), "length": length}
     found: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="distilsearch-") as folder:
-        plain_file, int8_file = Path(folder) / "model.onnx", Path(folder) / "int8.onnx"
-        model = build(plain)
-        settings["vocabulary_size"] = int(model.config.vocab_size)
-        if deployment.runtime != "pytorch" or deployment.file == "int8":
-            export_onnx(model, plain_file)
-        if "int8" in (deployment.file, deployment.runtime.removeprefix("onnx-")):
-            quantise(plain_file, int8_file)
-        del model
-        if deployment.file == "int8":
-            found["bytes"] = float(int8_file.stat().st_size)
-        settings["path"] = str(int8_file if deployment.runtime == "onnx-int8" else plain_file)
-        return found | _probed(settings, context)
+        for name, what in models.items():
+            path, int8_path = Path(folder) / f"{name}.onnx", Path(folder) / f"{name}.int8.onnx"
+            built = build(what)
+            what["vocabulary_size"] = int(built.config.vocab_size)
+            counts_int8 = name == "model" and deployment.file == "int8"
+            if deployment.runtime != "pytorch" or counts_int8:
+                export_onnx(built, path)
+            if deployment.runtime == "onnx-int8" or counts_int8:
+                quantise(path, int8_path)
+            if counts_int8:
+                found["bytes"] = float(int8_path.stat().st_size)
+            what["path"] = str(int8_path if deployment.runtime == "onnx-int8" else path)
+            del built
+        return found | _probed({**settings, "builder": BUILDER, **models}, context)
+
+
+def yardstick(deployment: DeploymentSpec) -> StudentShape:
+    """What latencies are counted in: a small student that is the same in every study."""
+    return StudentShape(
+        family="bert", depth=2, hidden_size=192, num_heads=3, intermediate_size=384, embedding_size=192, num_hidden_groups=2,
+        vocabulary_size=1000, max_positions=max(512, deployment.length), type_vocabulary_size=2, num_labels=2,
+    )  # fmt: skip
 
 
 def build(settings: dict[str, Any]) -> Any:
@@ -78,11 +86,12 @@ def build(settings: dict[str, Any]) -> Any:
         return load_teacher(settings["teacher"])
     register(settings["families"])
     register_heads(settings["heads"])
+    shape = StudentShape.model_validate(settings["shape"])
+    names = settings["label_names"]
     return build_student(
-        StudentShape.model_validate(settings["shape"]),
-        label_names=settings["label_names"],
+        shape,
+        label_names=names if len(names) == shape.num_labels else [str(number) for number in range(shape.num_labels)],
         problem_type=settings["problem_type"],
-        teacher_config=None,
     )
 
 

@@ -2,9 +2,13 @@
 
     python -P probe.py
 
-Imports nothing but the runtime, so that the memory is that of whoever serves the model. Reads a line of JSON (runtime, path or
-builder, batch_size, length, threads, vocabulary_size), answers "ready" once it is warm, waits for a line, measures, and
-answers with a line of JSON.
+Imports nothing but the runtime, so that the memory is that of whoever serves the model. Reads a line of JSON: runtime, batch_size,
+length, threads, and of the model and the yardstick its path (ONNX) or what builds it (PyTorch) and vocabulary_size. Answers "ready"
+once both are warm, waits for a line, measures, and answers with a line of JSON.
+
+A machine is not equally fast at all times: where others share the host, the same run takes 3.0 or 3.9 ms from one tenth of a second
+to the next. So the model takes turns with a yardstick, a small model that is always the same, and what counts is how
+many yardsticks a run takes: over rounds of a fifth of a second that varies by 2.7 % where the time itself varies by 7 %.
 """
 
 import importlib
@@ -17,23 +21,21 @@ from collections.abc import Callable
 from typing import Any
 
 WARM_SECONDS, WARM_RUNS = 0.3, 5
-ROUNDS, ROUND_SECONDS, ROUND_RUNS = (
-    10,
-    0.08,
-    3,
-)  # less than a tenth of a second each: a median of medians sheds what disturbs one
-STEADY = 0.05  # rounds that differ by more are done again,
-TIMES = 3  # so often in all
+ROUNDS, ROUND_SECONDS, BLOCK = 10, 0.12, 4
+STEADY = 0.03  # while the rounds' ratios differ by more there are more rounds,
+TIMES = 3  # up to so many times as many
+
+Run = Callable[[], object]
 
 
-def runner(settings: dict[str, Any]) -> Callable[[], object]:
-    """A function that runs one batch."""
+def runner(settings: dict[str, Any], model: dict[str, Any]) -> Run:
+    """A function that runs one batch through the model."""
     import numpy as np
 
     rng = np.random.default_rng(0)
     size = (settings["batch_size"], settings["length"])
     inputs = {
-        "input_ids": rng.integers(0, settings["vocabulary_size"], size),
+        "input_ids": rng.integers(0, model["vocabulary_size"], size),
         "attention_mask": np.ones(size, np.int64),
         "token_type_ids": np.zeros(size, np.int64),
     }
@@ -42,13 +44,13 @@ def runner(settings: dict[str, Any]) -> Callable[[], object]:
 
         torch.set_num_threads(settings["threads"])
         module, _, function = settings["builder"].partition(":")
-        model = getattr(importlib.import_module(module), function)(settings).eval()
-        names = inspect.signature(model.forward).parameters
+        built = getattr(importlib.import_module(module), function)(model).eval()
+        names = inspect.signature(built.forward).parameters
         tensors = {name: torch.from_numpy(array) for name, array in inputs.items() if name in names}
 
         def run() -> None:
             with torch.inference_mode():
-                model(**tensors)
+                built(**tensors)
 
         return run
     import onnxruntime
@@ -56,35 +58,41 @@ def runner(settings: dict[str, Any]) -> Callable[[], object]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = settings["threads"], 1
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(settings["path"], options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(model["path"], options, providers=["CPUExecutionProvider"])
     taken = {each.name: inputs[each.name] for each in session.get_inputs()}
     return lambda: session.run(None, taken)
 
 
-def timed(run: Callable[[], object]) -> list[list[float]]:
-    """Seconds of each run, by rounds."""
-    rounds = []
-    for _ in range(ROUNDS):
-        taken: list[float] = []
-        begun = time.perf_counter()
-        while len(taken) < ROUND_RUNS or time.perf_counter() - begun < ROUND_SECONDS:
-            start = time.perf_counter()
-            run()
-            taken.append(time.perf_counter() - start)
-        rounds.append(taken)
-    return rounds
+def warm(run: Run) -> None:
+    begun, count = time.perf_counter(), 0
+    while count < WARM_RUNS or time.perf_counter() - begun < WARM_SECONDS:
+        run()
+        count += 1
 
 
-def typical(rounds: list[list[float]]) -> float:
-    """Seconds of a run: the median of the rounds' medians."""
-    return statistics.median(map(statistics.median, rounds))
+def timed(run: Run) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
 
 
-def noise(rounds: list[list[float]]) -> float:
-    """How much the rounds' medians differ: the distance of their quartiles, as a share of their median."""
-    medians = [statistics.median(taken) for taken in rounds]
-    low, middle, high = statistics.quantiles(medians, n=4)
-    return (high - low) / middle
+def one_round(run: Run, yardstick: Run) -> tuple[list[float], list[float]]:
+    """Seconds of the model's runs and of the yardstick's, in turns of BLOCK; the first of a turn, which finds the other's weights
+    in the cache, does not count."""
+    ours: list[float] = []
+    its: list[float] = []
+    begun = time.perf_counter()
+    while not ours or time.perf_counter() - begun < ROUND_SECONDS:
+        for each, taken in ((run, ours), (yardstick, its)):
+            each()
+            taken.extend(timed(each) for _ in range(BLOCK))
+    return ours, its
+
+
+def noise(ratios: list[float]) -> float:
+    """How far the median over the rounds may be off: the distance of their quartiles over the root of their number, as a share."""
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    return (high - low) / middle / len(ratios) ** 0.5
 
 
 def peak_memory_bytes() -> int:
@@ -100,25 +108,26 @@ def peak_memory_bytes() -> int:
 
 def main() -> None:
     settings = json.loads(sys.stdin.readline())
-    run = runner(settings)
-    begun, count = time.perf_counter(), 0
-    while count < WARM_RUNS or time.perf_counter() - begun < WARM_SECONDS:
-        run()
-        count += 1
+    run = runner(settings, settings["model"])
+    warm(run)
+    peak = peak_memory_bytes()  # before the yardstick is there
+    yardstick = runner(settings, settings["yardstick"])
+    warm(yardstick)
     print("ready", flush=True)
     sys.stdin.readline()
-    best = timed(run)
-    for _ in range(TIMES - 1):
-        if noise(best) <= STEADY:
-            break
-        best = min(best, timed(run), key=typical)  # what disturbs only slows
-    runs = [1e3 * seconds for taken in best for seconds in taken]
+    rounds: list[tuple[list[float], list[float]]] = []
+    ratios: list[float] = []
+    while len(rounds) < ROUNDS or (len(rounds) < TIMES * ROUNDS and noise(ratios) > STEADY / ROUNDS**0.5):
+        rounds.append(one_round(run, yardstick))
+        ratios = [statistics.median(ours) / statistics.median(its) for ours, its in rounds]
+    runs = [seconds / statistics.median(its) for ours, its in rounds for seconds in ours]
     found = {
-        "latency_ms": 1e3 * typical(best),
-        "latency_ms_p95": statistics.quantiles(runs, n=20)[-1],
-        "latency_noise": noise(best),
+        "yardsticks": statistics.median(ratios),
+        "yardsticks_p95": statistics.quantiles(runs, n=20)[-1],
+        "yardstick_ms": 1e3 * statistics.median(statistics.median(its) for _, its in rounds),
+        "latency_noise": noise(ratios),
         "latency_runs": len(runs),
-        "peak_memory_bytes": peak_memory_bytes(),
+        "peak_memory_bytes": peak,
     }
     print(json.dumps(found), flush=True)
 
