@@ -3,8 +3,8 @@
     python benchmarks/latency_ranking.py FILE [RUNTIME] [SHAPES]
 
 On the embedded task: `SHAPES` (20) drawn from the default space are measured by the lanes while the others train (`study`),
-the same with nobody making way (`crowded`), and by this process alone (`alone`). What is right is measured another way (`quiet`, and
-once more as `again`): all of them in this process, in turns, ROUNDS rounds of RUNS runs each, the median over rounds of a
+the same with nobody making way (`crowded`), and by this process alone (`alone`). What is right is measured another way (`quiet`,
+and once more as `again`): all of them in this process, in turns, ROUNDS rounds of RUNS runs each, the median over rounds of a
 round's median. Writes a line for each as it goes, and goes on from what FILE holds. Prints Kendall's tau of each against `quiet`,
 and how far the ratio of two latencies is off. Stop whatever else runs.
 """
