@@ -384,8 +384,8 @@ def test_what_is_written_again_is_the_same(ran: Ran) -> None:
 
 
 def test_a_best_config_trains_the_same_student_again(ran: Ran, tmp_path: Path) -> None:
-    """Its study of one point, step by step as a run takes them, but in this process: another Ray costs half a minute. Of a student
-    without a loss on hidden states: the lane had these from files, and from the teacher here they differ where fp32 rounds to half."""
+    """Its study of one point, step by step as a run takes them, but in this process: another Ray costs half a minute. Of one
+    without a loss on hidden states: the lane had these from files; from the teacher here they differ where fp32 rounds to half."""
     row = [row for row in ran.front if float(row["hidden_share"]) == 0][-1]
     original = ran.after[int(row["trial"])]
     assert original.last is not None
