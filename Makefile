@@ -36,7 +36,7 @@ test: setup  ## lint, types, import rules, and all tests but the slow ones; Ray'
 	@$(MAKE) --no-print-directory -j2 --output-sync=line lint-and-unit-tests ray-tests
 
 lint-and-unit-tests: lint
-	$(BIN)/python -m pytest -m "not ray and not slow and not gpu"
+	$(BIN)/python -m pytest -n 2 -m "not ray and not slow and not gpu"
 
 ray-tests: setup
 	$(BIN)/python -m pytest -m "ray and not slow and not gpu"

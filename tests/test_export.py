@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import resource
 import shutil
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,32 +12,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from commands import Run
 from exporting import finished_study, tiny_study
 from test_tasks import amount, made, topics  # noqa: F401  # a fixture among them
 
-from search import cli
 from search.study.inputs import read_inputs
 from search.trial.context import WorkerContext
 from search.trial.data import Tokens
 from search.trial.evaluate import predict
 from spaces.study import StudySpec
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def distilsearch(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """The command in this process: (exit status, stdout, stderr)."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["distilsearch", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
-        return int(end.value.code or 0), captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture(scope="module")
