@@ -18,7 +18,7 @@ import yaml
 from search.lanes.ledger import Ledger
 from search.record.record import existing_record
 from search.study.output import open_record, spec_of
-from search.study.stopping import Stopping
+from search.study.stopping import Stopping, ended_in_order
 from spaces.trial import Measurement, TrialState, WorkItem, WorkKind, WorkResult
 
 
@@ -45,7 +45,7 @@ def stopped_after(lanes: Lanes, said: list[str], presses: tuple[float, ...], gra
     ]
     for timer in timers:
         timer.start()
-    with pytest.raises(KeyboardInterrupt), Stopping(lanes, said.append, grace):
+    with pytest.raises(KeyboardInterrupt), ended_in_order(), Stopping(lanes, said.append, grace):
         time.sleep(8)
     for timer in timers:
         timer.cancel()

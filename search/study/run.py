@@ -45,7 +45,7 @@ from search.study.searcher import StudySearcher
 from search.study.shape_costs import ShapeCosts
 from search.study.stages import Stages
 from search.study.standing import Standing, Standings
-from search.study.stopping import Stopping
+from search.study.stopping import Stopping, ended_in_order
 from search.study.tokens import fewest_tokens, trial_tokens
 from search.study.tracking import make_tracker
 from search.suggest.first import first_points
@@ -81,6 +81,7 @@ def run_study(spec: StudySpec, display: Display | None = None, more: int | None 
     # An empty space is refused before Ray starts.
     shapes = Sampling(spec, inputs.teacher, inputs.vocabularies, known_limits(inputs)).shapes
     with ExitStack() as stack:
+        stack.enter_context(ended_in_order())
         stack.enter_context(storage_errors(spec.storage))
         record, again = open_record(spec)
         stack.callback(record.close)

@@ -6,7 +6,8 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Protocol, Self
 
@@ -19,6 +20,17 @@ LOOK_SECONDS = 0.3
 class Holdable(Protocol):
     def hold(self) -> None: ...
     def status(self) -> dict[str, Any]: ...
+
+
+@contextmanager
+def ended_in_order() -> Iterator[None]:
+    """Around all that is closed after a Ctrl-C. One more does not cut the closing short, which is a matter of seconds: Ray crashes
+    where it is left while lanes are starting."""
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Stopping:
@@ -45,7 +57,8 @@ class Stopping:
     ) -> None:
         self._over.set()
         if self._listens:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            stopped = kind is not None and issubclass(kind, KeyboardInterrupt)
+            signal.signal(signal.SIGINT, signal.SIG_IGN if stopped else signal.default_int_handler)
 
     def _heard(self, number: int, frame: FrameType | None) -> None:
         if self._asked:
