@@ -5,28 +5,19 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-import os
-import signal
-import subprocess
-import sys
-import time
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import study_toys
-import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.storages import InMemoryStorage
 from small_search import REFERENCES, TEACHER, a_sampling, a_spec
-from test_study import DRIVER, environment, record_of, states
 
 from search.record.record import FINISHED, Record
 from search.study.budget import Budget
-from search.study.output import open_study, trial_folder
+from search.study.output import trial_folder
 from search.study.searcher import StudySearcher, trial_config
 from search.suggest.halving import Rung, dominates, fronts, halving, hopeless
 from search.suggest.ladder import Ladder
@@ -342,47 +333,3 @@ def test_what_could_not_reach_the_front_is_not_run(tmp_path: Path) -> None:
 
 
 # on real lanes
-
-
-@pytest.mark.ray
-@pytest.mark.timeout(1800)
-def test_a_killed_study_of_rungs_goes_on_to_its_end(tmp_path: Path) -> None:
-    path = tiny.write_study(
-        tmp_path,
-        budget={"trials": 9},
-        search={"halving": HALVING, "startup_trials": 4, "first": [{"temperature": study_toys.FAILS_AT}]},
-        resources={"lanes": 1},
-        confirm={"seeds": 1, "without_distillation": "none"},
-        space={
-            "depth": [1, 2, 3], "learning_rate": {"float": [1e-3, 5e-3]}, "batch_size": 16, "temperature": {"float": [1, 4]},
-        },
-    )  # fmt: skip
-    output, command = tmp_path / "run", [sys.executable, "-c", DRIVER, "run", str(path)]
-    driver = subprocess.Popen(command, env=environment(tmp_path), stderr=subprocess.DEVNULL, start_new_session=True)
-    try:
-        while not (states(output)["promoted"] and states(output)["waiting"]):
-            assert driver.poll() is None
-            time.sleep(0.1)
-    finally:
-        os.killpg(driver.pid, signal.SIGKILL)
-        driver.wait()
-    before, _ = record_of(output)
-    done = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stderr
-    after, attempts = record_of(output)
-    assert Counter(outcome.state.value for outcome in after.values()) == {"failed": 1, "ended": 7, "done": 1}
-    reached = Counter(len(outcome.measurements) for outcome in after.values())
-    assert reached == {0: 1, 1: 5, 2: 2, 3: 1}  # of eight three went on, and of these one
-    for number, outcome in after.items():
-        assert [measurement.share for measurement in outcome.measurements] == pytest.approx(
-            RUNGS[: len(outcome.measurements)]
-        )
-        steps = [measurement.cost["optimizer_steps"] for measurement in outcome.measurements]
-        assert [measurement.step for measurement in outcome.measurements] == list(itertools.accumulate(map(int, steps)))
-        if number in before:  # nothing that was measured was lost or trained again
-            kept = before[number].measurements
-            assert outcome.measurements[: len(kept)] == kept
-    assert set(attempts.values()) <= {1, 2}
-    (student,) = open_study(output).rows
-    assert (output / "best" / f"trial-{student.trial}" / "model.safetensors").is_file()
-    assert os.listdir(output / "trials") == [str(student.trial)]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import tiny
-from test_study import DRIVER, environment
+from whole_study import DRIVER, environment
 
 from search.study.output import StudyResult, open_record, open_study
 from spaces.trial import TrialState

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 
 import pytest
-import tiny
 from small_search import a_point, a_spec, reopened
-from test_study import DRIVER, environment, record_of
+from whole_study import DRIVER, NUM_TRIALS, Ran, environment, record_of
 
 from search.record.record import Record
 from search.study.extension import Extension, is_finished, wish
@@ -96,15 +96,11 @@ def test_a_study_that_an_older_version_finished_is_finished(tmp_path: Path) -> N
 
 @pytest.mark.ray
 @pytest.mark.timeout(1800)
-def test_a_finished_study_goes_on_where_it_stood(tmp_path: Path) -> None:
-    path = tiny.write_study(
-        tmp_path,
-        budget={"trials": 2, "training_tokens": 1.0e9},
-        resources={"lanes": 1},
-        confirm={"seeds": 1, "without_distillation": "none"},
-        space={"depth": [1, 2, 3], "learning_rate": {"float": [1e-3, 5e-3]}, "batch_size": 16},
-    )
-    output = tmp_path / "run"
+def test_a_finished_study_goes_on_where_it_stood(ran: Ran, tmp_path: Path) -> None:
+    """A copy of it, in another place."""
+    output, path = tmp_path / "run", tmp_path / "study.yaml"
+    shutil.copytree(ran.output, output)
+    path.write_text(json.dumps({**json.loads(ran.path.read_text()), "output": str(output), "tracking": "none"}))
 
     def run(*more: str) -> str:
         command = [sys.executable, "-c", DRIVER, "run", str(path), *more]
@@ -112,28 +108,24 @@ def test_a_finished_study_goes_on_where_it_stood(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         return done.stderr
 
-    def trained() -> Counter[str]:
+    def trained() -> list[str]:
         lines = (tmp_path / "log.txt").read_text().splitlines()
-        return Counter(line.split()[1] for line in lines if line.startswith("trial "))
+        return [line.split()[1] for line in lines if line.startswith("trial ")]
 
-    assert "no more trials: all 2 trials were begun" in run()
-    before, _ = record_of(output)
     told = run("--more", "2")
-    assert "continuing: 2 of 4 trials are done" in told
-    assert "no more trials: all 4 trials were begun" in told
+    assert f"continuing: {NUM_TRIALS - 1} of {NUM_TRIALS + 2} trials are done" in told
+    assert f"no more trials: all {NUM_TRIALS + 2} trials were begun" in told
     after, attempts = record_of(output)
-    assert list(after) == [0, 1, 2, 3]
-    assert {number: after[number] for number in before} == before
-    assert all(outcome.state is TrialState.DONE for outcome in after.values())
-    assert set(attempts.values()) == {1}
-    assert trained() == Counter("0123")
-    tokens = {outcome.train_tokens for outcome in after.values()}
-    assert len(tokens) == 1  # as predicted: nearly equal, and equal over whole epochs of one vocabulary
-    assert tokens.pop() > 0
+    new = [NUM_TRIALS, NUM_TRIALS + 1]
+    assert list(after) == [*ran.after, *new]
+    assert {number: after[number] for number in ran.after} == ran.after
+    assert all(after[number].state is TrialState.DONE and after[number].train_tokens for number in new)
+    assert attempts == {**ran.attempts, **dict.fromkeys(new, 1)}
+    assert trained() == list(map(str, new))
     best = sorted(path.name for path in (output / "best").iterdir())
     assert "This study is done" in run()
     assert record_of(output)[0] == after
-    assert trained() == Counter("0123")
+    assert trained() == list(map(str, new))
     assert sorted(path.name for path in (output / "best").iterdir()) == best
-    assert spec_of(output).budget.trials == 4
+    assert spec_of(output).budget.trials == NUM_TRIALS + 2
     assert os.listdir(output / "trials")

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+import study_toys
+import tiny
+from whole_study import DRIVER, environment, record_of, states
 
 from search.lanes.ledger import Ledger
-from search.record.record import existing_record
-from search.study.output import open_record, spec_of
+from search.study.output import open_record, open_study, spec_of
 from search.study.stopping import Stopping, ended_in_order
 from spaces.trial import Measurement, TrialState, WorkItem, WorkKind, WorkResult
 
@@ -127,17 +129,6 @@ def test_what_a_lane_holds_when_the_ledger_closes_may_be_dropped() -> None:
 # a real study
 
 
-def states(output: Path) -> list[str]:
-    try:
-        directions = {"accuracy": "maximize", "parameters": "minimize"}
-        record = existing_record("sqlite", output, "tiny", directions, unchecked=True)
-        found = [outcome.state.value for outcome in record.outcomes()]
-        record.close()
-        return found
-    except Exception:  # not there yet
-        return []
-
-
 def processes_of(session: int) -> list[str]:
     """Command lines of whatever lives in this session."""
     found = []
@@ -152,45 +143,65 @@ def processes_of(session: int) -> list[str]:
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(600)
-def test_a_study_is_stopped_by_ctrl_c_without_losing_what_runs(study_of: Callable[..., Any], tmp_path: Path) -> None:
-    """As a terminal does it: the signal goes to the whole group. The trial that runs ends, the one queued behind it does not
-    begin, and no process is left."""
-    spec = study_of(
-        space={"family": "bert", "depth": {"int": [1, 3]}, "learning_rate": {"float": [1e-3, 5e-3], "log": True}},
-        training={"steps": 600},  # a second or more
-        budget={"trials": 30},
+@pytest.mark.timeout(1800)
+def test_a_study_of_rungs_is_stopped_by_ctrl_c_and_goes_on_to_its_end(tmp_path: Path, teacher: Path) -> None:
+    """As a terminal does it: the signal goes to the whole group. What runs ends, nothing else begins, no process is left; and the
+    same command does the rest, as if it had never been stopped."""
+    path = tiny.write_study(
+        tmp_path,
+        teacher=str(teacher),
+        data={**tiny.write_data(tmp_path / "data"), "max_length": 32},
+        budget={"trials": 9},
+        search={"halving": {"rungs": ["1/9", "1/3", 1]}, "startup_trials": 4, "first": [{"temperature": study_toys.FAILS_AT}]},
         resources={"lanes": 1},
-    )
-    path = tmp_path / "study.yaml"
-    path.write_text(yaml.safe_dump(spec.resolved()))
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "COLUMNS": "160"}
-    command = [sys.executable, "-m", "search.cli", "run", str(path)]
-    with open(tmp_path / "err.txt", "w") as file:
-        driver = subprocess.Popen(command, env=environment, stdout=file, stderr=file, start_new_session=True)
-    told = tmp_path / "err.txt"
+        confirm={"seeds": 1, "without_distillation": "none"},
+        space={
+            "depth": [1, 2, 3], "learning_rate": {"float": [1e-3, 5e-3]}, "batch_size": 16, "temperature": {"float": [1, 4]},
+        },
+    )  # fmt: skip
+    output, command, told = tmp_path / "run", [sys.executable, "-c", DRIVER, "run", str(path)], tmp_path / "err.txt"
+    with open(told, "w") as file:
+        driver = subprocess.Popen(command, env=environment(tmp_path), stdout=file, stderr=file, start_new_session=True)
     begun = time.monotonic()
-    while states(spec.output).count("done") < 1:
+    while not (states(output)["promoted"] and states(output)["waiting"]):
         assert driver.poll() is None, told.read_text()
-        assert time.monotonic() - begun < 400, told.read_text()
-        time.sleep(0.2)
-    time.sleep(0.3)  # the next one runs
-    before = states(spec.output)
+        assert time.monotonic() - begun < 600, told.read_text()
+        time.sleep(0.1)
     os.killpg(driver.pid, signal.SIGINT)
     assert driver.wait(90) == 130, told.read_text()
-    text = told.read_text()
-    assert f"run the same command again to continue: distilsearch run {path}" in text
-    assert "Traceback" not in text
-    after = states(spec.output)
-    assert after.count("done") > before.count("done")  # what ran ended,
-    assert after.count("done") >= len(after) - 1  # and at most what was queued behind it is left
-    assert len(after) < 30
-    record, _ = open_record(spec_of(spec.output))
+    assert f"run the same command again to continue: distilsearch run {path}" in told.read_text()
+    assert "Traceback" not in told.read_text()
+    before, _ = record_of(output)
+    assert len(before) < 9 or any(outcome.state is TrialState.PROMOTED for outcome in before.values())  # not at its end
+    record, _ = open_record(spec_of(output))
     assert record.fact("lease") is None
-    for outcome in record.outcomes():
-        assert (outcome.state is TrialState.DONE) == (outcome.share == 1)
-    assert not (spec.output / ".ray").exists()
+    record.close()
+    ran = Counter(int(line.split()[1]) for line in (tmp_path / "log.txt").read_text().splitlines() if "trial" in line)
+    ended = {n: len(outcome.measurements) + (outcome.state is TrialState.FAILED) for n, outcome in before.items()}
+    assert {
+        number: count for number, count in ended.items() if count
+    } == ran  # whatever was begun was ended, and recorded
+    assert not (output / ".ray").exists()
     deadline = time.monotonic() + 30
     while processes_of(driver.pid) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert processes_of(driver.pid) == []
+
+    done = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    after, attempts = record_of(output)
+    assert Counter(outcome.state.value for outcome in after.values()) == {"failed": 1, "ended": 7, "done": 1}
+    reached = Counter(len(outcome.measurements) for outcome in after.values())
+    assert reached == {0: 1, 1: 5, 2: 2, 3: 1}  # of eight three went on, and of these one
+    for number, outcome in after.items():
+        shares = [measurement.share for measurement in outcome.measurements]
+        assert shares == pytest.approx([1 / 9, 1 / 3, 1][: len(shares)])
+        steps = [measurement.cost["optimizer_steps"] for measurement in outcome.measurements]
+        assert [measurement.step for measurement in outcome.measurements] == list(itertools.accumulate(map(int, steps)))
+        if number in before:  # nothing that was measured was lost or trained again
+            kept = before[number].measurements
+            assert outcome.measurements[: len(kept)] == kept
+    assert set(attempts.values()) <= {1, 2}  # what was queued at the lane was begun twice, if by name alone
+    (student,) = open_study(output).rows
+    assert (output / "best" / f"trial-{student.trial}" / "model.safetensors").is_file()
+    assert os.listdir(output / "trials") == [str(student.trial)]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from commands import results_written
 from test_results import REFERENCES, a_spec, a_study, an_outcome
-from tracking_toys import KEY, PASSWORD, PROVENANCE, alone, found_by
+from tracking_toys import KEY, PASSWORD, PROVENANCE, _alone, _server, found_by  # noqa: F401
 from wandb_server import WandbServer
 
 from search.record.lease import Lease
@@ -23,21 +22,6 @@ from search.study.tracking.segments import segments
 from spaces.errors import InputError, StudyError
 from spaces.study import StudySpec
 from spaces.trial import Measurement, TrialOutcome, TrialState
-
-
-@pytest.fixture(autouse=True)
-def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    alone(monkeypatch, tmp_path)
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
-    made = WandbServer()
-    monkeypatch.setenv("WANDB_BASE_URL", made.url)
-    monkeypatch.setenv("WANDB_API_KEY", KEY)
-    yield made
-    made.close()
-
 
 # -- rows
 

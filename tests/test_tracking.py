@@ -8,14 +8,25 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from test_results import REFERENCES, a_spec, a_study, an_outcome
-from tracking_toys import KEY, PASSWORD, PROVENANCE, TOKEN, alone, drive, found_by, only_warning, tracked_spec
+from tracking_toys import (  # noqa: F401
+    KEY,
+    PASSWORD,
+    PROVENANCE,
+    TOKEN,
+    _alone,
+    _server,
+    alone,
+    drive,
+    found_by,
+    only_warning,
+    tracked_spec,
+)
 from wandb_server import WandbServer
 
 from search.study.tracking import NullTracker, make_tracker, study_log, wandb_tracker
@@ -23,21 +34,6 @@ from search.study.tracking.segments import Segment, records, segments
 from search.study.tracking.session import chosen_mode, kept_run_id
 from spaces.secrets import mask_secrets
 from spaces.study import StudySpec, WandbSpec
-
-
-@pytest.fixture(autouse=True)
-def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    alone(monkeypatch, tmp_path)
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
-    made = WandbServer()
-    monkeypatch.setenv("WANDB_BASE_URL", made.url)
-    monkeypatch.setenv("WANDB_API_KEY", KEY)
-    yield made
-    made.close()
-
 
 # -- an offline run, continued, with a run a trial
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from test_results import REFERENCES, a_spec, a_study
+from wandb_server import WandbServer
 
 from search.results.front import ParetoFront
 from search.study.output import StudyResult, result_of
@@ -29,7 +32,8 @@ def alone(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     """No key, no settings and no home of the machine that runs the tests; no session of an earlier test."""
     import wandb
 
-    wandb.teardown()
+    with contextlib.suppress(ConnectionError):  # of a session whose service was ended as one that hangs
+        wandb.teardown()
     for name in ("API_KEY", "MODE", "DIR", "PROJECT", "ENTITY", "RUN_ID", "NAME", "IDENTITY_TOKEN_FILE", "BASE_URL"):
         monkeypatch.delenv(f"WANDB_{name}", raising=False)
     monkeypatch.setenv("HOME", str(folder / "home"))
@@ -37,6 +41,20 @@ def alone(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     monkeypatch.setenv("WANDB_DATA_DIR", str(folder / "data"))
     monkeypatch.setenv("WANDB_CACHE_DIR", str(folder / "cache"))
     monkeypatch.setenv("WANDB_SILENT", "true")
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    alone(monkeypatch, tmp_path)
+
+
+@pytest.fixture(name="server")
+def _server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
+    made = WandbServer()
+    monkeypatch.setenv("WANDB_BASE_URL", made.url)
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    yield made
+    made.close()
 
 
 def tracked_spec(output: Path, mode: str = "offline", **more: Any) -> StudySpec:

@@ -41,6 +41,8 @@ class Broker:
         self._silence_seconds = silence_seconds
         self._changed = asyncio.Event()
         self._workers: dict[int, ActorHandle] = {}  # rank 0 of each lane
+        self._controllers: dict[int, ActorHandle] = {}  # Train's, of each lane
+        self._closed = False
         self._places: dict[int, dict[str, Any]] = {}
         self._watching = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -84,6 +86,12 @@ class Broker:
     async def lane_expected(self, lane: int) -> None:
         self._ledger.lane_expected(lane)
 
+    async def controller_started(self, lane: int, controller: ActorHandle) -> None:
+        """Train's controller of the lane is there, and starts its workers; which it need not where the pool has closed."""
+        self._controllers[lane] = controller
+        if self._closed:
+            ray.kill(controller)
+
     async def lane_started(self, lane: int, pid: int, node: str, worker: ActorHandle) -> int:
         """A fresh group serves the lane; returns its incarnation. `worker` is rank 0: killing it ends the group."""
         incarnation = self._ledger.lane_started(lane)
@@ -118,13 +126,15 @@ class Broker:
         self._ledger.hold()
 
     async def close(self) -> None:
+        self._closed = True
         self._ledger.close()
         self._notify()
 
-    async def kill_workers(self) -> None:
-        """End what did not end by itself after `close`."""
-        for worker in self._workers.values():
-            ray.kill(worker)
+    async def kill_lanes(self) -> None:
+        """End what did not end by itself after `close`: the controllers too, which would start killed workers again, and with whom
+        those end that are still starting."""
+        for actor in (*self._controllers.values(), *self._workers.values()):
+            ray.kill(actor)
 
     def _notify(self) -> None:
         self._changed.set()

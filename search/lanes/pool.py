@@ -20,6 +20,8 @@ from ray.exceptions import RayError, RayTaskError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
+from ray.train.v2._internal.execution.callback import ControllerCallback
+from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2.api.config import LoggingConfig
 from ray.train.v2.api.exceptions import WorkerGroupError
 
@@ -114,8 +116,7 @@ class LanePool:
         with contextlib.suppress(RayError):
             ray.get(self.broker.close.remote())
             if not self._join(CLOSE_SECONDS):
-                # Train will start the killed group once more, only to hear "stop".
-                ray.get(self.broker.kill_workers.remote())
+                ray.get(self.broker.kill_lanes.remote())
             if self._join(KILL_SECONDS):
                 ray.kill(self.broker)  # else it stays, to say "stop" to a lane that is still starting
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -179,15 +180,26 @@ class LanePool:
                 storage_path=str(self._folder),
                 failure_config=FailureConfig(max_failures=DEATHS_IN_A_ROW - 1),
                 logging_config=LoggingConfig(log_level="ERROR"),
+                callbacks=[Announced(self.broker, lane)],
             ),
         )
 
 
-class LaneTrainer(TorchTrainer):
-    """TorchTrainer without two actors per lane that have nothing to do here.
+class Announced(ControllerCallback):
+    """In Train's controller: tells the broker of it, so that a closing pool can end a lane whose workers are still starting."""
 
-    One serves Ray datasets. The other removes the placement group of a controller that died: it asks Ray's dashboard,
-    every second, which a local Ray of ours does not have, and ends with the driver anyway.
+    def __init__(self, broker: ActorHandle, lane: int) -> None:
+        self._broker, self._lane = broker, lane
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        ray.get(self._broker.controller_started.remote(self._lane, ray.get_runtime_context().current_actor))
+
+
+class LaneTrainer(TorchTrainer):
+    """TorchTrainer without three actors that have nothing to do here, and for which each lane's start would wait.
+
+    One serves Ray datasets. One removes the placement group of a controller that died: it asks Ray's dashboard, every
+    second, which a local Ray of ours does not have, and ends with the driver anyway. One asks an autoscaler for nodes.
     """
 
     def _create_default_callbacks(self) -> list[Any]:
@@ -195,6 +207,21 @@ class LaneTrainer(TorchTrainer):
         if not os.environ.get("RAY_ADDRESS"):
             unneeded.add("PlacementGroupCleanerCallback")
         return [each for each in super()._create_default_callbacks() if type(each).__name__ not in unneeded]
+
+    def _initialize_and_run_controller(self, **kwargs: Any) -> Any:
+        if not os.environ.get("RAY_ADDRESS"):
+            kwargs["scaling_policy"] = LocalScaling(self.scaling_config)
+        return super()._initialize_and_run_controller(**kwargs)
+
+
+class LocalScaling(FixedScalingPolicy):
+    """Of a local Ray, which no autoscaler enlarges: nobody is asked for resources."""
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        return None
+
+    def _maybe_send_resource_request(self) -> None:
+        return None
 
 
 def plan_lanes(resources: ResourcesSpec, cluster_resources: Mapping[str, float]) -> int:
