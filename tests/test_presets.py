@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny
 
+from examples import docstrings
 from search.study.inputs import read_inputs
 from search.study.searcher import trial_config
 from search.suggest.sampling import Sampling
@@ -26,7 +28,9 @@ def test_there_are_presets_to_run() -> None:
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_a_preset_runs_small(name: str, tmp_path: Path) -> None:
+def test_a_preset_runs_small(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = partial(docstrings.docstring_pairs, num_validation=60, num_test=60)
+    monkeypatch.setattr(docstrings, "docstring_pairs", few)
     raw = parse_yaml(preset_text("studies", name), name)
     teacher = tiny.write_teacher(tmp_path / "teacher", depth=6, hidden=192)
     raw["teacher"] = {**raw["teacher"], "model": str(teacher)}
