@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,14 @@ from search.lanes.ledger import Ledger
 from search.study.output import open_record, open_study, spec_of
 from search.study.stopping import Stopping, ended_in_order
 from spaces.trial import Measurement, TrialState, WorkItem, WorkKind, WorkResult
+
+
+@pytest.fixture(autouse=True)
+def _hears_ctrl_c() -> Iterator[None]:
+    """Whoever runs the tests in the background of a shell has SIGINT ignored, and so has all that they start."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 class Lanes:

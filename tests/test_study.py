@@ -289,6 +289,7 @@ def test_a_best_config_trains_the_same_student_again(ran: Ran, tmp_path: Path) -
     assert all(np.array_equal(weights[name], delivered[name]) for name in weights)
 
 
+@pytest.mark.slow
 def test_the_next_study_begins_with_what_this_one_measured(ran: Ran, tmp_path: Path) -> None:
     raw = json.loads(ran.path.read_text()) | {"name": "next", "output": str(tmp_path / "run"), "budget": {"trials": 1}}
     raw |= {"search": {"startup_trials": 3}, "confirm": {"seeds": 1, "without_distillation": "none"}}
