@@ -146,7 +146,7 @@ def parse_best_config(raw: Any, source: str) -> BestConfig:
     try:
         return BestConfig.model_validate(raw)
     except ValidationError as error:
-        raise InputError(source, _faults(error, BestConfig)) from None
+        raise InputError(source, faults_of(error, BestConfig)) from None
 
 
 def parse_study(raw: Any, source: str, folder: Path, *, files_must_exist: bool = True) -> StudySpec:
@@ -183,7 +183,7 @@ def parse_study(raw: Any, source: str, folder: Path, *, files_must_exist: bool =
     try:
         spec = StudySpec.model_validate(raw)
     except ValidationError as error:
-        faults += _faults(error, StudySpec)
+        faults += faults_of(error, StudySpec)
         raise InputError(source, _unique(faults)) from None
     for index, values in enumerate(spec.search.first):
         problem = "" if space_faults else space.fault_of(values)
@@ -268,7 +268,7 @@ def _unique(faults: list[Fault]) -> list[Fault]:
     return list(dict.fromkeys(faults))
 
 
-def _faults(error: ValidationError, model: type[BaseModel]) -> list[Fault]:
+def faults_of(error: ValidationError, model: type[BaseModel]) -> list[Fault]:
     """One fault for each thing that is wrong: where a word or keys are allowed, pydantic complains of both."""
     found = [(_fault(detail, model), detail) for detail in error.errors()]
     kept: list[Fault] = []

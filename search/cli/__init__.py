@@ -16,7 +16,7 @@ from typing import Any
 import typer
 from rich.console import Console
 
-from search.cli import export, inspect, report, results, studies, upkeep
+from search.cli import export, inspect, jobs, report, results, studies, upkeep
 from spaces.errors import InputError, StudyError
 from spaces.secrets import mask_secrets
 
@@ -34,6 +34,7 @@ DISK_ERRORS = {
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {  # by the heading of their help
     "Studies": (studies.run, studies.plan, studies.schema),
     "What a study found": (results.front, results.analyse, report.report, export.export, report.dashboard),
+    "Running elsewhere": (jobs.submit, jobs.status, jobs.logs, jobs.stop, jobs.fetch, jobs.jobs),
     "Looking": (inspect.list_studies, inspect.show),
     "Keeping": (upkeep.clean, upkeep.track),
 }

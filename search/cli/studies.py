@@ -102,12 +102,19 @@ def schema(
     best_config: Annotated[
         bool, typer.Option("--best-config", help="of a best-config file (best/trial-7.yaml) instead")
     ] = False,
+    profile: Annotated[bool, typer.Option("--profile", help="of a profile (where jobs run) instead")] = False,
 ) -> None:
     """Print the JSON Schema of a study file, for editors that complete and check, and for scripts.
 
     $ distilsearch schema > study.schema.json
     $ distilsearch schema --best-config
+    $ distilsearch schema --profile
     """
+    if profile:
+        from cluster.profile import json_schema
+
+        typer.echo(json.dumps(json_schema(), indent=2))
+        return
     from spaces.study import StudySpec
     from spaces.trial import BestConfig
 
