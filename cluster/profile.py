@@ -17,7 +17,7 @@ from spaces.yaml_io import faults_of, parse_yaml
 
 VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
 Variable = Annotated[str, StringConstraints(pattern=VARIABLE)]
-Line = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\n\r\0]*$")]
+Line = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\n\r\x00]*$")]
 Count = Annotated[int, Field(ge=0, le=100_000)]
 
 
@@ -79,7 +79,7 @@ class Volume(Frozen):
     """A persistent volume claim, mounted in every pod."""
 
     claim: Line
-    mount: Annotated[str, StringConstraints(pattern=r"^/[^\n\r\0:]*$")]
+    mount: Annotated[str, StringConstraints(pattern=r"^/[^\n\r\x00:]*$")]
     read_only: bool = False
 
 
