@@ -12,6 +12,7 @@ from typing import Any
 from cluster.job import Job, Sent
 from cluster.profile import Profile
 from spaces.errors import Fault, InputError
+from spaces.secrets import mask_secrets
 from spaces.study import StudySpec
 
 COMPARED = ("distilsearch", "ray", "torch", "transformers", "optuna")
@@ -26,6 +27,11 @@ def make_job(spec: StudySpec, profile: Profile, *, sees_our_files: bool) -> Job:
     `sees_our_files`: the place shares this machine's folders (another process here, a login node's cluster).
     """
     study = spec.resolved()
+    if mask_secrets(study) != study:
+        problem = (
+            "holds a secret, which would be sent and kept with the job; name it by reference: `secrets` in the profile"
+        )
+        raise InputError.of(spec.name, f"{problem} (of a database: PGPASSWORD, see docs/clusters.md)")
     output = f"{profile.output.rstrip('/')}/{spec.name}" if profile.output else str(spec.output)
     study["output"] = output
     study.pop("cache") if study["cache"].startswith("~") else None

@@ -46,7 +46,8 @@ class RayJobsProfile(Profile):
     address: Line = "http://127.0.0.1:8265"
     token_file: Line | None = None  # the cluster's token; None: RAY_AUTH_TOKEN, or none
     headers: dict[Line, Line] = {}  # sent with every request; $NAME in a value is read from this environment
-    verify: bool | Line = True  # TLS: false, or the file of a certificate authority
+    verify: bool = True  # whether the certificate of an https address has to be trusted
+    certificate_authority: Line | None = None  # the file of one's own, for that
     code: Line = "installed"  # or a wheel's file, or a folder with distilsearch's source, which is sent
     python: Line = "python"  # the command there
     cpus: Annotated[float, Field(ge=0, le=1000)] = 0  # that the driver itself reserves

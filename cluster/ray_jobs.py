@@ -157,14 +157,15 @@ class RayJobsLauncher:
             self._profile.address,
             {name: _from_environment(text) for name, text in self._profile.headers.items()},
         )
+        verify: bool | str = self._profile.verify and (self._profile.certificate_authority or True)
         token = self._token()
         if token:
             headers["Authorization"] = f"Bearer {token}"
         try:
-            return JobSubmissionClient(address, headers=headers or None, verify=self._profile.verify)
+            return JobSubmissionClient(address, headers=headers or None, verify=verify)
         except (ConnectionError, requests.exceptions.ConnectionError) as error:
             certificate = "certificate" in str(error).lower() or "ssl" in str(error).lower()
-            why = "its certificate is not trusted (verify)" if certificate else "nothing answers there"
+            why = "its certificate is not trusted (certificate_authority)" if certificate else "nothing answers there"
             raise InputError.of(
                 "address", f"{address}: {why}; it is the address of Ray's dashboard, http://HOST:8265"
             ) from None

@@ -1,0 +1,253 @@
+"""Every kind of place keeps the same promises: a job is submitted, looked at, stopped, continued and fetched. Real places."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from commands import Run
+from places import RayCluster, ray_cluster
+
+from cluster import book, bundle
+from cluster.job import JobState
+from cluster.launcher import launcher_of
+from spaces.errors import InputError
+
+pytestmark = pytest.mark.timeout(900)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A profile's file, and the folder that takes outputs there."""
+
+    profile: Path
+    outputs: Path
+
+
+@pytest.fixture(scope="module")
+def one_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
+    # Ray's sockets lie below its folder, and their names may have 107 characters.
+    folder = Path(f"/tmp/ds-ray-{time.time_ns() % 10**9}")
+    with ray_cluster(folder, cpus=2) as cluster:
+        yield cluster
+
+
+@pytest.fixture(params=["local", pytest.param("ray-jobs", marks=pytest.mark.ray)])
+def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    profile: dict[str, Any] = {"kind": request.param, "python": sys.executable, "output": str(tmp_path / "outputs")}
+    if request.param == "ray-jobs":
+        profile["address"] = request.getfixturevalue("one_node").address
+    path = tmp_path / "profiles" / "there.yaml"
+    path.parent.mkdir()
+    path.write_text(yaml.safe_dump(profile))
+    return Place(path, tmp_path / "outputs")
+
+
+def told(distilsearch: Run, *arguments: object) -> dict[str, Any]:
+    status, out, err = distilsearch(*arguments, "--json")
+    assert status == 0, err
+    found: dict[str, Any] = json.loads(out)
+    return found
+
+
+def state_after(distilsearch: Run, job: str, *over: str, seconds: float = 300) -> dict[str, Any]:
+    """How it stands once it stands so."""
+    deadline = time.monotonic() + seconds
+    while (found := told(distilsearch, "status", job))["state"] not in over:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.3)
+    return found
+
+
+def test_a_dry_run_prints_all_that_would_be_sent_and_sends_nothing(
+    place: Place, study: Callable[..., Path], distilsearch: Run
+) -> None:
+    status, out, _ = distilsearch("submit", study(), "--to", "there", "--dry-run", "--set", "training.epochs=7")
+    assert status == 0
+    for words in (
+        "name: tiny",
+        "epochs: 7",
+        f"output: {place.outputs / 'tiny'}",
+        '"policy": "refuse"',
+        "cluster.arrive",
+    ):
+        assert words in out
+    assert distilsearch("jobs")[2].startswith("No job was submitted from here")
+    assert not place.outputs.exists()
+
+
+def test_another_version_there_is_told_before_anything_runs(
+    place: Place, study: Callable[..., Path], distilsearch: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = bundle.versions()
+    monkeypatch.setattr(bundle, "versions", lambda: {**ours, "ray": "1.0.0"})
+    job = distilsearch("submit", study(), "--to", "there")[1].strip()
+    assert job.startswith("tiny-")
+    found = state_after(distilsearch, job, "failed")
+    assert found["attempt"] == 1
+    said = distilsearch("logs", job)[1]
+    assert f"ray is {ours['ray']} here and 1.0.0 where the job was submitted" in said
+    assert "nothing was run" in said
+    assert not (place.outputs / "tiny" / "study.yaml").exists()
+    status, _, err = distilsearch("stop", job)
+    assert (status, "is over already: failed" in err) == (0, True)
+    status, _, err = distilsearch("fetch", job, "--into", place.outputs.parent / "fetched")
+    assert status == 1
+    assert "holds no study yet" in err
+    # again: the same job, its next attempt
+    assert distilsearch("submit", study(), "--to", "there")[1].strip() == job
+    assert state_after(distilsearch, job, "failed")["attempt"] == 2
+    (listed,) = json.loads(distilsearch("jobs", "--json")[1])
+    assert (listed["id"], listed["state"]) == (job, "failed")
+
+
+def test_a_job_is_stopped_and_two_do_not_write_one_output(
+    place: Place, study: Callable[..., Path], distilsearch: Run
+) -> None:
+    path = study(training={"steps": 3000}, budget={"trials": 40}, resources={"lanes": 1})
+    job = distilsearch("submit", path, "--to", "there")[1].strip()
+    state_after(distilsearch, job, "running")
+    status, _, err = distilsearch("submit", path, "--to", "there")
+    assert status == 2
+    assert f"{job} is running already, into {place.outputs / 'tiny'}" in err
+    deadline = time.monotonic() + 300
+    while "starting Ray" not in distilsearch("logs", job)[1]:
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    assert distilsearch("stop", job)[0] == 0
+    assert told(distilsearch, "status", job)["state"] == "stopped"
+    handle = book.find(job)
+    said = "".join(launcher_of(handle.profile).logs(handle, follow=True))  # which ends, since the job has
+    assert "reading the data and the teacher" in said
+
+
+def test_a_job_that_nobody_knows(
+    place: Place, study: Callable[..., Path], distilsearch: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status, _, err = distilsearch("status", "tiny-000000")
+    assert status == 2
+    assert "there is no job 'tiny-000000'; none was submitted from here" in err
+    monkeypatch.setattr(bundle, "versions", lambda: {"ray": "1.0.0"})
+    job = distilsearch("submit", study(), "--to", "there")[1].strip()
+    state_after(distilsearch, job, "failed")
+    handle = book.find(job[:-2])
+    elsewhere = {"submission": "nobodys-1", "folder": str(place.outputs / "gone"), "pid": "1", "began": "x"}
+    forgotten = handle.model_copy(update={"reference": {**handle.reference, **elsewhere}})
+    assert launcher_of(handle.profile).status(forgotten).state is JobState.LOST
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_study_is_stopped_continued_and_fetched(place: Place, study: Callable[..., Path], distilsearch: Run) -> None:
+    path = study(budget={"trials": 4}, training={"steps": 600}, resources={"lanes": 1}, confirm={"seeds": 1})
+    job = distilsearch("submit", path, "--to", "there")[1].strip()
+    deadline = time.monotonic() + 400
+    while not (told(distilsearch, "status", job)["standing"] or {}).get("done"):
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    distilsearch("stop", job)
+    before = told(distilsearch, "status", job)
+    assert before["state"] == "stopped"
+    assert distilsearch("submit", path, "--to", "there")[1].strip() == job
+    after = state_after(distilsearch, job, "succeeded", "failed")
+    assert after["state"] == "succeeded", distilsearch("logs", job)[1]
+    assert after["standing"]["done"] == 4 > before["standing"]["done"]
+    fetched = path.parent / "fetched"
+    assert distilsearch("fetch", job, "--into", fetched)[0] == 0
+    assert (fetched / "report.html").is_file()
+    assert not (fetched / "trials").exists()
+    front = json.loads(distilsearch("front", fetched, "--json")[1])
+    there = json.loads(distilsearch("front", place.outputs / "tiny", "--json")[1])
+    assert [row["trial"] for row in front["front"]] == [row["trial"] for row in there["front"]]
+    for row in front["front"]:
+        assert (fetched / "best" / f"trial-{row['trial']}" / "model.safetensors").is_file()
+
+
+# what is wrong, before anything is sent
+
+
+def test_a_wrong_profile_says_what_its_kind_takes(
+    tmp_path: Path, study: Callable[..., Path], distilsearch: Run
+) -> None:
+    profiles = tmp_path / "profiles"
+    profiles.mkdir()
+    (profiles / "lab.yaml").write_text("kind: ray-jobs\nadress: http://x:1\n")
+    status, _, err = distilsearch("submit", study(), "--to", "lab")
+    assert status == 2
+    assert 'adress: unknown key; did you mean "address"?' in err
+    assert "address: http://127.0.0.1:8265" in err  # with its default
+    (profiles / "lab.yaml").write_text("kind: rayjobs\n")
+    assert (
+        "'rayjobs' is no kind of profile; did you mean \"ray-jobs\"?"
+        in distilsearch("submit", study(), "--to", "lab")[2]
+    )
+    status, _, err = distilsearch("submit", study(), "--to", "labs")
+    assert status == 2
+    assert "there is no profile 'labs'; did you mean \"lab\"?" in err
+
+
+def test_nobody_answers(tmp_path: Path, study: Callable[..., Path], distilsearch: Run) -> None:
+    profiles = tmp_path / "profiles"
+    profiles.mkdir()
+    (profiles / "lab.yaml").write_text("kind: ray-jobs\naddress: http://127.0.0.1:9\noutput: /mnt/x\n")
+    status, _, err = distilsearch("submit", study(), "--to", "lab")
+    assert status == 2
+    assert "address: http://127.0.0.1:9: nothing answers there" in err
+
+
+def test_what_is_too_large_or_cannot_get_there_is_told_at_once(
+    tmp_path: Path, study: Callable[..., Path], distilsearch: Run
+) -> None:
+    profiles = tmp_path / "profiles"
+    profiles.mkdir()
+    (profiles / "lab.yaml").write_text("kind: ray-jobs\noutput: /mnt/x\nupload_limit_mb: 0.01\n")
+    path = study(search={"from": str(tmp_path)})
+    status, _, err = distilsearch("submit", path, "--to", "lab", "--dry-run")
+    assert status == 2
+    assert "would be sent (inputs/teacher/model.safetensors" in err
+    assert "search.from" in err  # both at once
+    (profiles / "lab.yaml").write_text(f"kind: ray-jobs\noutput: /mnt/x\nshared: [{tmp_path.parent}]\n")
+    status, out, err = distilsearch("submit", path, "--to", "lab", "--dry-run")
+    assert status == 0, err
+    assert "inputs/" not in out.partition("--- distilsearch")[0].partition("job.json")[0] or "teacher" in out
+    (profiles / "lab.yaml").write_text("kind: ray-jobs\n")
+    assert (
+        "the cluster does not see this machine's folders" in distilsearch("submit", path, "--to", "lab", "--dry-run")[2]
+    )
+
+
+def test_the_same_bundle_is_the_same_bytes(tmp_path: Path, study_of: Callable[..., Any]) -> None:
+    from cluster.profile import parse_profile
+
+    spec = study_of()
+    profile = parse_profile({"kind": "ray-jobs", "output": "/mnt/x"}, "lab")
+    packed = []
+    for name in ("a.zip", "b.zip"):
+        job = bundle.make_job(spec, profile, sees_our_files=False)
+        bundle.write_zip(tmp_path / name, bundle.contents(job))
+        packed.append((tmp_path / name).read_bytes())
+        for file in (Path(spec.data.train), Path(spec.teacher.model) / "config.json"):
+            file.touch()  # another time, the same content
+    assert packed[0] == packed[1]
+    assert {file.name for file in job.files} >= {"inputs/train.tsv", "inputs/teacher/model.safetensors"}
+    assert job.study["data"]["train"] == "inputs/train.tsv"
+    again = yaml.safe_load(dict(bundle.contents(job))["study.yaml"])  # type: ignore[arg-type]
+    assert again["output"] == "/mnt/x/tiny"
+
+
+def test_a_secret_in_the_study_is_not_sent(study_of: Callable[..., Any]) -> None:
+    from cluster.profile import LocalProfile
+
+    spec = study_of(storage="postgresql://me:hunter2hunter2@db/studies")
+    with pytest.raises(InputError, match="holds a secret") as refused:
+        bundle.make_job(spec, LocalProfile(), sees_our_files=True)
+    assert "hunter2" not in str(refused.value)
