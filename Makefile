@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: setup demo test test-all lint fast clean
+.PHONY: setup demo test lint-and-unit-tests ray-tests test-all lint fast clean
 
 setup: $(STAMP)  ## the environment: a venv, pip, versions pinned by constraints.txt
 
@@ -32,8 +32,14 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: lint  ## lint, types, import rules, and all tests but the slow ones; Ray's beside the others, since they wait much
-	$(BIN)/python -m pytest -n 3 --dist loadgroup -m "not slow and not gpu"
+test: setup  ## lint, types, import rules, and all tests but the slow ones; Ray's beside the others, since they wait much
+	@$(MAKE) --no-print-directory -j2 --output-sync=line lint-and-unit-tests ray-tests
+
+lint-and-unit-tests: lint
+	$(BIN)/python -m pytest -n 2 -m "not ray and not slow and not gpu"
+
+ray-tests: setup
+	$(BIN)/python -m pytest -m "ray and not slow and not gpu"
 
 test-all: lint  ## the slow ones too: lanes killed, hung, of several workers
 	$(BIN)/python -m pytest -m "not gpu"

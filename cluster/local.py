@@ -22,6 +22,7 @@ from spaces.yaml_io import write_whole
 
 STOP_SECONDS = 90.0  # a driver that was told to end closes its lanes first
 LOOK_SECONDS = 0.2
+BY_SIGNAL = (130, 143)  # exit statuses of a driver that was told to end
 ENDED = 'echo "{\\"status\\": $?, \\"at\\": $(date +%s)}" > ended.json'
 
 
@@ -45,8 +46,8 @@ class LocalLauncher:
         for name, content in contents(job):
             assert isinstance(content, bytes), "nothing is sent to where it is already"
             write_whole(folder / name, content)
-        ended = folder / "ended.json"
-        ended.unlink(missing_ok=True)
+        for name in ("ended.json", "told-to-stop"):  # of the attempt before
+            (folder / name).unlink(missing_ok=True)
         inner = f"{shlex.join(self._command(folder))} > log.txt 2>&1; {ENDED}"
         process = subprocess.Popen(
             ["sh", "-c", inner], cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -63,9 +64,8 @@ class LocalLauncher:
             gone = JobState.LOST if not folder.is_dir() else JobState.FAILED
             return JobStatus(state=gone, message="it was killed, or this machine was restarted", started_at=started)
         told = json.loads(ended.read_text())
-        state = {0: JobState.SUCCEEDED, 130: JobState.STOPPED, 143: JobState.STOPPED}.get(
-            told["status"], JobState.FAILED
-        )
+        stopped = (folder / "told-to-stop").exists() or told["status"] in BY_SIGNAL
+        state = JobState.SUCCEEDED if told["status"] == 0 else JobState.STOPPED if stopped else JobState.FAILED
         message = "" if state is JobState.SUCCEEDED else f"exit status {told['status']}"
         return JobStatus(state=state, message=message, started_at=started, ended_at=told["at"])
 
@@ -86,6 +86,7 @@ class LocalLauncher:
         """SIGTERM, to the driver alone, which ends Ray and its lanes. Of a shell's background it would not hear SIGINT."""
         if not self._lives(handle):
             return
+        (Path(handle.reference["folder"]) / "told-to-stop").touch()
         for child in _children(int(handle.reference["pid"])):
             os.kill(child, signal.SIGTERM)
         deadline = time.monotonic() + STOP_SECONDS

@@ -30,16 +30,6 @@ from whole_study import ran  # noqa: F401
 settings.register_profile("tiny", deadline=None, print_blob=True)
 settings.load_profile("tiny")
 
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Ray's tests come first, since they take longest, and those that share a study or a Ray are one worker's."""
-    for item in items:
-        if item.get_closest_marker("ray"):
-            whole = "ran" in getattr(item, "fixturenames", ()) and "latency" not in item.nodeid
-            item.add_marker(pytest.mark.xdist_group("whole study" if whole else item.nodeid.partition("::")[0]))
-    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
-
-
 DOCS = Path(__file__).parent.parent / "docs"
 LABELS = ["food", "music", "sport"]
 

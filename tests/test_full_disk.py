@@ -1,4 +1,4 @@
-"""A disk that takes no more, for real: a small file system. The record keeps what it acknowledged, and goes on once there is room."""
+"""A disk that takes no more, for real: a small file system. The record keeps what it acknowledged; with room it goes on."""
 
 from __future__ import annotations
 

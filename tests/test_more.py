@@ -95,6 +95,7 @@ def test_a_study_that_an_older_version_finished_is_finished(tmp_path: Path) -> N
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_finished_study_goes_on_where_it_stood(ran: Ran, tmp_path: Path) -> None:
     """A copy of it, in another place."""
