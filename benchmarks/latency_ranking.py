@@ -27,7 +27,8 @@ import numpy as np
 import ray
 from scipy.stats import kendalltau
 
-from search.lanes.pool import LanePool, plan_lanes
+from search.lanes.placement import plan_lanes
+from search.lanes.pool import LanePool
 from search.lanes.quiet import start_ray
 from search.study.inputs import read_inputs
 from search.study.prepare import prepare

@@ -25,7 +25,8 @@ from typing import Any
 
 import ray
 
-from search.lanes.pool import LanePool, plan_lanes
+from search.lanes.placement import plan_lanes
+from search.lanes.pool import LanePool
 from search.lanes.quiet import start_ray
 from search.results.students import architecture_in_words
 from search.study.inputs import read_inputs

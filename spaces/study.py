@@ -164,6 +164,11 @@ class ResourcesSpec(Frozen):
     workers_per_lane: Annotated[int, Field(ge=1, le=10_000)] = 1
     cpus_per_worker: Annotated[float, Field(gt=0, le=10_000)] = 1
     gpus_per_worker: Annotated[float, Field(ge=0, le=10_000)] = 0
+    memory_gb_per_worker: Annotated[float, Field(ge=0, le=100_000)] = 0  # that Ray sets aside; 0: not asked for
+    custom_per_worker: dict[
+        Text, Annotated[float, Field(gt=0)]
+    ] = {}  # resources that a cluster's nodes were given names for
+    placement: Literal["pack", "spread", "strict-pack", "strict-spread"] = "pack"  # of a lane's workers over nodes
     recycle_after: Annotated[int, Field(ge=1)] = 200  # items
     recycle_above_gb: Literal["auto"] | Annotated[float, Field(gt=0)] = "auto"  # of a worker; auto: its share of Ray's
     hidden_states_gb: Annotated[float, Field(ge=0)] = 4  # on disk, of the teacher's; above it lanes run the teacher

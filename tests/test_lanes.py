@@ -16,28 +16,12 @@ import pytest
 import ray
 from test_ledger import item
 
-from search.lanes.pool import LanePool, plan_lanes
+from search.lanes.pool import LanePool
 from search.lanes.quiet import start_ray
 from search.lanes.trainable import SegmentSearcher, run_segments
-from spaces.errors import InputError, StudyError
+from spaces.errors import StudyError
 from spaces.study import ResourcesSpec
 from spaces.trial import WorkItem, WorkResult
-
-# planning
-
-
-def test_plan_lanes() -> None:
-    cluster = {"CPU": 8.0, "GPU": 2.0}
-    assert plan_lanes(ResourcesSpec(), cluster) == 8
-    assert plan_lanes(ResourcesSpec(workers_per_lane=3), cluster) == 2
-    assert plan_lanes(ResourcesSpec(gpus_per_worker=0.5), cluster) == 4
-    assert plan_lanes(ResourcesSpec(lanes=20), cluster) == 20, "what could fit one after another waits"
-    assert plan_lanes(ResourcesSpec(cpus_per_worker=0.1), {"CPU": 1.0}) == 10
-    with pytest.raises(InputError, match=r"one lane needs 4 GPUs \(4 x 1\), but the cluster has 2"):
-        plan_lanes(ResourcesSpec(workers_per_lane=4, gpus_per_worker=1), cluster)
-    with pytest.raises(InputError, match=r"lower resources\.cpus_per_worker"):
-        plan_lanes(ResourcesSpec(cpus_per_worker=9, lanes=1), cluster)
-
 
 # on a real Ray
 
@@ -157,7 +141,7 @@ def test_segments(pool: LanePool, tmp_path: Path, capfd: pytest.CaptureFixture[s
     until_idle(pool)
     searcher = ToySearcher(8)
     here = Path.cwd()
-    run_segments(searcher, pool.broker, pool.broker_name, max_concurrent=3, storage=tmp_path)
+    run_segments(searcher, pool.broker, pool.broker_name, max_concurrent=lambda: 3, storage=tmp_path)
     assert sorted(outcome.trial or 0 for outcome in searcher.results.values()) == list(range(1, 9))
     assert [outcome.trial for outcome in searcher.results.values() if outcome.error] == [3]
     assert Path.cwd() == here
@@ -169,7 +153,9 @@ def test_segments(pool: LanePool, tmp_path: Path, capfd: pytest.CaptureFixture[s
 @pytest.mark.ray
 def test_what_the_searcher_raises_comes_out(pool: LanePool, tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="the disk is full"):
-        run_segments(ToySearcher(8, fail_at=2), pool.broker, pool.broker_name, max_concurrent=3, storage=tmp_path)
+        run_segments(
+            ToySearcher(8, fail_at=2), pool.broker, pool.broker_name, max_concurrent=lambda: 3, storage=tmp_path
+        )
 
 
 @pytest.mark.ray

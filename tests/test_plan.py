@@ -30,7 +30,7 @@ WHOLE = {"family": "bert", "vocabulary": "full", "embedding_size": "full"}
 @pytest.fixture
 def given_pace(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "measure_pace", given)
-    monkeypatch.setattr(plan, "_cluster", lambda: {"CPU": 4.0})
+    monkeypatch.setattr(plan, "_nodes", lambda: [{"CPU": 4.0}])
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_tokens_and_gpu_hours_cut_the_search(study_of: Any, inputs: Inputs) -> N
 
 def test_gpu_hours_are_minutes_of_so_many_gpus(study_of: Any, inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "measure_pace", given)
-    monkeypatch.setattr(plan, "_cluster", lambda: {"CPU": 4.0, "GPU": 2.0})
+    monkeypatch.setattr(plan, "_nodes", lambda: [{"CPU": 4.0, "GPU": 2.0}])
     resources = {"gpus_per_worker": 1}
     free = make_plan(study_of(budget={"trials": 10**6}, resources=resources))
     cut = make_plan(study_of(budget={"trials": 10**6, "gpu_hours": 3}, resources=resources))

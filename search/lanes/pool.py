@@ -9,7 +9,7 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -26,12 +26,14 @@ from ray.train.v2.api.config import LoggingConfig
 from ray.train.v2.api.exceptions import WorkerGroupError
 
 from search.lanes.broker import POLL_SECONDS, ask, first_line, start_broker
+from search.lanes.placement import needs_of
 from search.trial.worker import serve
 from spaces.errors import InputError, StudyError
 from spaces.study import ResourcesSpec
 from spaces.trial import WorkItem, WorkResult
 
 DEATHS_IN_A_ROW = 3  # a lane that dies this often without a result in between will not get better
+GROW_SECONDS = 5.0  # between two looks for room for another lane
 CLOSE_SECONDS = 5.0  # what a worker may take to drop its item once the pool closes
 KILL_SECONDS = 20.0  # and what its lane may take to end after it was killed
 
@@ -42,6 +44,8 @@ class LanePool:
     A lane whose workers die is restarted, at first by Train's controller, which replaces the workers alone: a new run
     takes twice as long. `context` is what every item needs (see WorkerContext.data); put large arrays into the object
     store and their references here. When a lane cannot be kept alive, `error` says why, and so does whoever waits.
+    With `room`, which says how many lanes there is room for now, lanes are added as the cluster grows, and `grown` is told how
+    many there are. Where it shrinks, a lane that lost its place waits for another one.
     """
 
     def __init__(
@@ -52,8 +56,11 @@ class LanePool:
         storage: Path,
         silence_seconds: float = 120,
         perform: str = "search.trial.work:perform",
+        room: Callable[[], int] | None = None,
+        grown: Callable[[int], None] = lambda num_lanes: None,
     ) -> None:
         self.num_lanes = num_lanes
+        self._room, self._grown = room, grown
         self.error: StudyError | None = None
         self.on_hold = False
         self._resources = resources
@@ -68,15 +75,34 @@ class LanePool:
             silence_seconds=silence_seconds,
         )
         self._closing = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._keep, args=(lane,), name=f"lane-{lane}", daemon=True)
-            for lane in range(num_lanes)
-        ]
+        self._threads: list[threading.Thread] = []
 
     def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
+        for lane in range(self.num_lanes):
+            self._start_lane(lane)
+        if self._room is not None:
+            threading.Thread(target=self._grow, name="growth", daemon=True).start()
         return self
+
+    def _start_lane(self, lane: int) -> None:
+        thread = threading.Thread(target=self._keep, args=(lane,), name=f"lane-{lane}", daemon=True)
+        thread.start()
+        self._threads.append(thread)
+
+    def _grow(self) -> None:
+        assert self._room is not None
+        while not self._closing.wait(GROW_SECONDS):
+            try:
+                num_lanes = self._room()
+            except (
+                RayError,
+                InputError,
+            ):  # nobody answers, or the last node has gone: the lanes wait, and so does this
+                continue
+            while self.num_lanes < num_lanes and not self._closing.is_set():
+                self._start_lane(self.num_lanes)
+                self.num_lanes += 1
+                self._grown(self.num_lanes)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -123,10 +149,11 @@ class LanePool:
 
     def _join(self, seconds: float) -> bool:
         deadline = time.monotonic() + seconds
-        for thread in self._threads:
+        threads = list(self._threads)
+        for thread in threads:
             if thread.is_alive():
                 thread.join(max(0.0, deadline - time.monotonic()))
-        return not any(thread.is_alive() for thread in self._threads)
+        return not any(thread.is_alive() for thread in threads)
 
     def _keep(self, lane: int) -> None:
         """Run the lane until the pool closes: a fresh run when it recycles, and when Train has given up on it."""
@@ -158,9 +185,6 @@ class LanePool:
 
     def _trainer(self, lane: int) -> LaneTrainer:
         resources = self._resources
-        per_worker = {"CPU": resources.cpus_per_worker}
-        if resources.gpus_per_worker:
-            per_worker["GPU"] = resources.gpus_per_worker
         return LaneTrainer(
             serve,
             train_loop_config={
@@ -173,7 +197,8 @@ class LanePool:
             scaling_config=ScalingConfig(
                 num_workers=resources.workers_per_lane,
                 use_gpu=resources.gpus_per_worker > 0,
-                resources_per_worker=per_worker,
+                resources_per_worker=needs_of(resources),
+                placement_strategy=resources.placement.upper().replace("-", "_"),
             ),
             run_config=RunConfig(
                 name=f"lane-{lane}",
@@ -222,34 +247,6 @@ class LocalScaling(FixedScalingPolicy):
 
     def _maybe_send_resource_request(self) -> None:
         return None
-
-
-def plan_lanes(resources: ResourcesSpec, cluster_resources: Mapping[str, float]) -> int:
-    """How many lanes to run: what the study says, or as many as the cluster's CPUs and GPUs hold at once.
-
-    `cluster_resources` is ray.cluster_resources(), or the most an autoscaling cluster may grow to. Raises InputError
-    where not even one lane fits.
-    """
-    fits = []
-    faults = []
-    for name, each, field in (
-        ("CPU", resources.cpus_per_worker, "cpus_per_worker"),
-        ("GPU", resources.gpus_per_worker, "gpus_per_worker"),
-    ):
-        if not each:
-            continue
-        there = cluster_resources.get(name, 0.0)
-        needed = resources.workers_per_lane * each
-        num_fitting = math.floor(there / needed + 1e-9)  # 0.1 does not divide 1 exactly
-        if num_fitting == 0:
-            faults.append(
-                f"one lane needs {needed:g} {name}s ({resources.workers_per_lane} x {each:g}), but the cluster has "
-                f"{there:g}: lower resources.{field} or resources.workers_per_lane"
-            )
-        fits.append(num_fitting)
-    if faults:
-        raise InputError.of("resources", "; ".join(faults))
-    return min(fits) if resources.lanes == "auto" else resources.lanes
 
 
 def _most_memory(resources: ResourcesSpec, num_lanes: int) -> float:

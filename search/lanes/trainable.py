@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import uuid
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -65,6 +66,7 @@ class SegmentSearcher(Searcher, ABC):
         self._keys: dict[str, str] = {}  # of the segments now with Tune, by Tune's trial id
         self._lost: list[str] = []  # keys whose Tune actor died: only the waiting has to be done again
         self._losses: dict[str, int] = {}
+        self._most: Callable[[], int] = lambda: 1
 
     @abstractmethod
     def next_item(self, trial_id: str) -> WorkItem | Literal["finished"] | None:
@@ -88,6 +90,8 @@ class SegmentSearcher(Searcher, ABC):
 
     def _suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         assert self._broker is not None, "use run_segments"
+        if len(self._keys) >= self._most():
+            return None
         if self._lost:
             key = self._lost.pop()
         else:
@@ -142,13 +146,19 @@ class SegmentSearcher(Searcher, ABC):
 
 
 def run_segments(
-    searcher: SegmentSearcher, broker: ActorHandle, broker_name: str, *, max_concurrent: int, storage: Path
+    searcher: SegmentSearcher,
+    broker: ActorHandle,
+    broker_name: str,
+    *,
+    max_concurrent: Callable[[], int],
+    storage: Path,
 ) -> None:
     """Run the searcher's segments until it says "finished" and the last is back. Raises what the searcher raised.
 
-    `max_concurrent` above the number of lanes keeps work queued, so that no lane waits for Tune. `storage` takes Tune's
-    own files and is free of them afterwards.
+    `max_concurrent`, which may change, above the number of lanes keeps work queued, so that no lane waits for Tune. `storage`
+    takes Tune's own files and is free of them afterwards.
     """
+    searcher._most = max_concurrent
     searcher._broker, searcher._broker_name = broker, broker_name
     folder = storage.resolve() / f"tune-{uuid.uuid4().hex[:8]}"
     tuner = tune.Tuner(
@@ -157,7 +167,6 @@ def run_segments(
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             num_samples=-1,
-            max_concurrent_trials=max_concurrent,
             reuse_actors=True,
             trial_name_creator=_trial_name,
             trial_dirname_creator=_trial_name,

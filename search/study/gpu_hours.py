@@ -25,7 +25,7 @@ class GpuHours:
         begun: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._num_gpus = num_gpus(spec, num_lanes)
+        self._spec, self._num_gpus = spec, num_gpus(spec, num_lanes)
         self._most, self._record, self._begun, self._clock = spec.budget.gpu_hours, record, begun, clock
         self._before = float(record.fact("gpu_hours") or 0.0)
 
@@ -36,6 +36,11 @@ class GpuHours:
     @property
     def spent(self) -> float:
         return self._before + self._num_gpus * (self._clock() - self._begun) / 3600
+
+    def of_lanes(self, num_lanes: int) -> None:
+        """From now on it is so many."""
+        self._before, self._begun = self.spent, self._clock()
+        self._num_gpus = num_gpus(self._spec, num_lanes)
 
     def keep(self) -> None:
         if self._num_gpus:

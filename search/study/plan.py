@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from search.lanes.pool import plan_lanes
+from search.lanes.placement import plan_lanes
 from search.study.budget import FRONT_GUESS, OVERHEAD_SECONDS
 from search.study.earlier import earlier_of
 from search.study.gpu_hours import num_gpus
@@ -115,8 +115,13 @@ def make_plan(spec: StudySpec, say: Say = lambda text: None) -> Plan:
     first = first_points(spec, inputs.teacher, inputs.vocabularies, limits, earlier.first)
     sampling = Sampling(spec, inputs.teacher, inputs.vocabularies, limits, first=first)
     shapes = sorted(set(sampling.shapes), key=lambda shape: shape.num_parameters)
-    cluster = _cluster()
-    num_lanes = plan_lanes(spec.resources, cluster)
+    nodes = _nodes()
+    num_lanes = plan_lanes(spec.resources, nodes)
+    cluster = {
+        name: sum(node.get(name, 0.0) for node in nodes)
+        for name in ("CPU", "GPU")
+        if any(name in node for node in nodes)
+    }
     say("training some of the students for some steps")
     tokens, seconds = _estimate(spec, inputs, sampling, num_lanes, reading, cluster)
     return Plan(
@@ -133,21 +138,25 @@ def make_plan(spec: StudySpec, say: Say = lambda text: None) -> Plan:
     )
 
 
-def _cluster() -> dict[str, float]:
-    """What the cluster that `run` would use holds; a local one is not started just to be counted."""
+def _nodes() -> list[dict[str, float]]:
+    """Of the cluster that `run` would use; a local one is not started just to be counted."""
     if os.environ.get("RAY_ADDRESS"):
         import ray
 
-        from search.lanes.quiet import start_ray
+        from search.lanes.quiet import nodes_now, start_ray
 
         try:
-            return start_ray()
+            start_ray()
+            return nodes_now()
         finally:
             ray.shutdown()
     import torch
 
-    found = {"CPU": float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)}
-    return {**found, "GPU": float(torch.cuda.device_count())} if torch.cuda.is_available() else found
+    found = {"memory": float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))}
+    found |= {"CPU": float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)}
+    if torch.cuda.is_available():
+        found["GPU"] = float(torch.cuda.device_count())
+    return [found]
 
 
 def _estimate(

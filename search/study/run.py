@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,8 +14,9 @@ from typing import Any
 
 import ray
 
-from search.lanes.pool import LanePool, plan_lanes
-from search.lanes.quiet import start_ray
+from search.lanes.placement import plan_lanes
+from search.lanes.pool import LanePool
+from search.lanes.quiet import nodes_now, start_ray
 from search.lanes.trainable import run_segments
 from search.record.lease import Lease
 from search.record.record import Record, storage_errors
@@ -98,8 +100,8 @@ def run_study(spec: StudySpec, display: Display | None = None, more: int | None 
         if extension.more:
             record.keep("more", extension.model_dump())
         show.say("starting Ray")
-        cluster = stack.enter_context(_ray())
-        num_lanes = plan_lanes(spec.resources, cluster)
+        stack.enter_context(_ray())
+        num_lanes = plan_lanes(spec.resources, nodes_now())
         gpu_hours = GpuHours(spec, record, num_lanes=num_lanes, begun=begun)
         stack.callback(gpu_hours.keep)
         stages.ended("starting Ray")
@@ -113,7 +115,15 @@ def run_study(spec: StudySpec, display: Display | None = None, more: int | None 
         tracker = make_tracker(spec, provenance)
         stack.callback(tracker.close)
         pool = stack.enter_context(
-            LanePool(spec.resources, num_lanes, {}, spec.output / ".ray", silence_seconds=SILENCE_SECONDS)
+            LanePool(
+                spec.resources,
+                num_lanes,
+                {},
+                spec.output / ".ray",
+                silence_seconds=SILENCE_SECONDS,
+                room=room_for_lanes(spec),
+                grown=gpu_hours.of_lanes,
+            )
         )
         stack.enter_context(Stopping(pool, show.say))
         stack.callback(show.watch, dict, Standing)  # whoever watches must not ask a Ray that is gone
@@ -272,12 +282,19 @@ def _search(
     show.say(f"searching {len(set(sampling.shapes)):,} shapes on {pool.num_lanes} lanes{begins}")
     show.watch(pool.status, partial(standings.made, searcher, budget))
     run_segments(
-        searcher, pool.broker, pool.broker_name, max_concurrent=pool.num_lanes + 1, storage=spec.output / ".ray"
+        searcher, pool.broker, pool.broker_name, max_concurrent=lambda: pool.num_lanes + 1, storage=spec.output / ".ray"
     )
     if pool.on_hold:
         raise KeyboardInterrupt  # and nothing runs any more
     show.say(f"no more trials: {searcher.ended}")
     return searcher, budget
+
+
+def room_for_lanes(spec: StudySpec) -> Callable[[], int] | None:
+    """Lanes are added as a cluster grows, unless the study says how many, or how many GPU hours it may spend."""
+    if spec.resources.lanes != "auto" or spec.budget.gpu_hours is not None or not os.environ.get("RAY_ADDRESS"):
+        return None
+    return lambda: plan_lanes(spec.resources, nodes_now())
 
 
 def _deadline(spec: StudySpec, begun: float, gpu_hours: GpuHours) -> float | None:
@@ -333,13 +350,13 @@ def _same_data(record: Record, inputs: Inputs) -> None:
 
 
 @contextmanager
-def _ray() -> Iterator[dict[str, float]]:
+def _ray() -> Iterator[None]:
     if ray.is_initialized():  # the caller's: left as it is
-        yield dict(ray.cluster_resources())
+        yield
         return
-    cluster = start_ray()
+    start_ray()
     try:
-        yield cluster
+        yield
     finally:
         ray.shutdown()
 

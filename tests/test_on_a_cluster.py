@@ -1,0 +1,96 @@
+"""A study on a real Ray cluster of several nodes, submitted from outside: nodes leave and join, and it ends all the same."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from commands import Run
+from places import ray_cluster
+from test_clusters import state_after, told
+
+from cluster import book
+from search.study.output import open_record, spec_of
+from spaces.trial import TrialState
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
+
+NUM_TRIALS = 10
+
+
+def a_profile(folder: Path, address: str) -> None:
+    import sys
+
+    (folder / "profiles").mkdir(exist_ok=True)
+    raw = {"kind": "ray-jobs", "address": address, "python": sys.executable, "output": str(folder / "outputs")}
+    (folder / "profiles" / "there.yaml").write_text(json.dumps(raw))
+
+
+@pytest.fixture(autouse=True)
+def _own_book(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+
+
+def until_done(distilsearch: Run, job: str, count: int, seconds: float = 600) -> None:
+    deadline = time.monotonic() + seconds
+    while (found := told(distilsearch, "status", job))["standing"] is None or found["standing"]["done"] < count:
+        assert found["state"] in ("pending", "running"), distilsearch("logs", job)[1]
+        assert time.monotonic() < deadline, found
+        time.sleep(0.5)
+
+
+def test_a_node_is_killed_and_another_joins(study: Callable[..., Path], tmp_path: Path, distilsearch: Run) -> None:
+    """The head has no processors: the driver is there, and the lanes are elsewhere, as with spot machines."""
+    folder = Path(f"/tmp/ds-ray-{time.time_ns() % 10**9}")
+    with ray_cluster(folder, cpus=0) as cluster:
+        cluster.cpus = 1
+        nodes = [cluster.add_node() for _ in range(2)]
+        a_profile(tmp_path, cluster.address)
+        path = study(
+            budget={"trials": NUM_TRIALS}, training={"steps": 900}, confirm={"seeds": 1, "without_distillation": "none"}
+        )
+        job = distilsearch("submit", path, "--to", "there")[1].strip()
+        until_done(distilsearch, job, 2)
+        cluster.kill_node(nodes[0])
+        cluster.add_node()
+        cluster.add_node()
+        found = state_after(distilsearch, job, "succeeded", "failed", "stopped", seconds=900)
+        said = distilsearch("logs", job)[1]
+        assert found["state"] == "succeeded", said
+        assert distilsearch("fetch", job, "--into", tmp_path / "fetched")[0] == 0
+    record, _ = open_record(spec_of(tmp_path / "outputs" / "tiny"))
+    outcomes = record.outcomes()
+    assert [outcome.state for outcome in outcomes] == [TrialState.DONE] * NUM_TRIALS
+    assert all(len(outcome.measurements) == 1 for outcome in outcomes)
+    lanes = {outcome.last.cost["lane"] for outcome in outcomes if outcome.last is not None}
+    assert lanes >= {0.0, 1.0}
+    assert len(record.fact("lanes")["status"]["lanes"]) == 3  # one more than at its start: there is room for it
+    assert max(record.attempts().values()) <= 2  # what ran on the node that died, once more
+    assert (tmp_path / "fetched" / "report.html").is_file()
+    assert book.find(job).attempt == 1
+
+
+def test_two_users_studies_side_by_side(
+    study: Callable[..., Path], tmp_path: Path, distilsearch: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(f"/tmp/ds-ray-{time.time_ns() % 10**9}")
+    with ray_cluster(folder, cpus=2) as cluster:
+        a_profile(tmp_path, cluster.address)
+        jobs = []
+        for user in ("ann", "ben"):
+            monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / user))
+            path = study(
+                f"{user}.yaml", name=user, budget={"trials": 3}, resources={"lanes": 1, "cpus_per_worker": 1},
+                confirm={"seeds": 1, "without_distillation": "none"},
+            )  # fmt: skip
+            jobs.append((user, distilsearch("submit", path, "--to", "there")[1].strip()))
+        for user, job in jobs:
+            monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / user))
+            assert [handle.id for handle in book.known()] == [job]
+            found = state_after(distilsearch, job, "succeeded", "failed", seconds=900)
+            assert found["state"] == "succeeded", distilsearch("logs", job)[1]
+            assert found["standing"]["done"] == 3
