@@ -31,7 +31,6 @@ LOOK_SECONDS = 0.5
 STOP_SECONDS = 90.0
 GONE_SECONDS = 60.0  # that a cluster may take to say that a job has begun to end
 
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_LOG_TO_DRIVER": "0"}
 SOURCE = ("search", "spaces", "cluster", "examples", "pyproject.toml")
 
 
@@ -68,12 +67,11 @@ class RayJobsLauncher:
         with tempfile.TemporaryDirectory() as folder:
             archive = Path(folder) / "bundle.zip"
             write_zip(archive, iter([*contents(job), *self._code()]))
-            environment: dict[str, Any] = {"working_dir": str(archive), "env_vars": QUIET}
             try:
                 client.submit_job(
                     entrypoint=self._entrypoint(),
                     submission_id=name,
-                    runtime_env=environment,
+                    runtime_env={"working_dir": str(archive)},
                     metadata={"distilsearch": job.id, "output": job.output},
                     entrypoint_num_cpus=self._profile.cpus or None,
                 )
@@ -133,7 +131,7 @@ class RayJobsLauncher:
         client.submit_job(
             entrypoint=f"{self._profile.python} -m cluster.pack {_quoted(handle.output)}",
             submission_id=name,
-            runtime_env={"env_vars": QUIET, **self._code_alone()},
+            runtime_env=self._code_alone(),
             metadata={"distilsearch-fetch": handle.id},
         )
         while not STATES[client.get_job_status(name)].over:

@@ -62,6 +62,8 @@ def start_ray(*, num_cpus: int | None = None, num_gpus: int | None = None) -> di
         quieten()
         if mode is None:
             del os.environ["RAY_AUTH_MODE"]
+        # What the job itself was given, by whoever submitted it, is merged with this; else Ray refuses where both name one.
+        os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")
         quiet = {name: os.environ[name] for name in ENVIRONMENT if name != "RAY_AUTH_MODE"}
         ray.init(logging_level=logging.ERROR, log_to_driver=False, runtime_env={"env_vars": quiet})
     else:
