@@ -3,8 +3,10 @@ named, and becomes `distilsearch run`."""
 
 from __future__ import annotations
 
+import filecmp
 import json
 import os
+import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +23,19 @@ def differences(theirs: Mapping[str, str], ours: Mapping[str, str]) -> list[str]
         for name, wanted in theirs.items()
         if ours.get(name, "").partition("+")[0] != wanted.partition("+")[0]
     ]
+
+
+def kept(folder: Path, into: Path) -> Path:
+    """The bundle where it stays: Ray may remove a job's working directory while the job still runs (as a node joins or leaves), and
+    who looks at the study later finds its data there. What is there already, of the same content, is left."""
+    for path in sorted(path for path in (folder / "study.yaml", *folder.glob("inputs/**/*")) if path.is_file()):
+        target = into / path.relative_to(folder)
+        if not (target.is_file() and filecmp.cmp(path, target, shallow=False)):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+    if (folder / "search").is_dir():  # distilsearch itself was sent
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(folder), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
+    return into
 
 
 def main() -> None:
@@ -40,6 +55,8 @@ def main() -> None:
             print(f"secrets.{name}: {path} cannot be read: {error.strerror}", file=sys.stderr)
             sys.exit(REFUSED)
     os.environ.setdefault("COLUMNS", "160")
+    if told["keep_in"]:
+        folder = kept(folder, Path(told["keep_in"]))
     os.chdir(folder)
     sys.stderr.flush()
     os.execv(sys.executable, [sys.executable, "-m", "search.cli", "run", "study.yaml", *sys.argv[2:]])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from enum import StrEnum
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cluster.profile import AnyProfile, Profile
@@ -67,6 +67,9 @@ class Job(Frozen):
             "versions": self.versions,
             "policy": self.profile.versions,
             "environment": self.profile.environment,
+            "keep_in": str(PurePosixPath(self.output).parent / ".jobs" / self.id)
+            if self.profile.kind == "ray-jobs"
+            else None,
             "secrets": {} if self.profile.kind == "kuberay" else self.profile.secrets,
         }
 

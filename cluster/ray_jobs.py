@@ -137,7 +137,7 @@ class RayJobsLauncher:
         while not STATES[client.get_job_status(name)].over:
             time.sleep(LOOK_SECONDS)
         text = client.get_job_logs(name)
-        packed = text.partition(START)[2].partition(END)[0]
+        packed = text.partition(START)[2].partition(END)[0] if END in text else ""
         state = STATES[client.get_job_status(name)]
         client.delete_job(name)
         if state is not JobState.SUCCEEDED or not packed:
@@ -148,9 +148,12 @@ class RayJobsLauncher:
     def _client(self) -> Any:
         """Raises InputError: what is wrong with the address, the token, or the certificate."""
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        import logging
+
         import requests
         from ray.job_submission import JobSubmissionClient
 
+        logging.getLogger("ray.dashboard").setLevel(logging.ERROR)  # "Uploading package ..."
         address, headers = (
             self._profile.address,
             {name: _from_environment(text) for name, text in self._profile.headers.items()},

@@ -169,6 +169,9 @@ class ResourcesSpec(Frozen):
         Text, Annotated[float, Field(gt=0)]
     ] = {}  # resources that a cluster's nodes were given names for
     placement: Literal["pack", "spread", "strict-pack", "strict-spread"] = "pack"  # of a lane's workers over nodes
+    wait_minutes: Annotated[float, Field(ge=0, le=100_000)] = (
+        10  # for nodes of a cluster that has no room for a lane yet
+    )
     recycle_after: Annotated[int, Field(ge=1)] = 200  # items
     recycle_above_gb: Literal["auto"] | Annotated[float, Field(gt=0)] = "auto"  # of a worker; auto: its share of Ray's
     hidden_states_gb: Annotated[float, Field(ge=0)] = 4  # on disk, of the teacher's; above it lanes run the teacher

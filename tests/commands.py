@@ -40,8 +40,8 @@ def distilsearch(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
 def study(study_of: Callable[..., StudySpec], tmp_path: Path) -> Callable[..., Path]:
     """A maker of study files on the tiny task."""
 
-    def write(name: str = "study.yaml", **changes: Any) -> Path:
-        path = tmp_path / name
+    def write(file: str = "study.yaml", **changes: Any) -> Path:
+        path = tmp_path / file
         path.write_text(yaml.safe_dump(study_of(**changes).resolved()))
         return path
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "RAY_raylet_start_wait_time_s": "120"}
 NODE_SECONDS = 120.0
 
 
@@ -67,7 +67,8 @@ class RayCluster:
                 os.killpg(node.pid, signal.SIGKILL)
 
     def _start(self, *arguments: str) -> subprocess.Popen[bytes]:
-        command = [str(Path(sys.executable).parent / "ray"), "start", "--block", f"--num-cpus={self.cpus}", *arguments]
+        here = [f"--num-cpus={self.cpus}"]
+        command = [str(Path(sys.executable).parent / "ray"), "start", "--block", *here, *arguments]
         with open(self.folder.parent / f"{self.folder.name}-{len(self.nodes)}.log", "wb") as log:
             node = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log, start_new_session=True)
         self.nodes.append(node)

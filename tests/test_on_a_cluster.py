@@ -94,3 +94,36 @@ def test_two_users_studies_side_by_side(
             found = state_after(distilsearch, job, "succeeded", "failed", seconds=900)
             assert found["state"] == "succeeded", distilsearch("logs", job)[1]
             assert found["standing"]["done"] == 3
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+def test_a_lane_over_two_nodes_follows_the_curve_of_one_worker(
+    workers: int, study: Callable[..., Path], tmp_path: Path, distilsearch: Run
+) -> None:
+    """The same trial by one worker, and by several over two nodes (gloo)."""
+    folder = Path(f"/tmp/ds-ray-{time.time_ns() % 10**9}")
+    found = {}
+    with ray_cluster(folder, cpus=0) as cluster:
+        cluster.cpus = workers // 2
+        cluster.add_node()
+        cluster.add_node()
+        a_profile(tmp_path, cluster.address)
+        for name, resources in (("one", {"lanes": 1}), ("several", {"lanes": 1, "workers_per_lane": workers})):
+            path = study(
+                f"{name}.yaml", name=name, budget={"trials": 1}, resources=resources, training={"epochs": 2},
+                search={"first": [{"family": "bert", "depth": 2, "vocabulary": "full", "embedding_size": "full"}]},
+                space={"family": "bert", "depth": [1, 2], "learning_rate": 3e-3, "batch_size": 16},
+                confirm={"seeds": 1, "without_distillation": "none"},
+            )  # fmt: skip
+            job = distilsearch("submit", path, "--to", "there")[1].strip()
+            assert state_after(distilsearch, job, "succeeded", "failed", seconds=600)["state"] == "succeeded"
+            record, _ = open_record(spec_of(tmp_path / "outputs" / name))
+            (outcome,) = record.outcomes()
+            assert outcome.last is not None
+            found[name] = outcome.last
+            record.close()
+    assert found["several"].cost["optimizer_steps"] == found["one"].cost["optimizer_steps"]
+    assert found["several"].cost["mean_loss"] == pytest.approx(found["one"].cost["mean_loss"], rel=1e-4)
+    assert found["several"].metrics["validation/accuracy"] == pytest.approx(
+        found["one"].metrics["validation/accuracy"], abs=0.04
+    )

@@ -45,11 +45,6 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", module=r"ray\..*")
 
 
-def nodes_now() -> list[dict[str, float]]:
-    """What each of the cluster's nodes has, and could give."""
-    return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
-
-
 def start_ray(*, num_cpus: int | None = None, num_gpus: int | None = None) -> dict[str, Any]:
     """Join the cluster that RAY_ADDRESS names, or start one here that ends with this process.
 

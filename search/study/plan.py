@@ -143,7 +143,8 @@ def _nodes() -> list[dict[str, float]]:
     if os.environ.get("RAY_ADDRESS"):
         import ray
 
-        from search.lanes.quiet import nodes_now, start_ray
+        from search.lanes.quiet import start_ray
+        from search.lanes.room import nodes_now
 
         try:
             start_ray()

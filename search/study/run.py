@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,9 +13,9 @@ from typing import Any
 
 import ray
 
-from search.lanes.placement import plan_lanes
 from search.lanes.pool import LanePool
-from search.lanes.quiet import nodes_now, start_ray
+from search.lanes.quiet import start_ray
+from search.lanes.room import growing_room, wait_for_room
 from search.lanes.trainable import run_segments
 from search.record.lease import Lease
 from search.record.record import Record, storage_errors
@@ -101,7 +100,7 @@ def run_study(spec: StudySpec, display: Display | None = None, more: int | None 
             record.keep("more", extension.model_dump())
         show.say("starting Ray")
         stack.enter_context(_ray())
-        num_lanes = plan_lanes(spec.resources, nodes_now())
+        num_lanes = wait_for_room(spec.resources, show.say)
         gpu_hours = GpuHours(spec, record, num_lanes=num_lanes, begun=begun)
         stack.callback(gpu_hours.keep)
         stages.ended("starting Ray")
@@ -121,7 +120,7 @@ def run_study(spec: StudySpec, display: Display | None = None, more: int | None 
                 {},
                 spec.output / ".ray",
                 silence_seconds=SILENCE_SECONDS,
-                room=room_for_lanes(spec),
+                room=growing_room(spec),
                 grown=gpu_hours.of_lanes,
             )
         )
@@ -288,13 +287,6 @@ def _search(
         raise KeyboardInterrupt  # and nothing runs any more
     show.say(f"no more trials: {searcher.ended}")
     return searcher, budget
-
-
-def room_for_lanes(spec: StudySpec) -> Callable[[], int] | None:
-    """Lanes are added as a cluster grows, unless the study says how many, or how many GPU hours it may spend."""
-    if spec.resources.lanes != "auto" or spec.budget.gpu_hours is not None or not os.environ.get("RAY_ADDRESS"):
-        return None
-    return lambda: plan_lanes(spec.resources, nodes_now())
 
 
 def _deadline(spec: StudySpec, begun: float, gpu_hours: GpuHours) -> float | None:

@@ -1,0 +1,58 @@
+"""Room for lanes on the cluster that Ray is connected to: what there is now, and waiting for what may still come."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+
+import ray
+from ray.autoscaler.sdk import request_resources
+
+from search.lanes.placement import needs_of, plan_lanes
+from spaces.errors import Fault, InputError
+from spaces.study import ResourcesSpec, StudySpec
+
+LOOK_SECONDS = 2.0
+
+
+def nodes_now() -> list[dict[str, float]]:
+    """What each of the cluster's nodes has, and could give."""
+    return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+
+
+def joined() -> bool:
+    """Whether the cluster was there before us, and may grow."""
+    return bool(os.environ.get("RAY_ADDRESS"))
+
+
+def wait_for_room(resources: ResourcesSpec, say: Callable[[str], None]) -> int:
+    """How many lanes to begin with. Where a cluster has room for none yet, its autoscaler is asked for one lane's, and nodes may
+    join for `resources.wait_minutes`; then, and at once on a Ray of our own, InputError says what is missing."""
+    deadline = time.monotonic() + 60 * resources.wait_minutes
+    asked = False
+    while True:
+        try:
+            num_lanes = plan_lanes(resources, nodes_now())
+        except InputError as error:
+            if not joined():
+                raise
+            if time.monotonic() >= deadline:
+                waited = Fault("", f"no node joined within {resources.wait_minutes:g} minutes (resources.wait_minutes)")
+                raise InputError(error.source, [*error.faults, waited] if asked else error.faults) from None
+            if not asked:
+                say(f"waiting for room, up to {resources.wait_minutes:g} min: {error.faults[0].problem}")
+                request_resources(bundles=[needs_of(resources)] * resources.workers_per_lane)
+                asked = True
+            time.sleep(LOOK_SECONDS)
+            continue
+        if asked:
+            request_resources(bundles=[])  # from here on the lanes' own placement asks
+        return num_lanes
+
+
+def growing_room(spec: StudySpec) -> Callable[[], int] | None:
+    """Lanes are added as a cluster grows, unless the study says how many, or how many GPU hours it may spend."""
+    if spec.resources.lanes != "auto" or spec.budget.gpu_hours is not None or not joined():
+        return None
+    return lambda: plan_lanes(spec.resources, nodes_now())
