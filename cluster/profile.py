@@ -120,7 +120,7 @@ class Volume(Frozen):
     """A persistent volume claim, mounted in every pod."""
 
     claim: Line
-    mount: Annotated[str, StringConstraints(pattern=r"^/[^\n\r\0:]*$")]
+    mount: Annotated[str, StringConstraints(pattern=r"^/[^\n\r\x00:]*$")]
     read_only: bool = False
 
 

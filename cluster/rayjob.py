@@ -203,20 +203,24 @@ def _ray_container(name: str, profile: KuberayProfile, resources: Mapping[str, s
 
 
 def _pod(
-    profile: KuberayProfile, labels: Mapping[str, str], container: Document, place: Document, bundle: Document | None = None
-) -> Document:  # fmt: skip
-    volumes = [bundle] if bundle else []
+    profile: KuberayProfile,
+    labels: Mapping[str, str],
+    container: Document,
+    place: Document,
+    bundle: Document | None = None,
+) -> Document:
+    spec: Document = {"containers": [container], **place}
     if container.get("volumeMounts"):
-        volumes += [
+        claims = [
             {"name": name, "persistentVolumeClaim": {"claimName": claim}} for claim, name in claims_of(profile).items()
         ]
-    spec: Document = {"containers": [container], **({"volumes": volumes} if volumes else {}), **place}
+        spec["volumes"] = [*([bundle] if bundle else []), *claims]
+        if profile.fs_group is not None:
+            spec["securityContext"] = {"fsGroup": profile.fs_group, "fsGroupChangePolicy": "OnRootMismatch"}
     if profile.image_pull_secrets:
         spec["imagePullSecrets"] = [{"name": each} for each in profile.image_pull_secrets]
     if profile.service_account:
         spec["serviceAccountName"] = profile.service_account
-    if profile.fs_group is not None and claims_of(profile):
-        spec["securityContext"] = {"fsGroup": profile.fs_group, "fsGroupChangePolicy": "OnRootMismatch"}
     return {"metadata": {"labels": dict(labels)}, "spec": spec}
 
 
@@ -272,7 +276,8 @@ class _Dumper(yaml.SafeDumper):
         return True
 
     def represent_str(self, text: str) -> yaml.ScalarNode:
-        style = "|" if "\n" in text else None if re.fullmatch(r"[A-Za-z][-A-Za-z0-9._/]{2,}", text) else '"'
+        plain = re.fullmatch(r"[A-Za-z/][-A-Za-z0-9._/]*", text) and text.lower() not in ("y", "n")
+        style = "|" if "\n" in text else None if plain else '"'
         return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
