@@ -146,8 +146,8 @@ class KuberayLauncher:
                 text = self._kubectl.run("exec", pod, f"--container={container}", "--", *packer, seconds=FETCH_SECONDS)
             except StudyError as error:
                 raise StudyError(f"{handle.output} could not be fetched: {error}") from None
-        packed = text.partition(START)[2].partition(END)[0]
-        if not packed:
+        packed, whole, _ = text.partition(START)[2].partition(END)
+        if not whole:
             raise StudyError(f"{handle.output} could not be fetched: it did not come whole; try again")
         with tarfile.open(fileobj=io.BytesIO(base64.b64decode(packed)), mode="r:gz") as archive:
             archive.extractall(folder, filter="data")

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 Document = dict[str, Any]
 Key = tuple[str, str, str]  # resource, namespace, name
@@ -67,7 +67,7 @@ class KubernetesServer:
             def handle_request(self) -> None:
                 body = self.rfile.read(int(self.headers.get("content-length") or 0))
                 url = urlsplit(self.path)
-                asked = {name: values for name, values in parse_qs(url.query).items()}
+                asked = parse_qs(url.query)
                 server.seen.append(f"{self.command} {self.path}")
                 found = PATH.fullmatch(url.path)
                 if found and found["sub"] == "log":
@@ -163,7 +163,13 @@ class KubernetesServer:
 
     def add(self, document: Document) -> Document:
         """As created by someone else; with the identity that a server gives."""
-        resource = next(name for kinds in KINDS.values() for name, kind in kinds.items() if kind == document["kind"])
+        version, resource = next(
+            (version, name)
+            for version, kinds in KINDS.items()
+            for name, kind in kinds.items()
+            if kind == document["kind"]
+        )
+        document.setdefault("apiVersion", version)
         metadata = document.setdefault("metadata", {})
         if resource != "namespaces":
             metadata.setdefault("namespace", "default")
@@ -177,7 +183,7 @@ class KubernetesServer:
 
     def answer(self, method: str, path: str, asked: dict[str, list[str]], body: bytes) -> tuple[int, Document]:
         for refused_method, part, status, message in self.refusals:
-            if method == refused_method and part in path:
+            if method == refused_method and part in f"{path}?{urlencode(asked, doseq=True)}":
                 return status, refused(status, message)
         if (discovered := self._discovery(path)) is not None:
             return 200, discovered
@@ -213,7 +219,9 @@ class KubernetesServer:
                 of[name] == value for name, value in fields
             )
 
-        return [each for (kind, namespace, _), each in self.objects.items() if (kind, namespace) == key[:2] and chosen(each)]
+        return [
+            each for (kind, namespace, _), each in self.objects.items() if (kind, namespace) == key[:2] and chosen(each)
+        ]
 
     def _create(self, key: Key, full: str, document: Document, *, dry: bool) -> tuple[int, Document]:
         resource, namespace, _ = key
