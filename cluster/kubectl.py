@@ -70,7 +70,8 @@ class Kubectl:
             )
         if "strict decoding error" in text or "unknown field" in text:
             return InputError.of(
-                "context", f"the KubeRay of {where} is too old for this job: {said}; it takes 1.4 or later"
+                "context",
+                f"the KubeRay of {where} is too old for this job: {said}; it takes 1.4 or later, and 1.6 for ray_token",
             )
         if re.search(r"[Uu]nable to connect|connection to the server|refused|timeout|no such host|x509|Timeout", text):
             return InputError.of(

@@ -54,6 +54,7 @@ class KubernetesServer:
             command, capture_output=True, text=True, check=False
         )
         self.made: Callable[[Document], None] = lambda document: None  # is told of each new object
+        self.rules: list[Document] | None = None  # of a Role: what they do not grant is forbidden
         self.kinds = KINDS if has_kuberay else {"v1": KINDS["v1"]}
         self.add({"kind": "Namespace", "metadata": {"name": "default"}})
         server = self
@@ -70,6 +71,10 @@ class KubernetesServer:
                 asked = parse_qs(url.query)
                 server.seen.append(f"{self.command} {self.path}")
                 found = PATH.fullmatch(url.path)
+                if found and not server.grants(self.command, found, watches="watch" in asked):
+                    return self.whole(
+                        403, "application/json", json.dumps(refused(403, f"{url.path} is forbidden")).encode()
+                    )
                 if found and found["sub"] == "log":
                     return self.log(found["name"], "follow" in asked)
                 if found and found["sub"] == "exec":
@@ -180,6 +185,18 @@ class KubernetesServer:
 
     def of(self, resource: str) -> list[Document]:
         return [document for (kind, _, _), document in self.objects.items() if kind == resource]
+
+    def grants(self, method: str, path: re.Match[str], *, watches: bool) -> bool:
+        verb = {"POST": "create", "PATCH": "patch", "DELETE": "delete", "GET": "get" if path["name"] else "list"}[
+            method
+        ]
+        verb = "watch" if watches else verb
+        resource = path["resource"] + (f"/{path['sub']}" if path["sub"] else "")
+        group = (path["group"] or "").split("/")[0]
+        return self.rules is None or any(
+            group in rule["apiGroups"] and resource in rule["resources"] and verb in rule["verbs"]
+            for rule in self.rules
+        )
 
     def answer(self, method: str, path: str, asked: dict[str, list[str]], body: bytes) -> tuple[int, Document]:
         for refused_method, part, status, message in self.refusals:

@@ -815,3 +815,53 @@ def test_the_command_line_launches_follows_and_stops(
     status, out, err = distilsearch("stop", job)
     assert status == 2
     assert "does not let you in" in err
+
+
+@EXECUTES
+def test_the_rights_that_the_docs_list_are_enough_and_each_is_needed(lab: Lab, output: Path, tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "clusters" / "kuberay.md").read_text("utf-8")
+    [role] = [each for each in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if "kind: Role\n" in each]
+    lab.server.rules = yaml.safe_load(role)["rules"]
+    ready = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+    lab.server.made = lambda made: made.update(status=ready) if made["kind"] == "Pod" else None
+    handle = lab.submit()
+    lab.becomes("Running", "RUNNING")
+    assert lab.launcher.status(handle).state is JobState.RUNNING
+    lab.submitter("submitter")
+    lab.server.logs["submitter"] = "one\n"
+    assert list(lab.launcher.logs(handle, follow=False)) == ["one\n"]
+    lab.head()
+    lab.server.add({"kind": "RayCluster", "metadata": {"name": "reviews-cluster"}})
+    packs = lab.server.run
+
+    def run(command: list[str]) -> subprocess.CompletedProcess[str]:
+        if command[0] == "ray":
+            lab.becomes("Complete", "STOPPED")
+        return packs(command) if command[0] == "python" else done()
+
+    lab.server.run = run
+    lab.launcher.fetch(handle, tmp_path / "one")
+    lab.launcher.stop(handle)
+    assert lab.server.of("rayclusters") == []
+    lab.server.objects.pop(("pods", "default", "head"))
+    lab.launcher.fetch(handle, tmp_path / "two")
+    assert len(lab.server.of("pods")) == 1, "the submitter's"
+    lab.server.rules = [rule for rule in lab.server.rules if rule["resources"] != ["pods/log"]]
+    with pytest.raises(InputError, match="does not allow it"):
+        list(lab.launcher.logs(handle, follow=False))
+    for rule in ("configmaps", "rayjobs"):
+        lab.server.rules = [each for each in yaml.safe_load(role)["rules"] if each["resources"] != [rule]]
+        with pytest.raises(InputError, match="does not allow it"):
+            lab.submit()
+
+
+def test_the_profile_in_the_docs_can_be_copied() -> None:
+    text = (ROOT / "docs" / "clusters" / "kuberay.md").read_text("utf-8")
+    first, second = [each for each in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if "kind: Role" not in each]
+    profile = parse_profile(yaml.safe_load(first), "lab.yaml")
+    assert isinstance(profile, KuberayProfile)
+    assert documents(job_of(profile), profile, 1)
+    assert parse_profile({**yaml.safe_load(first), **yaml.safe_load(second)}, "lab.yaml")
+    keys = text.partition("## The keys")[2].partition("## Rights")[0]
+    listed = set(re.findall(r"^\| `(\w+)`", keys, re.MULTILINE))
+    assert listed == set(KuberayProfile.model_fields) - {"kind"}, "each key is explained"
