@@ -26,6 +26,7 @@ from commands import Run
 from kubernetes_server import KubernetesServer
 
 from cluster.job import Job, JobHandle, JobState, Sent
+from cluster.kubectl import Kubectl
 from cluster.kuberay import KuberayLauncher
 from cluster.profile import KuberayProfile, load_profile, parse_profile
 from cluster.rayjob import BUNDLE, as_yaml, documents, name_of, state_of, waiting_for
@@ -865,3 +866,86 @@ def test_the_profile_in_the_docs_can_be_copied() -> None:
     keys = text.partition("## The keys")[2].partition("## Rights")[0]
     listed = set(re.findall(r"^\| `(\w+)`", keys, re.MULTILINE))
     assert listed == set(KuberayProfile.model_fields) - {"kind"}, "each key is explained"
+
+
+# A real API server: DISTILSEARCH_KUBECONFIG names a kubectl configuration whose context may make namespaces there
+
+
+@pytest.mark.skipif("DISTILSEARCH_KUBECONFIG" not in os.environ, reason="DISTILSEARCH_KUBECONFIG names no API server")
+def test_a_real_api_server_takes_keeps_and_lets_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One with the resource definitions of KubeRay, and without its operator, which the test plays."""
+    monkeypatch.setenv("KUBECONFIG", os.environ["DISTILSEARCH_KUBECONFIG"])
+    monkeypatch.setattr("cluster.kuberay.LOOK_SECONDS", 0.1)
+    namespace = f"distilsearch-{os.getpid()}"
+
+    def kubectl(*arguments: str, **options: Any) -> str:
+        command = ["kubectl", f"--namespace={namespace}", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, **options).stdout
+
+    profile = profile_of(namespace=namespace, environment=ODD)
+    job = job_of(profile, tmp_path, train=bytes(range(256)) * 4090)  # nearly all that there is room for
+    launcher = KuberayLauncher(profile)
+    with pytest.raises(InputError, match=f"namespace: there is no namespace {namespace}"):
+        launcher.submit(job, 1)
+    kubectl("create", "namespace", namespace)
+    try:
+        with pytest.raises(InputError, match=r"volumes\[0\]\.claim: .* has no claim runs"):
+            launcher.submit(job, 1)
+        claim = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}}
+        made = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "runs"}, "spec": claim}
+        kubectl("create", "--filename=-", input=json.dumps(made))
+        for name in PROFILES:
+            golden = (GOLDEN / f"{name}.manifest.yaml").read_text("utf-8")
+            moved = re.sub(r"(?m)^  namespace: .*$", f"  namespace: {namespace}", golden)
+            assert "created (server dry run)" in kubectl("create", "--dry-run=server", "--filename=-", input=moved)
+        assert json.loads(kubectl("get", "rayjobs", "-o", "json"))["items"] == []
+
+        reference = launcher.submit(job, 1)
+        name = reference["rayjob"]
+        handle = JobHandle(
+            id=job.id, study="reviews", output=job.output, profile_name="lab", profile=profile,
+            submitted_at=1.0, reference=reference,
+        )  # fmt: skip
+        kept = json.loads(kubectl("get", "rayjob", name, "-o", "json"))
+        meant = documents(job, profile, 1)
+        _is_within(meant[1]["spec"], kept["spec"])
+        bundle = json.loads(kubectl("get", "configmap", name, "-o", "json"))
+        assert bundle["data"] == meant[0]["data"]
+        assert bundle["binaryData"] == meant[0]["binaryData"]
+        assert [each["uid"] for each in bundle["metadata"]["ownerReferences"]] == [kept["metadata"]["uid"]]
+        assert launcher.status(handle).state is JobState.PENDING
+        assert list(launcher.logs(handle, follow=False)) == []
+        with pytest.raises(InputError, match="runs there already"):
+            launcher.submit(job, 1)
+
+        def becomes(**status: str) -> None:
+            patch = json.dumps({"status": status})
+            kubectl("patch", "rayjob", name, "--subresource=status", "--type=merge", f"--patch={patch}")
+
+        becomes(jobDeploymentStatus="Running", jobStatus="RUNNING", startTime="2026-01-01T00:00:00Z")
+        assert launcher.status(handle).state is JobState.RUNNING
+        threading.Timer(2.0, lambda: becomes(jobDeploymentStatus="Suspended", jobStatus="")).start()
+        launcher.stop(handle)
+        assert launcher.status(handle).state is JobState.STOPPED
+        assert launcher.submit(job, 1) == {"rayjob": name_of(job.id, 2)}
+        assert launcher.status(handle).state is JobState.LOST
+
+        wrong = _deep(documents(job, profile, 7)[1], *POD, "volume", value=[])
+        with pytest.raises(InputError, match=r"too old for this job: .*unknown field"):
+            Kubectl(profile).run("create", "--dry-run=server", "--filename=-", stdin=as_yaml([wrong]))
+    finally:
+        kubectl("delete", "namespace", namespace, "--wait=false")
+
+
+def _is_within(meant: Any, kept: Any) -> None:
+    """All that was meant was kept; a server adds defaults."""
+    if isinstance(meant, dict):
+        assert meant.keys() <= kept.keys()
+        for key in meant:
+            _is_within(meant[key], kept[key])
+    elif isinstance(meant, list):
+        assert len(meant) == len(kept)
+        for one, other in zip(meant, kept, strict=True):
+            _is_within(one, other)
+    else:
+        assert meant == kept
