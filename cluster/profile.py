@@ -167,6 +167,11 @@ class KuberayProfile(Profile):
         names = [group.name for group in self.workers]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"workers: two groups have the name {twice[0]}; each needs its own")
+        if not any(group.replicas for group in self.workers):
+            raise ValueError(
+                "workers: all groups begin with no pod, and a study begins on what there is; write replicas: 1 for one of them, "
+                "and as many more as there may be into max_replicas"
+            )
         mounts = [volume.mount.rstrip("/") for volume in self.volumes]
         if twice := sorted({mount for mount in mounts if mounts.count(mount) > 1}):
             raise ValueError(f"volumes: two are mounted at {twice[0]}; each needs a folder of its own")

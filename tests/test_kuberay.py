@@ -315,6 +315,7 @@ def test_without_a_pods_reason_the_latest_warning_is_told() -> None:
         ({"workers": []}, "workers"),
         ({"workers": [{"replicas": 4, "max_replicas": 2}]}, "write min_replicas <= replicas <= max_replicas"),
         ({"workers": [{"replicas": 0}]}, "a group of no pods"),
+        ({"workers": [{"replicas": 0, "max_replicas": 9}]}, "all groups begin with no pod"),
         ({"workers": [{"name": "headgroup"}]}, "headgroup is KubeRay's own name"),
         ({"workers": [{"spot": True}]}, "spot needs node_selector"),
         ({"workers": [{}, {}]}, "two groups have the name workers"),
