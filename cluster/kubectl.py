@@ -17,6 +17,10 @@ class NotFound(StudyError):
     """The API server has no such object."""
 
 
+class AlreadyThere(InputError):
+    """Someone else's object has the name."""
+
+
 class Kubectl:
     """With the profile's context and namespace."""
 
@@ -62,7 +66,7 @@ class Kubectl:
         if "(NotFound)" in text:
             return NotFound(said)
         if "(AlreadyExists)" in text:
-            return InputError.of("JOB", f"{said}: someone else launched it just now; try again")
+            return AlreadyThere.of("JOB", f"{said}: someone else launched it just now; try again")
         if re.search(r"\(Forbidden\)|is forbidden|denied the request", text):
             return InputError.of(
                 "namespace",

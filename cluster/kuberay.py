@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cluster.collect import check_empty
 from cluster.job import Job, JobHandle, JobState, JobStatus
-from cluster.kubectl import Kubectl, NotFound, missing
+from cluster.kubectl import AlreadyThere, Kubectl, NotFound, missing
 from cluster.pack import END, START
 from cluster.profile import KuberayProfile
 from cluster.rayjob import (
@@ -72,6 +72,8 @@ class KuberayLauncher:
             owner = {"apiVersion": "ray.io/v1", "kind": "RayJob", "name": name, "uid": uid}
             patch = json.dumps({"metadata": {"ownerReferences": [owner]}})  # it goes when the RayJob goes
             self._kubectl.run("patch", "configmap", name, "--type=merge", f"--patch={patch}")
+        except AlreadyThere:
+            raise
         except BaseException:
             self._delete("rayjobs.ray.io", name)
             self._delete("configmaps", name)

@@ -500,6 +500,26 @@ def test_a_job_that_runs_is_not_launched_twice_and_one_that_is_over_makes_room(l
 
 
 @TALKS
+def test_what_someone_else_launched_at_the_same_moment_is_left_alone(lab: Lab) -> None:
+    name = name_of(lab.job.id, 1)
+    theirs = [
+        lab.server.add({"kind": kind, "metadata": {"name": name}, "spec": {}}) for kind in ("ConfigMap", "RayJob")
+    ]
+    with pytest.raises(InputError, match="already exists: someone else launched it"):
+        lab.submit()
+    lab.server.refusals += [
+        ("POST", "rayjobs?fieldManager=kubectl-create&", 409, f'rayjobs.ray.io "{name}" already exists')
+    ]
+    dry = lab.server.answer  # which does not see it yet
+    lab.server.answer = lambda method, path, asked, body: (  # type: ignore[method-assign]
+        (201, json.loads(body)) if "dryRun" in asked else dry(method, path, asked, body)
+    )
+    with pytest.raises(InputError, match="already exists: someone else launched it"):
+        lab.submit()
+    assert [*lab.server.of("configmaps"), *lab.server.of("rayjobs")] == theirs
+
+
+@TALKS
 def test_a_claim_that_does_not_exist_is_told_before_anything_is_launched(server: KubernetesServer) -> None:
     profile = profile_of(volumes=[{"claim": "runs", "mount": "/runs"}, {"claim": "data", "mount": "/data"}])
     with pytest.raises(InputError, match=r"volumes\[1\]\.claim: .*default has no claim data"):
