@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, StringConstraints, TypeAdapter, ValidationError, model_validator
 from pydantic_core import PydanticUndefined
 
 from spaces.errors import Fault, InputError, near_miss
@@ -53,25 +54,65 @@ class RayJobsProfile(Profile):
     cpus: Annotated[float, Field(ge=0, le=1000)] = 0  # that the driver itself reserves
 
 
+Memory = Annotated[str, StringConstraints(pattern=r"^\d+(\.\d+)?([KMGT]i?)?$")]
+Label = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]  # a DNS label
+SECRET_KEY = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[-._a-zA-Z0-9]+")
+
+
+def _secret_key(value: str) -> str:
+    if not SECRET_KEY.fullmatch(value):
+        raise ValueError(
+            f"{value!r} is not allowed: write SECRET/KEY, the names of a Kubernetes secret and of its entry"
+        )
+    return value
+
+
 class WorkerGroup(Frozen):
-    """Pods that are alike. `spot` ones carry lanes and never the driver."""
+    """Pods that are alike. `spot` ones carry lanes and never the driver: `node_selector` says which machines those are."""
 
     name: Annotated[str, StringConstraints(pattern=r"^[a-z]([-a-z0-9]{0,40}[a-z0-9])?$")] = "workers"
     replicas: Count = 1
     min_replicas: Count | None = None  # None: as many as `replicas`; below max_replicas Ray's autoscaler is turned on
     max_replicas: Count | None = None
     cpus: Annotated[float, Field(gt=0, le=1000)] = 2
-    memory: Annotated[str, StringConstraints(pattern=r"^\d+(\.\d+)?([KMGT]i?)?$")] = "8Gi"
+    memory: Memory = "8Gi"
     gpus: Count = 0
     gpu_resource: Line = "nvidia.com/gpu"
     spot: bool = False
     node_selector: dict[Line, Line] = {}
     tolerations: tuple[dict[str, Any], ...] = ()
 
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """The fewest and the most pods."""
+        least = self.replicas if self.min_replicas is None else self.min_replicas
+        return least, self.replicas if self.max_replicas is None else self.max_replicas
+
+    @model_validator(mode="after")
+    def _can_be(self) -> WorkerGroup:
+        least, most = self.bounds
+        if not least <= self.replicas <= most:
+            raise ValueError(
+                f"{self.replicas} replicas are not between min_replicas {least} and max_replicas {most}; "
+                "write min_replicas <= replicas <= max_replicas"
+            )
+        if most == 0:
+            raise ValueError("a group of no pods is not allowed; write replicas, or max_replicas, above 0")
+        if self.name == "headgroup":
+            raise ValueError("headgroup is KubeRay's own name; choose another")
+        if self.spot and not self.node_selector:
+            raise ValueError(
+                "spot needs node_selector, the labels that spot machines have, so that the driver is kept off them; such as "
+                'node_selector: {cloud.google.com/gke-spot: "true"}'
+            )
+        return self
+
 
 class HeadPod(Frozen):
+    """The pod of the driver. No lane runs in it."""
+
     cpus: Annotated[float, Field(gt=0, le=1000)] = 2
-    memory: Annotated[str, StringConstraints(pattern=r"^\d+(\.\d+)?([KMGT]i?)?$")] = "8Gi"
+    memory: Memory = "8Gi"
     node_selector: dict[Line, Line] = {}
     tolerations: tuple[dict[str, Any], ...] = ()
 
@@ -86,23 +127,61 @@ class Volume(Frozen):
 
 class KuberayProfile(Profile):
     """A RayJob of KubeRay: a cluster for this job alone. Needs kubectl here, the KubeRay operator there. Of `secrets` each value
-    is SECRET/KEY of the namespace."""
+    is SECRET/KEY of the namespace. What lies on a volume is `shared`."""
 
     kind: Literal["kuberay"] = "kuberay"
     image: Line
     image_pull_secrets: tuple[Line, ...] = ()
     context: Line | None = None  # kubectl's; None: the current one
-    namespace: Line = "default"
+    namespace: Label = "default"
     service_account: Line | None = None
+    secrets: dict[Variable, Annotated[str, AfterValidator(_secret_key)]] = {}
     head: HeadPod = HeadPod()
-    workers: Annotated[tuple[WorkerGroup, ...], Field(min_length=1)] = (WorkerGroup(),)
+    workers: Annotated[tuple[WorkerGroup, ...], Field(min_length=1, max_length=50)] = (WorkerGroup(),)
     volumes: tuple[Volume, ...] = ()
-    ray_version: Line | None = None  # None: this environment's
-    ttl_seconds: Count = 3600  # the cluster stays so long after the job has ended
-    deadline_seconds: Annotated[int, Field(ge=1)] | None = None
-    backoff_limit: Annotated[int, Field(ge=0, le=100)] = (
-        3  # how often a job whose cluster was lost begins again, and continues
+    fs_group: Annotated[int, Field(ge=0)] | None = (
+        1000  # the group that may write the volumes; our images' user is in it
     )
+    ray_version: Line | None = None  # of the image; None: this environment's
+    ray_token: bool = False  # Ray asks for a token, which KubeRay makes: 1.6 or later
+    ttl_seconds: Count = 300  # the cluster stays so long after the job has ended
+    deadline_seconds: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
+    backoff_limit: Annotated[int, Field(ge=0, le=100)] = (
+        3  # how often a job that failed, or lost its cluster, begins again, and continues
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _volumes_are_shared(cls, raw: Any) -> Any:
+        """Every pod sees a volume under its one path."""
+        if not isinstance(raw, Mapping) or not isinstance(raw.get("volumes"), list | tuple):
+            return raw
+        shared = raw.get("shared", ())
+        volumes = [each.model_dump() if isinstance(each, Volume) else each for each in raw["volumes"]]
+        mounts = [each["mount"] for each in volumes if isinstance(each, Mapping) and isinstance(each.get("mount"), str)]
+        if not isinstance(shared, list | tuple):
+            return raw
+        return {**raw, "shared": [*shared, *(mount for mount in dict.fromkeys(mounts) if mount not in shared)]}
+
+    @model_validator(mode="after")
+    def _can_be(self) -> KuberayProfile:
+        names = [group.name for group in self.workers]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"workers: two groups have the name {twice[0]}; each needs its own")
+        if not any(group.replicas for group in self.workers):
+            raise ValueError(
+                "workers: all groups begin with no pod, and a study begins on what there is; write replicas: 1 for one of them, "
+                "and as many more as there may be into max_replicas"
+            )
+        mounts = [volume.mount.rstrip("/") for volume in self.volumes]
+        if twice := sorted({mount for mount in mounts if mounts.count(mount) > 1}):
+            raise ValueError(f"volumes: two are mounted at {twice[0]}; each needs a folder of its own")
+        for group in self.workers:
+            if group.spot and group.node_selector.items() <= self.head.node_selector.items():
+                raise ValueError(
+                    f"head.node_selector chooses the spot machines of {group.name}, and the driver never runs on those"
+                )
+        return self
 
 
 class SlurmProfile(Profile):
