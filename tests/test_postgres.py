@@ -318,22 +318,26 @@ def a_life(record: Record) -> list[TrialOutcome]:
 def test_whichever_commit_is_cut_off_all_is_written_once(
     postgres: PostgresServer, url: str, line: Line, after: bool
 ) -> None:
-    expected = a_life(opened(url, "uncut"))
-    far = url.replace(f":{postgres.port}/", f":{line.port}/") + "?sslmode=disable"
-    record = opened(far, "counted")
+    near = open_storage(url, NOWHERE)
+    far = open_storage(url.replace(f":{postgres.port}/", f":{line.port}/") + "?sslmode=disable", NOWHERE)
+
+    def a_record(storage: Any, name: str) -> Record:
+        return Record(storage, name, a_spec().objectives)
+
+    expected = a_life(a_record(near, "uncut"))
+    record = a_record(far, "counted")
     line.cut(0, after)
     assert a_life(record) == expected
     num_commits = line.commits
     assert num_commits > 20
     for at in range(1, num_commits + 1):
-        record = opened(far, f"cut-{at}")
+        record = a_record(far, f"cut-{at}")
         line.cut(at, after)
         assert a_life(record) == expected, at
         assert line.commits > at
-        again = opened(url, f"cut-{at}")
+        again = a_record(near, f"cut-{at}")
         assert (again.outcomes(), again.attempts()) == (expected, {0: 2, 1: 2}), at
         assert (again.fact("floors"), again.next_number(), record.next_number()) == ([1, 2], 2, 2), at
-        record.close()
 
 
 def test_a_slow_server(postgres: PostgresServer, url: str, line: Line) -> None:
