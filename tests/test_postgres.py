@@ -300,15 +300,14 @@ def test_a_server_that_comes_back_has_lost_nothing_that_was_acknowledged(
 
 
 def a_life(record: Record) -> list[TrialOutcome]:
-    """All that can be written of two trials."""
-    for number in range(2):
-        begun(record, number)
-        record.measured(measurement(number, 0.5))
-        record.set_state(number, TrialState.WAITING)
-        record.promote(number, 1.0)
-        record.set_attempt(number, 2)
-        record.measured(measurement(number))
+    """All that can be written of trials."""
+    begun(record)
+    record.measured(measurement(0, 0.5))
+    record.promote(0, 1.0)
+    record.set_attempt(0, 2)
+    record.measured(measurement(0))
     record.set_state(0, TrialState.DONE, [0.75, 1000.0])
+    begun(record, 1)
     record.set_state(1, TrialState.FAILED, error="no luck")
     record.keep("floors", [1, 2])
     return record.outcomes()
@@ -329,14 +328,14 @@ def test_whichever_commit_is_cut_off_all_is_written_once(
     line.cut(0, after)
     assert a_life(record) == expected
     num_commits = line.commits
-    assert num_commits > 20
+    assert num_commits > 15
     for at in range(1, num_commits + 1):
         record = a_record(far, f"cut-{at}")
         line.cut(at, after)
         assert a_life(record) == expected, at
         assert line.commits > at
         again = a_record(near, f"cut-{at}")
-        assert (again.outcomes(), again.attempts()) == (expected, {0: 2, 1: 2}), at
+        assert (again.outcomes(), again.attempts()) == (expected, {0: 2, 1: 1}), at
         assert (again.fact("floors"), again.next_number(), record.next_number()) == ([1, 2], 2, 2), at
 
 
@@ -369,6 +368,22 @@ def test_a_server_that_does_not_come_back(postgres: PostgresServer, url: str, mo
         postgres.start()
     record.measured(measurement(0))
     assert opened(url).outcomes()[0].measurements == (measurement(0),)
+
+
+def test_ctrl_c_ends_the_waiting(postgres: PostgresServer, url: str) -> None:
+    record = opened(url)
+    postgres.stop()
+    try:
+        threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+        with pytest.raises(KeyboardInterrupt):
+            begun(record)
+        asked = time.monotonic()
+        with pytest.raises(StudyError):
+            record.keep("lease", None)
+        assert time.monotonic() - asked < 10 < record_server.AWAY_SECONDS
+    finally:
+        postgres.start()
+    assert begun(record).number == 0
 
 
 def test_a_record_that_is_locked_for_a_while(url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -222,9 +222,9 @@ class Record:
         )
         expected = self.next_number()
         trial_id = self._storage.create_new_trial(self._study_id, template_trial=template)
-        if isinstance(self._storage, ServerStorage):
-            trial_id = self._storage.only_once(self._study_id, trial_id, expected)
         number = self._storage.get_trial(trial_id).number
+        if number != expected and isinstance(self._storage, ServerStorage):
+            trial_id, number = self._storage.only_once(self._study_id, trial_id, expected)
         self._ids[number] = trial_id
         return outcome.model_copy(update={"number": number})
 

@@ -61,25 +61,33 @@ class ServerStorage(RDBStorage):
 
     def _patiently(self, call: Callable[..., Answer], *arguments: Any, **named: Any) -> Answer:
         pause = 0.0  # first at once: a connection that was kept may be of before a restart
-        while True:
-            try:
-                answer = call(*arguments, **named)
-            except Exception as error:
-                reason = _why_away(error)
-                if reason is None:
-                    raise
-                if self._away_since is None:
-                    self._away_since = time.monotonic()
-                if time.monotonic() - self._away_since >= self._away_seconds:
-                    raise StudyError(
-                        f"the storage cannot be read or written for {self._away_seconds:.0f} s now: {reason}. What it holds stays; "
-                        "run the same command again once it is back"
-                    ) from error
-                time.sleep(pause)
-                pause = min(LONGEST_PAUSE, 2 * pause or 0.25)
-            else:
-                self._away_since = None
-                return answer
+        try:
+            while True:
+                try:
+                    answer = call(*arguments, **named)
+                except Exception as error:
+                    reason = _why_away(error)
+                    if reason is None:
+                        raise
+                    self._wait(reason, pause, error)
+                    pause = min(LONGEST_PAUSE, 2 * pause or 0.25)
+                else:
+                    self._away_since = None
+                    return answer
+        except KeyboardInterrupt:
+            if self._away_since is not None:
+                self._away_since = float("-inf")  # what closes now does not wait either
+            raise
+
+    def _wait(self, reason: str, pause: float, error: Exception) -> None:
+        if self._away_since is None:
+            self._away_since = time.monotonic()
+        if time.monotonic() - self._away_since >= self._away_seconds:
+            raise StudyError(
+                f"the storage cannot be read or written for {self._away_seconds:.0f} s now: {reason}. What it holds stays; "
+                "run the same command again once it is back"
+            ) from error
+        time.sleep(pause)
 
     # -- read
 
@@ -124,19 +132,15 @@ class ServerStorage(RDBStorage):
                 raise
             return True  # it was done, and the answer lost
 
-    def only_once(self, study_id: int, trial_id: int, expected: int) -> int:
-        """The id of a trial just made that was to have the number `expected`. Where it was made several times the first counts, and
-        the others are removed."""
-        if self.get_trial(trial_id).number == expected:
-            return trial_id
+    def only_once(self, study_id: int, trial_id: int, expected: int) -> tuple[int, int]:
+        """Id and number of a trial just made whose number is not the `expected` one. Where it was made several times the
+        first is kept and the others are removed."""
         made = self.get_trial(trial_id).user_attrs
         trials = self.get_all_trials(study_id, deepcopy=False)
-        first, *copies = sorted(
-            trial._trial_id for trial in trials if trial.number >= expected and trial.user_attrs == made
-        )
+        first, *copies = (trial for trial in trials if trial.number >= expected and trial.user_attrs == made)
         for copy in copies:
-            self._patiently(self._remove, copy)
-        return first
+            self._patiently(self._remove, copy._trial_id)
+        return first._trial_id, first.number
 
     def _remove(self, trial_id: int) -> None:
         with self.scoped_session.session_factory.begin() as session:
