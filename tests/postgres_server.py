@@ -23,7 +23,7 @@ PLACES = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda place: int
 PASSWORD = "s3cret-of-tests"
 SETTINGS = {
     "listen_addresses": "127.0.0.1",
-    "unix_socket_directories": "",
+    "unix_socket_directories": ".",  # its data folder
     "fsync": "off",  # processes are killed here, machines are not
     "max_connections": "60",
     "shared_buffers": "16MB",
@@ -99,6 +99,10 @@ class PostgresServer:
             assert self._process.poll() is None, (self._folder / "log.txt").read_text()
             assert time.monotonic() < end, (self._folder / "log.txt").read_text()
             time.sleep(0.05)
+
+    @property
+    def socket_folder(self) -> Path:
+        return self._data
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
         """SIGINT ends its sessions and then itself, SIGQUIT leaves at once, as in a crash."""

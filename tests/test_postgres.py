@@ -124,6 +124,7 @@ def test_every_way_of_writing_the_url(
         (masked, {"PGPASSWORD": PASSWORD}),
         (masked, {"PGPASSFILE": str(tmp_path / "pgpass")}),
         (f"{masked.replace(':***', '')}?password=***&sslmode=disable", {"PGPASSWORD": PASSWORD}),
+        (f"postgresql://{name}:{PASSWORD}@:{postgres.port}/{name}?host={postgres.socket_folder}", {}),
         ("postgresql:///?service=studies", {"PGSERVICEFILE": str(tmp_path / "services"), "PGPASSWORD": PASSWORD}),
     ]
     for way, given in ways:
