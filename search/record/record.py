@@ -7,8 +7,9 @@ dashboards read right: COMPLETE only after the whole training, PRUNED when ended
 from __future__ import annotations
 
 import json
+import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
@@ -20,8 +21,10 @@ from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, create_trial
 from optuna.trial import TrialState as OptunaState
+from sqlalchemy import make_url
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
+from search.record.server import ServerStorage, is_postgres, open_server, reason_of
 from spaces.errors import InputError, StudyError
 from spaces.parameters import Choice, IntRange, Parameter
 from spaces.secrets import MASK, mask_secrets
@@ -59,16 +62,19 @@ def open_storage(storage: str, output: Path, *, unchecked: bool = False) -> Base
     tables are there and of this version, which takes most of the time of reading a small study."""
     url = storage_url(storage, output)
     try:
-        engine = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else None
+        if not url.startswith("sqlite"):
+            return open_server(url, unchecked=unchecked)
         skipped = {"skip_compatibility_check": unchecked, "skip_table_creation": unchecked}
-        opened = RDBStorage(url, engine_kwargs=engine, **skipped)
+        opened = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}}, **skipped)
         if storage == "sqlite" and not unchecked and not _on_network(output):
             # One wait for the disk a write instead of four or five; the file remembers it.
             with opened.engine.connect() as connection, suppress(OperationalError):  # another process writes just now
                 connection.exec_driver_sql("PRAGMA journal_mode=WAL")
         return opened
+    except ImportError as error:
+        raise InputError.of("storage", _no_driver(url)) from error
     except Exception as error:
-        raise InputError.of("storage", f"cannot be opened: {mask_secrets(str(error).splitlines()[0])}") from error
+        raise InputError.of("storage", f"cannot be opened: {mask_secrets(reason_of(error))}") from error
 
 
 @contextmanager
@@ -86,7 +92,17 @@ def storage_errors(storage: str) -> Iterator[None]:
 
 def storage_url(storage: str, output: Path) -> str:
     """A masked password, as study.yaml has it, is left out: the database's own ways (PGPASSWORD, ~/.pgpass) then give it."""
-    return f"sqlite:///{output / 'study.db'}" if storage == "sqlite" else storage.replace(f":{MASK}@", "@")
+    if storage == "sqlite":
+        return f"sqlite:///{output / 'study.db'}"
+    shown = re.sub(rf"(?<=[?&])\w+={re.escape(MASK)}(&|$)", "", storage.replace(f":{MASK}@", "@")).rstrip("?&")
+    # libpq takes both words, SQLAlchemy the longer.
+    return f"postgresql://{shown.removeprefix('postgres://')}" if shown.startswith("postgres://") else shown
+
+
+def _no_driver(url: str) -> str:
+    if is_postgres(make_url(url)):
+        return 'PostgreSQL needs its driver, which is not installed here; run `pip install "distilsearch[postgres]"`'
+    return f"the driver for {url.partition(':')[0]} is not installed here; pip install the one that SQLAlchemy names for it"
 
 
 def _on_network(folder: Path) -> bool:
@@ -118,13 +134,15 @@ class Record:
         wanted = [
             StudyDirection.MAXIMIZE if way == "maximize" else StudyDirection.MINIMIZE for way in directions.values()
         ]
-        try:
-            if not create:  # raises KeyError where there is none
-                raise optuna.exceptions.DuplicatedStudyError
-            self._study_id = storage.create_new_study(wanted, study_name=name)
-            storage.set_study_system_attr(self._study_id, "study:metric_names", self.objectives)
-        except optuna.exceptions.DuplicatedStudyError:
+        try:  # first, as whoever only looks may not write
             self._study_id = storage.get_study_id_from_name(name)
+        except KeyError:
+            if not create:
+                raise
+            with suppress(optuna.exceptions.DuplicatedStudyError):  # made in between
+                storage.create_new_study(wanted, study_name=name)
+            self._study_id = storage.get_study_id_from_name(name)
+            storage.set_study_system_attr(self._study_id, "study:metric_names", self.objectives)
 
     @cached_property
     def _ids(self) -> dict[int, int]:
@@ -136,6 +154,20 @@ class Record:
         """Gives the storage's connections back, which folds SQLite's log into its file. A later call opens them again."""
         if isinstance(self._storage, RDBStorage):
             self._storage.engine.dispose()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Nobody else is in here for this study meanwhile, on a server. A file's drivers are on one machine, a moment apart."""
+        if not isinstance(self._storage, ServerStorage):
+            yield
+            return
+        with self._storage.alone(self._study_id):
+            yield
+
+    def guard(self, allowed: Callable[[], None]) -> None:
+        """On a server, `allowed` is asked before a trial is written, here or in another record of the same storage."""
+        if isinstance(self._storage, ServerStorage):
+            self._storage.before_writing = allowed
 
     # -- the study's own facts
 
@@ -188,8 +220,11 @@ class Record:
                 **{_place(measurement): measurement.model_dump_json() for measurement in outcome.measurements},
             },
         )
+        expected = self.next_number()
         trial_id = self._storage.create_new_trial(self._study_id, template_trial=template)
         number = self._storage.get_trial(trial_id).number
+        if number != expected and isinstance(self._storage, ServerStorage):
+            trial_id, number = self._storage.only_once(self._study_id, trial_id, expected)
         self._ids[number] = trial_id
         return outcome.model_copy(update={"number": number})
 
