@@ -55,7 +55,7 @@ def main() -> None:
             print(f"secrets.{name}: {path} cannot be read: {error.strerror}", file=sys.stderr)
             sys.exit(REFUSED)
     os.environ.setdefault("COLUMNS", "160")
-    if told["keep_in"]:
+    if "keep_in" in told:
         folder = kept(folder, Path(told["keep_in"]))
     os.chdir(folder)
     sys.stderr.flush()

@@ -63,13 +63,12 @@ class Job(Frozen):
     @property
     def arrival(self) -> dict[str, Any]:
         """What `python -m cluster.arrive` on the other side is told."""
+        kept = {"keep_in": str(PurePosixPath(self.output).parent / ".jobs" / self.id)}
         return {
+            **(kept if self.profile.kind == "ray-jobs" else {}),
             "versions": self.versions,
             "policy": self.profile.versions,
             "environment": self.profile.environment,
-            "keep_in": str(PurePosixPath(self.output).parent / ".jobs" / self.id)
-            if self.profile.kind == "ray-jobs"
-            else None,
             "secrets": {} if self.profile.kind == "kuberay" else self.profile.secrets,
         }
 
