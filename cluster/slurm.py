@@ -26,6 +26,7 @@ ASK_SECONDS = 2.0  # between two questions: the controller is everybody's
 LOOK_SECONDS = 0.3
 HEAD_SECONDS = 120  # that Ray may take on the first node
 NODES_SECONDS = 300  # and on the others
+STEP_SECONDS = 15  # that Ray may take to end
 OBJECTS_SHARE = 0.3  # of a node's memory: Ray's own share for its object store
 TOLD_TO_END = (130, 143)
 
@@ -78,9 +79,12 @@ attend() {{ # runs a command that hears of a TERM, and waits for it; a trap cuts
 finish() {{ # ends what was started here, and nothing else
   local status=$1
   child=
-  for step in "${{steps[@]}}"; do kill -TERM "$step" 2> /dev/null; done
-  for step in "${{steps[@]}}"; do
-    while kill -0 "$step" 2> /dev/null; do wait "$step"; done
+  local index step waited=0
+  for index in "${{!steps[@]}}"; do scancel --signal=TERM "$SLURM_JOB_ID.$index" 2> /dev/null; done
+  for step in "${{steps[@]}}"; do # an srun that is told itself kills its step at once
+    while kill -0 "$step" 2> /dev/null && ((waited++ < {step_seconds} * 10)); do sleep 0.1; done
+    kill -TERM "$step" 2> /dev/null
+    wait "$step"
   done
   if [ -n "$told" ] && [ "$status" != 0 ] && [ "$status" != {refused} ]; then
     # After an scancel the job does not run any more; `distilsearch stop` has forbidden to queue it again.
@@ -156,6 +160,7 @@ def batch_script(job: Job, profile: SlurmProfile, folder: Path) -> str:
         environment="\n".join(f"export {name}={shlex.quote(text)}" for name, text in profile.environment.items()),
         head=HEAD,
         head_seconds=HEAD_SECONDS,
+        step_seconds=STEP_SECONDS,
         others=OTHERS.format(others=others, nodes=profile.nodes, nodes_seconds=NODES_SECONDS) if others else "",
     )
     lines = [f"#SBATCH {option}" for option in _options(job, profile, folder)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -17,6 +18,8 @@ from typing import Any
 
 import pytest
 import yaml
+from commands import Run
+from tiny import write_study
 
 from cluster.bundle import versions
 from cluster.job import Job, JobHandle, JobState, JobStatus
@@ -135,7 +138,7 @@ case "$*" in
     mkdir -p "$temp" && echo "ray started $*" && sleep 0.2
     [[ "$*" != *--head* ]] || echo 10.0.0.1:6379 > "$temp/ray_current_cluster"
     exec sleep 100 ;;
-  *cluster.slurm*) exit "${{WAITED:-0}}" ;;
+  *cluster.slurm*) sleep 2; exit "${{WAITED:-0}}" ;;
   *cluster.arrive*) {driver} ;;
 esac
 """
@@ -154,7 +157,9 @@ def status(handle: JobHandle) -> JobStatus:
 
 
 def said(handle: JobHandle) -> str:
-    return "".join(launcher(handle).logs(handle, follow=False))
+    """Without Slurm's own words."""
+    lines = "".join(launcher(handle).logs(handle, follow=False)).splitlines(keepends=True)
+    return "".join(line for line in lines if not line.startswith("slurmstepd"))
 
 
 def until(handle: JobHandle, wanted: Callable[[], object], seconds: float = 60) -> None:
@@ -167,6 +172,10 @@ def until(handle: JobHandle, wanted: Callable[[], object], seconds: float = 60) 
 def over(handle: JobHandle) -> JobStatus:
     until(handle, lambda: status(handle).state.over)
     return status(handle)
+
+
+def name_of(place: Place) -> str:
+    return job_of(place.folder / "runs" / "reviews", SlurmProfile()).id
 
 
 def _fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
@@ -210,7 +219,8 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def command(*words: str) -> str:
-    return subprocess.run(words, check=True, capture_output=True, text=True).stdout
+    environment = {**os.environ, "SLURM_TIME_FORMAT": "%s"}
+    return subprocess.run(words, check=True, capture_output=True, text=True, env=environment).stdout
 
 
 @pytest.fixture(scope="session")
@@ -226,7 +236,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     key.chmod(0o400)
     ports = free_ports(3)
     (folder / "slurm.conf").write_text(SLURM_CONF.format(folder=folder, host=socket.gethostname(), ports=ports))
-    (folder / "cgroup.conf").write_text("CgroupPlugin=disabled\n")
+    (folder / "cgroup.conf").write_text("CgroupPlugin=autodetect\nIgnoreSystemd=yes\n")
     environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")}
     daemons = [
         ["munged", "--foreground", "--force", f"--key-file={key}", f"--socket={folder}/munge.socket",
@@ -308,7 +318,7 @@ def free_ports(number: int) -> list[int]:
 
 
 def _nodes() -> dict[str, str]:
-    found = subprocess.run(["sinfo", "-N", "-h", "-o", "%n %T", "-p", "debug"], capture_output=True, text=True)
+    found = subprocess.run(["sinfo", "-N", "-h", "-o", "%N %T", "-p", "debug"], capture_output=True, text=True)
     return dict(line.split() for line in found.stdout.splitlines())
 
 
@@ -332,9 +342,10 @@ def test_a_job_that_succeeds(place: Place) -> None:
     assert found.ended_at is not None
     assert handle.submitted_at - 2 <= found.started_at <= found.ended_at <= time.time() + 1
     assert said(handle) == "10.0.0.1:6379, token of 64, mode token\n"
-    words = Path(handle.reference["folder"]) / f"ray-{handle.reference['job']}.txt"
-    assert "--head --port=0" in words.read_text()
-    assert list(Path("/tmp").glob(f"ray-{handle.reference['job']}-*")) == []
+    words = (Path(handle.reference["folder"]) / f"ray-{handle.reference['job']}.txt").read_text()
+    assert "--head --port=0" in words
+    (temporary,) = re.findall("--temp-dir=(/tmp/ray-[0-9]+-[0-9a-f]{8})/r ", words)
+    assert not Path(temporary).exists()
 
 
 def test_versions_that_differ_are_told(place: Place) -> None:
@@ -430,11 +441,9 @@ def test_no_such_python(place: Place) -> None:
 def test_slurm_refuses(place: Place) -> None:
     with pytest.raises(InputError) as error:
         place.submit(QUICK, partition="gpus")
-    assert str(error.value) == (
-        "sbatch: Batch job submission failed: Invalid partition name specified (the profile's partition: gpus; "
-        "there are debug, spot)"
-    )
-    assert command("squeue", "--noheader", "--name=reviews", "--format=%i") == ""
+    words = "invalid partition specified: gpus; Batch job submission failed: Invalid partition name specified"
+    assert str(error.value) == f"sbatch: {words} (the profile's partition: gpus; there are debug, spot)"
+    assert command("squeue", "--noheader", f"--name={name_of(place)}", "--format=%i") == ""
 
 
 def test_lost(place: Place) -> None:
@@ -466,6 +475,59 @@ def test_fetched(place: Place) -> None:
     assert (place.folder / "here" / "study.yaml").is_file()
 
 
+# -- a study
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_study_is_stopped_half_way_continued_and_fetched(
+    slurm: Path, tmp_path: Path, distilsearch: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Real, on two nodes of a real Slurm, by the command line alone."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent))
+    monkeypatch.setenv("RAY_ADDRESS", "10.9.9.9:1")  # of another cluster: not the job's
+    (tmp_path / "profiles").mkdir()
+    profile = {"kind": "slurm", "nodes": 2, "cpus_per_node": 1, "time": "30", "python": sys.executable}
+    (tmp_path / "profiles" / "lab.yaml").write_text(yaml.safe_dump(profile))
+    study = write_study(tmp_path)
+
+    def standing() -> dict[str, Any]:
+        return json.loads(distilsearch("status", "--json")[1])
+
+    def wait_for(wanted: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+        deadline = time.monotonic() + 600
+        while not wanted(found := standing()):
+            assert time.monotonic() < deadline, (found, distilsearch("logs", found["id"])[1])
+            time.sleep(1)
+        return found
+
+    code, name, told = distilsearch("submit", study, "--to", "lab")
+    assert (code, name.startswith("tiny-")) == (0, True), told
+    name = name.strip()
+    assert "is running already" in distilsearch("submit", study, "--to", "lab")[2]
+    found = wait_for(
+        lambda found: found["state"] not in ("pending", "running") or (found["standing"] or {}).get("done")
+    )
+    assert (found["state"], found["standing"]["done"] < 4) == ("running", True), distilsearch("logs", name)[1]
+    assert distilsearch("stop", name)[0] == 0
+    found = standing()
+    assert found["state"] == "stopped", found
+    done = found["standing"]["done"]
+    assert 1 <= done < 4
+
+    assert distilsearch("submit", study, "--to", "lab")[0] == 0
+    found = wait_for(lambda found: found["state"] not in ("pending", "running"))
+    log = distilsearch("logs", name)[1]
+    assert (found["state"], found["attempt"], found["standing"]["done"]) == ("succeeded", 2, 4), log
+    assert f"continuing: {done} of 4 trials are done" in log
+    assert "on 2 lanes" in log
+    assert distilsearch("fetch", name, "--into", tmp_path / "here")[0] == 0
+    points = json.loads(distilsearch("front", tmp_path / "here", "--json")[1])
+    assert points
+    assert (tmp_path / "here" / "report.html").is_file()
+
+
 # -- what is told before anything is launched
 
 
@@ -483,7 +545,7 @@ def test_output_that_cannot_be_written(place: Place) -> None:
     assert str(error.value).startswith(
         f"output: {place.folder}/runs: is no folder that you may write to; name a folder"
     )
-    assert command("squeue", "--noheader", "--format=%i", "--name=reviews-") == ""
+    assert command("squeue", "--noheader", f"--name={name_of(place)}", "--format=%i") == ""
 
 
 def test_relative_output(tmp_path: Path) -> None:

@@ -56,6 +56,7 @@ def sbatch(options: dict[str, str], rest: list[str]) -> None:
         if line.startswith("#SBATCH"):
             options |= given(shlex.split(line)[1:])[0]
     if options.get("--partition", "debug") not in ("debug", "spot"):
+        print(f"sbatch: error: invalid partition specified: {options['--partition']}", file=sys.stderr)
         refuse("Batch job submission failed: Invalid partition name specified")
     if "--account" in options:
         refuse("Batch job submission failed: Invalid account or account/partition combination specified")
@@ -86,6 +87,7 @@ def supervise(options: dict[str, str], rest: list[str]) -> None:
             **os.environ, "SLURM_JOB_ID": number, "SLURMD_NODENAME": "n1", "SLURM_RESTART_COUNT": str(job["restarts"]),
         }  # fmt: skip
         output = job["output"].replace("%j", number).replace("%%", "%")
+        change(number, steps=[])
         with open(output, "ab") as log:
             process = subprocess.Popen(
                 ["bash", STATE / f"{number}.sh"], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
@@ -117,13 +119,18 @@ def squeue(options: dict[str, str], rest: list[str]) -> None:
 
 
 def scancel(options: dict[str, str], rest: list[str]) -> None:
-    job = read(rest[0])
+    number, dot, step = rest[0].partition(".")
+    job = read(number)
+    if dot:
+        with suppress(ProcessLookupError):
+            os.killpg(job["steps"][int(step)], signal.SIGTERM)
+        return
     if options.get("--signal"):
         assert "--batch" in options
         os.kill(job["pid"], signal.SIGTERM)
         return
     if job["state"] in WORKING:
-        change(rest[0], state="CANCELLED", end=int(time.time()))
+        change(number, state="CANCELLED", end=int(time.time()))
     if job["pid"]:
         os.killpg(job["pid"], signal.SIGTERM)
 
@@ -146,15 +153,12 @@ def scontrol(options: dict[str, str], rest: list[str]) -> None:
 
 
 def srun(options: dict[str, str], rest: list[str]) -> None:
-    """The tasks in a session of their own; a signal reaches all of it, as a step's does."""
-    tasks = [subprocess.Popen(rest, start_new_session=True) for _ in range(int(options["--ntasks"]))]
-
-    def forward(number: int, frame: Any) -> None:
-        for task in tasks:
-            with suppress(ProcessLookupError):
-                os.killpg(task.pid, number)
-
-    signal.signal(signal.SIGTERM, forward)
+    """The tasks in a process group; a signal reaches all of it, as a step's does."""
+    number = os.environ["SLURM_JOB_ID"]
+    os.setpgid(0, 0)
+    change(number, steps=[*read(number)["steps"], os.getpid()])
+    tasks = [subprocess.Popen(rest) for _ in range(int(options["--ntasks"]))]
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
     sys.exit(max(task.wait() for task in tasks))
 
 

@@ -41,9 +41,12 @@ attend() { # runs a command that hears of a TERM, and waits for it; a trap cuts 
 finish() { # ends what was started here, and nothing else
   local status=$1
   child=
-  for step in "${steps[@]}"; do kill -TERM "$step" 2> /dev/null; done
-  for step in "${steps[@]}"; do
-    while kill -0 "$step" 2> /dev/null; do wait "$step"; done
+  local index step waited=0
+  for index in "${!steps[@]}"; do scancel --signal=TERM "$SLURM_JOB_ID.$index" 2> /dev/null; done
+  for step in "${steps[@]}"; do # an srun that is told itself kills its step at once
+    while kill -0 "$step" 2> /dev/null && ((waited++ < 15 * 10)); do sleep 0.1; done
+    kill -TERM "$step" 2> /dev/null
+    wait "$step"
   done
   if [ -n "$told" ] && [ "$status" != 0 ] && [ "$status" != 2 ]; then
     # After an scancel the job does not run any more; `distilsearch stop` has forbidden to queue it again.
