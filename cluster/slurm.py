@@ -51,7 +51,7 @@ RAY = (
     '"$python" -m ray.scripts.scripts start --block --temp-dir="$temp/r" --min-worker-port=0 --max-worker-port=0 '
     "--dashboard-agent-listen-port=0"
 )
-HEAD = "--head --port=0 --include-dashboard=false --ray-client-server-port=0"
+HEAD = '--head --port=0 --include-dashboard=false --ray-client-server-port="$(free_port)"'  # of which 0 is not allowed
 
 SCRIPT = r"""
 folder={folder}
@@ -111,6 +111,10 @@ ray_start() {{ # NODES WHICH OPTIONS: Ray on so many of the nodes, until the ste
     bash -c 'trap : TERM; mkdir -p -m 700 "$0" && "$@"; status=$?; rm -rf "$0"; exit $status' "$temp" \
     {ray} {resources} "${{@:3}}" < /dev/null >> "$words" 2>&1 &
   steps+=($!)
+}}
+
+free_port() {{
+  "$python" -c 'import socket; each = socket.socket(); each.bind(("", 0)); print(each.getsockname()[1])'
 }}
 
 rm -f "$folder/ended-$SLURM_JOB_ID.json"

@@ -75,6 +75,10 @@ ray_start() { # NODES WHICH OPTIONS: Ray on so many of the nodes, until the step
   steps+=($!)
 }
 
+free_port() {
+  "$python" -c 'import socket; each = socket.socket(); each.bind(("", 0)); print(each.getsockname()[1])'
+}
+
 rm -f "$folder/ended-$SLURM_JOB_ID.json"
 [ "${SLURM_RESTART_COUNT:-0}" = 0 ] || echo "job $SLURM_JOB_ID: begun again, for the $SLURM_RESTART_COUNT. time"
 module purge
@@ -89,7 +93,7 @@ export RAY_AUTH_TOKEN RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0
 export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 # nothing runs any more when a node is told to end
 export NCCL_SOCKET_IFNAME=ib0
 export HF_HOME='/work/team/hugging face'
-ray_start 1 --nodelist="$SLURMD_NODENAME" --head --port=0 --include-dashboard=false --ray-client-server-port=0
+ray_start 1 --nodelist="$SLURMD_NODENAME" --head --port=0 --include-dashboard=false --ray-client-server-port="$(free_port)"
 for ((waited = 0; waited < 120; waited++)); do
   address=$(cat "$temp/r/ray_current_cluster" 2> /dev/null)
   [ -z "$address" ] && [ -z "$told" ] && kill -0 "${steps[0]}" 2> /dev/null || break
