@@ -45,6 +45,16 @@ STATES = {
         JobState.FAILED,
     ),
 }
+REFUSED = {  # a word of sbatch's -> the keys that it may be about
+    "account": ("account", "partition"),
+    "partition": ("partition",),
+    "qos": ("qos",),
+    "time": ("time",),
+    "feature": ("constraint",),
+    "memory": ("memory_per_node",),
+    "processors": ("nodes", "cpus_per_node"),
+    "node": ("nodes", "cpus_per_node", "gpus_per_node", "memory_per_node"),
+}
 BYTES = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 # Ports that are 0 are whichever are free, so that two jobs on one node do not meet. Its files lie where only this user looks.
 RAY = (
@@ -86,7 +96,7 @@ finish() {{ # ends what was started here, and nothing else
     kill -TERM "$step" 2> /dev/null
     wait "$step"
   done
-  if [ -n "$told" ] && [ "$status" != 0 ] && [ "$status" != {refused} ]; then
+  if [ -n "$told" ] && [ "$status" != 0 ] && [ "$status" != {bad_input} ]; then
     # After an scancel the job does not run any more; `distilsearch stop` has forbidden to queue it again.
     case "$(scontrol --oneliner show job "$SLURM_JOB_ID" 2> /dev/null)" in
       *" JobState=RUNNING "*" Requeue=1 "*)
@@ -156,7 +166,7 @@ def batch_script(job: Job, profile: SlurmProfile, folder: Path) -> str:
     made = SCRIPT.format(
         folder=shlex.quote(str(folder)),
         python=shlex.quote(profile.python),
-        refused=2,
+        bad_input=2,
         step=" ".join(_step_options(profile)),
         ray=RAY,
         resources=" ".join(_ray_resources(profile)),
@@ -269,7 +279,10 @@ class SlurmLauncher:
         done = _run("sbatch", "--parsable", str(folder / "job.sh"))
         if done.returncode:
             raise InputError.of("sbatch", f"{_words(done)}{self._asked_for(_words(done))}")
-        return {"job": done.stdout.split()[-1].partition(";")[0], "folder": str(folder)}
+        number = re.search(r"^\d+", done.stdout, re.MULTILINE)
+        if number is None:
+            raise StudyError(f"sbatch says no job number, but {done.stdout.strip()!r}; see `squeue --name={job.id}`")
+        return {"job": number[0], "folder": str(folder)}
 
     def status(self, handle: JobHandle) -> JobStatus:
         """squeue's word, else the accounts', else what the job itself has written down."""
@@ -333,14 +346,14 @@ class SlurmLauncher:
         return True
 
     def _asked_for(self, words: str) -> str:
-        """What the profile says where Slurm refuses it, and what it may say."""
-        for key in ("partition", "account", "qos", "constraint", "time", "memory_per_node", "gpus_per_node", "nodes"):
-            if key.partition("_")[0] in words.lower():
-                value = getattr(self._profile, key)
-                there = _run("sinfo", "--noheader", "--format=%R").stdout.split() if key == "partition" else []
-                listed = f"; there are {', '.join(sorted(set(there)))}" if there else ""
-                return f" (the profile's {key}: {'none' if value is None else value}{listed})"
-        return ""
+        """What the profile says where Slurm refuses it, and which partitions there are."""
+        keys = next((keys for word, keys in REFUSED.items() if word in words.lower()), ())
+        if not keys:
+            return ""
+        said = [f"{key}: {'none' if (value := getattr(self._profile, key)) is None else value}" for key in keys]
+        there = set(_run("sinfo", "--noheader", "--format=%R").stdout.split()) if "partition" in keys else set[str]()
+        listed = f"; there are {', '.join(sorted(there))}" if there else ""
+        return f" (the profile's {', '.join(said)}{listed})"
 
 
 def _folder(job: Job) -> Path:

@@ -108,20 +108,43 @@ def test_times(text: str, seconds: int) -> None:
 # -- the places: what a job does there is the same
 
 
+RAY = """
+    for word; do case $word in --temp-dir=*) temp=${word#*=} ;; esac; done
+    mkdir -p "$temp" && echo "ray started $*" && sleep 0.2
+    [[ "$*" != *--head* ]] || echo 10.0.0.1:6379 > "$temp/ray_current_cluster"
+    exec sleep 100"""
+PYTHON = """#!/bin/bash
+case "$*" in
+  *ray.scripts.scripts*) {ray} ;;
+  *socket*) echo $((20000 + RANDOM)) ;;
+  *cluster.slurm*) sleep 2; exit "${{WAITED:-0}}" ;;
+  *cluster.arrive*) {driver} ;;
+esac
+"""
+
+
 class Place:
     """A Slurm, real or not, and the jobs that a test has sent to it."""
 
     def __init__(self, folder: Path, fill: Callable[[bool], None]) -> None:
         self.folder, self.fill, self.handles = folder, fill, list[JobHandle]()
 
-    def submit(self, driver: str, versions: dict[str, str] | None = None, **profile: Any) -> JobHandle:
-        """A job whose driver is a piece of shell, and whose Ray only says that it is there; or the real ones, without a driver."""
+    def submit(
+        self,
+        driver: str,
+        name: str = "runs/reviews",
+        *,
+        versions: dict[str, str] | None = None,
+        ray: str = RAY,
+        **profile: Any,
+    ) -> JobHandle:
+        """A job whose driver is a piece of shell, and whose Ray is another one, which only says that it is there."""
         python = self.folder / "python"
-        python.write_text(PYTHON.format(python=sys.executable, driver=driver))
+        python.write_text(PYTHON.format(ray=ray, driver=driver))
         python.chmod(0o755)
         told = {"cpus_per_node": 1, "python": str(python), "time": "5", **profile}
         made = SlurmProfile(**told)
-        job = job_of(self.folder / "runs" / "reviews", made, **({"versions": versions} if versions else {}))
+        job = job_of(self.folder / name, made, **({"versions": versions} if versions else {}))
         reference = SlurmLauncher(made).submit(job, 1)
         handle = JobHandle(
             id=job.id, study="reviews", output=job.output, profile_name="lab", profile=made, submitted_at=time.time(),
@@ -131,21 +154,9 @@ class Place:
         return handle
 
 
-PYTHON = """#!/bin/bash
-case "$*" in
-  *ray.scripts.scripts*)
-    for word; do case $word in --temp-dir=*) temp=${{word#*=}} ;; esac; done
-    mkdir -p "$temp" && echo "ray started $*" && sleep 0.2
-    [[ "$*" != *--head* ]] || echo 10.0.0.1:6379 > "$temp/ray_current_cluster"
-    exec sleep 100 ;;
-  *socket*) echo 20001 ;;
-  *cluster.slurm*) sleep 2; exit "${{WAITED:-0}}" ;;
-  *cluster.arrive*) {driver} ;;
-esac
-"""
 LONG = 'trap "echo ended in order; exit 130" TERM; echo begun; while :; do sleep 0.1; done'
 QUICK = 'echo "$RAY_ADDRESS, token of ${#RAY_AUTH_TOKEN}, mode $RAY_AUTH_MODE"; exit 0'
-ARRIVE = f'exec {sys.executable} "$@"'
+ARRIVE = f'exec {sys.executable} "$@"'  # the real one, which becomes the real driver
 
 
 def launcher(handle: JobHandle) -> SlurmLauncher:
@@ -238,6 +249,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     ports = free_ports(3)
     (folder / "slurm.conf").write_text(SLURM_CONF.format(folder=folder, host=socket.gethostname(), ports=ports))
     (folder / "cgroup.conf").write_text("CgroupPlugin=autodetect\nIgnoreSystemd=yes\n")
+    (folder / "gres.conf").write_text("Name=gpu Type=a100 File=/dev/tty[1-2]\n")  # two files to count
     environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")}
     daemons = [
         ["munged", "--foreground", "--force", f"--key-file={key}", f"--socket={folder}/munge.socket",
@@ -291,7 +303,10 @@ SlurmdLogFile={folder}/slurmd-%n.log
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
-SelectTypeParameters=CR_CPU
+SelectTypeParameters=CR_CPU_Memory
+DefMemPerNode=200
+EnforcePartLimits=ANY
+GresTypes=gpu
 SchedulerParameters=batch_sched_delay=0,sched_min_interval=0
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
@@ -301,8 +316,8 @@ MailProg=/bin/true
 KillWait=15
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
-NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=2 State=UNKNOWN
-NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=2 State=UNKNOWN
+NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=2 RealMemory=2000 Gres=gpu:a100:2 State=UNKNOWN
+NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=2 RealMemory=2000 Gres=gpu:a100:2 State=UNKNOWN
 PartitionName=debug Nodes=n1,n2 Default=YES MaxTime=60 PriorityTier=10 PreemptMode=OFF State=UP
 PartitionName=spot Nodes=n1,n2 MaxTime=60 PriorityTier=1 PreemptMode=REQUEUE State=UP
 """
@@ -350,7 +365,7 @@ def test_a_job_that_succeeds(place: Place) -> None:
 
 
 def test_versions_that_differ_are_told(place: Place) -> None:
-    handle = place.submit(ARRIVE, {**versions(), "ray": "1.0.0"})
+    handle = place.submit(ARRIVE, versions={**versions(), "ray": "1.0.0"})
     found = over(handle)
     assert (found.state, found.message) == (JobState.FAILED, "exit status 2")
     assert "versions: ray is " in said(handle)
@@ -412,6 +427,30 @@ def test_cancelled_by_others_it_is_not_queued_again(place: Place) -> None:
     assert status(handle).state is JobState.STOPPED
 
 
+def test_preempted_it_waits_and_begins_again(slurm: Path, tmp_path: Path) -> None:
+    place = _real(tmp_path, slurm)
+    handle = place.submit(LONG, partition="spot", nodes=2, cpus_per_node=2)
+    until(handle, lambda: "begun" in said(handle))
+    place.fill(True)  # on the same nodes, in a partition that comes first
+    until(handle, lambda: status(handle).state is JobState.PENDING)
+    assert "ended in order" in said(handle)
+    assert "queued again" not in said(handle)  # Slurm itself has seen to that
+    place.fill(False)
+    until(handle, lambda: "begun again, for the 1. time\nbegun\n" in said(handle))
+    launcher(handle).stop(handle)
+    assert status(handle).state is JobState.STOPPED
+
+
+@pytest.mark.slow
+def test_its_time_is_up(slurm: Path, tmp_path: Path) -> None:
+    handle = _real(tmp_path, slurm).submit(LONG, time="1", grace_seconds=20)
+    until(handle, lambda: "the study will continue" in said(handle), 90)
+    assert "ended in order" in said(handle)
+    until(handle, lambda: "begun again, for the 1. time\nbegun\n" in said(handle))
+    launcher(handle).stop(handle)
+    assert status(handle).state is JobState.STOPPED
+
+
 def test_followed_until_the_end(place: Place) -> None:
     handle = place.submit("for word in one two three; do echo $word; sleep 0.5; done; exit 3")
     assert "".join(launcher(handle).logs(handle, follow=True)) == "one\ntwo\nthree\n"
@@ -439,12 +478,49 @@ def test_no_such_python(place: Place) -> None:
     assert "there is no /nowhere/python on n" in said(handle)
 
 
-def test_slurm_refuses(place: Place) -> None:
+@pytest.mark.parametrize(
+    ("wrong", "words", "asked"),
+    [
+        (
+            {"partition": "gpus"},
+            "invalid partition specified: gpus; Batch job submission failed: Invalid partition name specified",
+            "partition: gpus; there are debug, spot",
+        ),
+        (
+            {"time": "5:00:00"},
+            "Batch job submission failed: Requested time limit is invalid (missing or exceeds some limit)",
+            "time: 5:00:00",
+        ),
+        (
+            {"nodes": 5, "cpus_per_node": 2},
+            "Batch job submission failed: More processors requested than permitted",
+            "nodes: 5, cpus_per_node: 2",
+        ),
+    ],
+)
+def test_slurm_refuses(place: Place, wrong: dict[str, Any], words: str, asked: str) -> None:
     with pytest.raises(InputError) as error:
-        place.submit(QUICK, partition="gpus")
-    words = "invalid partition specified: gpus; Batch job submission failed: Invalid partition name specified"
-    assert str(error.value) == f"sbatch: {words} (the profile's partition: gpus; there are debug, spot)"
+        place.submit(QUICK, **wrong)
+    assert str(error.value) == f"sbatch: {words} (the profile's {asked})"
     assert command("squeue", "--noheader", f"--name={name_of(place)}", "--format=%i") == ""
+
+
+def test_gpus_and_memory_are_the_steps_too(slurm: Path, tmp_path: Path) -> None:
+    look = 'echo "GPUs $CUDA_VISIBLE_DEVICES, memory $SLURM_MEM_PER_NODE"'
+    handle = _real(tmp_path, slurm).submit(
+        f"{look}; exit 0", ray=f"{look}; {RAY}", nodes=2, gpus_per_node=2, gpu_type="a100", memory_per_node="1G"
+    )
+    assert over(handle).state is JobState.SUCCEEDED, said(handle)
+    assert said(handle) == "GPUs 0,1, memory 1024\n"
+    words = (Path(handle.reference["folder"]) / f"ray-{handle.reference['job']}.txt").read_text()
+    assert words.count("0: GPUs 0,1, memory 1024\n") == 2
+    assert words.count("--num-gpus=2 --memory=751619277 --object-store-memory=322122547") == 2
+
+
+def test_a_folder_with_an_odd_name(place: Place) -> None:
+    handle = place.submit(QUICK, "50% of 'ours'/reviews")
+    assert over(handle).state is JobState.SUCCEEDED
+    assert said(handle).startswith("10.0.0.1:6379")
 
 
 def test_lost(place: Place) -> None:
@@ -474,6 +550,29 @@ def test_fetched(place: Place) -> None:
     over(handle)
     launcher(handle).fetch(handle, place.folder / "here")
     assert (place.folder / "here" / "study.yaml").is_file()
+
+
+# -- Ray itself
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_two_jobs_on_one_machine_have_a_ray_each(slurm: Path, tmp_path: Path) -> None:
+    """At the same time, with ports of their own; without its token nobody is let in."""
+    look = "import ray; ray.init(logging_level=40); print('CPUs', ray.cluster_resources()['CPU'], flush=True)"
+    wait = f"while [ ! -e {tmp_path}/go ]; do sleep 0.2; done"
+    driver = f'echo "$RAY_ADDRESS" > "$3/address"; {sys.executable} -c "{look}"; {wait}; exit 0'
+    place = _real(tmp_path, slurm)
+    handles = [place.submit(driver, f"runs/{name}", ray=ARRIVE) for name in ("one", "two")]
+    for handle in handles:
+        until(handle, lambda handle=handle: "CPUs 1.0\n" in said(handle), 240)  # type: ignore[misc]
+    address = (tmp_path / "runs" / ".jobs" / handles[0].id / "address").read_text().strip()
+    environment = {**os.environ, "RAY_ADDRESS": address, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
+    refused = subprocess.run([sys.executable, "-c", look], env=environment, capture_output=True, text=True, timeout=120)
+    assert refused.returncode != 0
+    assert "oken" in refused.stderr
+    (tmp_path / "go").touch()
+    assert [over(handle).state for handle in handles] == [JobState.SUCCEEDED] * 2
 
 
 # -- a study

@@ -58,8 +58,10 @@ def sbatch(options: dict[str, str], rest: list[str]) -> None:
     if options.get("--partition", "debug") not in ("debug", "spot"):
         print(f"sbatch: error: invalid partition specified: {options['--partition']}", file=sys.stderr)
         refuse("Batch job submission failed: Invalid partition name specified")
-    if "--account" in options:
-        refuse("Batch job submission failed: Invalid account or account/partition combination specified")
+    if options["--time"] == "5:00:00":
+        refuse("Batch job submission failed: Requested time limit is invalid (missing or exceeds some limit)")
+    if int(options["--nodes"]) > 2:
+        refuse("Batch job submission failed: More processors requested than permitted")
     number = str(len(list(STATE.glob("job-*.json"))) + 1)
     (STATE / f"{number}.sh").write_text(script)
     change(
