@@ -57,10 +57,8 @@ REFUSED = {  # a word of sbatch's -> the keys that it may be about
 }
 BYTES = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 # Ports that are 0 are whichever are free, so that two jobs on one node do not meet. Its files lie where only this user looks.
-RAY = (
-    '"$python" -m ray.scripts.scripts start --block --temp-dir="$temp/r" --min-worker-port=0 --max-worker-port=0 '
-    "--dashboard-agent-listen-port=0"
-)
+RAY = r""""$python" -m ray.scripts.scripts start --block --temp-dir="$temp/r" --dashboard-agent-listen-port=0 \
+    --min-worker-port=0 --max-worker-port=0"""
 HEAD = '--head --port=0 --include-dashboard=false --ray-client-server-port="$(free_port)"'  # of which 0 is not allowed
 
 SCRIPT = r"""
@@ -117,9 +115,11 @@ fail() {{
 }}
 
 ray_start() {{ # NODES WHICH OPTIONS: Ray on so many of the nodes, until the step is ended
-  srun --export=ALL --nodes="$1" --ntasks="$1" --ntasks-per-node=1 {step} "$2" --kill-on-bad-exit=0 --label \
+  srun --export=ALL --label --kill-on-bad-exit=0 --nodes="$1" --ntasks="$1" --ntasks-per-node=1 "$2" \
+    {step} \
     bash -c 'trap : TERM; mkdir -p -m 700 "$0" && "$@"; status=$?; rm -rf "$0"; exit $status' "$temp" \
-    {ray} {resources} "${{@:3}}" < /dev/null >> "$words" 2>&1 &
+    {ray} \
+    {resources} "${{@:3}}" < /dev/null >> "$words" 2>&1 &
   steps+=($!)
 }}
 

@@ -21,6 +21,7 @@ import yaml
 from commands import Run
 from tiny import write_study
 
+from cluster.book import find
 from cluster.bundle import versions
 from cluster.job import Job, JobHandle, JobState, JobStatus
 from cluster.profile import SlurmProfile, parse_profile
@@ -103,6 +104,14 @@ def test_a_wrong_profile_is_refused(wrong: dict[str, Any], told: str) -> None:
 )
 def test_times(text: str, seconds: int) -> None:
     assert SlurmProfile(time=text).time_seconds == seconds
+
+
+def test_the_page_is_right() -> None:
+    """Its profile is one, and every key stands in its table or below it."""
+    page = (Path(__file__).parent.parent / "docs" / "clusters" / "slurm.md").read_text()
+    (profile,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    assert parse_profile(yaml.safe_load(profile), "page").output == "/work/team/runs"
+    assert [key for key in SlurmProfile.model_fields if f"`{key}`" not in page and key != "kind"] == []
 
 
 # -- the places: what a job does there is the same
@@ -610,6 +619,11 @@ def test_a_study_is_stopped_half_way_continued_and_fetched(
         lambda found: found["state"] not in ("pending", "running") or (found["standing"] or {}).get("done")
     )
     assert found["state"] == "running", distilsearch("logs", name)[1]
+    command("scancel", "--batch", "--signal=TERM", find(name).reference["job"])  # as before its time is up
+    found = wait_for(lambda found: "continuing: " in distilsearch("logs", found["id"])[1])
+    assert (found["state"], found["attempt"]) == ("running", 1)
+    assert "queued again; the study will continue from its record" in distilsearch("logs", name)[1]
+
     assert distilsearch("stop", name)[0] == 0
     found = standing()
     assert found["state"] == "stopped", found

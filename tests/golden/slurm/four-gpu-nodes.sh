@@ -69,9 +69,12 @@ fail() {
 }
 
 ray_start() { # NODES WHICH OPTIONS: Ray on so many of the nodes, until the step is ended
-  srun --export=ALL --nodes="$1" --ntasks="$1" --ntasks-per-node=1 --cpus-per-task=32 --gpus-per-node=a100:4 "$2" --kill-on-bad-exit=0 --label \
+  srun --export=ALL --label --kill-on-bad-exit=0 --nodes="$1" --ntasks="$1" --ntasks-per-node=1 "$2" \
+    --cpus-per-task=32 --gpus-per-node=a100:4 \
     bash -c 'trap : TERM; mkdir -p -m 700 "$0" && "$@"; status=$?; rm -rf "$0"; exit $status' "$temp" \
-    "$python" -m ray.scripts.scripts start --block --temp-dir="$temp/r" --min-worker-port=0 --max-worker-port=0 --dashboard-agent-listen-port=0 --num-cpus=32 --num-gpus=4 "${@:3}" < /dev/null >> "$words" 2>&1 &
+    "$python" -m ray.scripts.scripts start --block --temp-dir="$temp/r" --dashboard-agent-listen-port=0 \
+    --min-worker-port=0 --max-worker-port=0 \
+    --num-cpus=32 --num-gpus=4 "${@:3}" < /dev/null >> "$words" 2>&1 &
   steps+=($!)
 }
 
