@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -88,7 +89,7 @@ def supervise(options: dict[str, str], rest: list[str]) -> None:
         environment = {
             **os.environ, "SLURM_JOB_ID": number, "SLURMD_NODENAME": "n1", "SLURM_RESTART_COUNT": str(job["restarts"]),
         }  # fmt: skip
-        output = job["output"].replace("%j", number).replace("%%", "%")
+        output = re.sub("%([%j])", lambda found: "%" if found[1] == "%" else number, job["output"])
         change(number, steps=[])
         with open(output, "ab") as log:
             process = subprocess.Popen(
