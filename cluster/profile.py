@@ -7,9 +7,17 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, StringConstraints, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticUndefined
 
 from spaces.errors import Fault, InputError, near_miss
@@ -20,6 +28,7 @@ VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
 Variable = Annotated[str, StringConstraints(pattern=VARIABLE)]
 Line = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\n\r\x00]*$")]
 Count = Annotated[int, Field(ge=0, le=100_000)]
+SLURM_TIME = re.compile(r"^(\d+-)?\d+(:\d+){0,2}$")
 
 
 class Profile(Frozen):
@@ -194,16 +203,46 @@ class SlurmProfile(Profile):
     nodes: Annotated[int, Field(ge=1, le=10_000)] = 1
     cpus_per_node: Annotated[int, Field(ge=1, le=10_000)] = 4
     gpus_per_node: Count = 0
-    memory_per_node: Annotated[str, StringConstraints(pattern=r"^\d+[KMGT]?$")] | None = None
-    time: Annotated[str, StringConstraints(pattern=r"^(\d+-)?\d+(:\d+){0,2}$")] = "24:00:00"
+    gpu_type: Annotated[str, StringConstraints(pattern=r"^[\w.-]+$")] | None = None  # as Slurm names it, such as a100
+    memory_per_node: Annotated[str, StringConstraints(pattern=r"^[1-9]\d*[KMGT]?$")] | None = (
+        None  # M where no unit stands
+    )
+    time: str = "24:00:00"  # MINUTES, HOURS:MINUTES:SECONDS or DAYS-HOURS; in quotes
     constraint: Line | None = None
     grace_seconds: Annotated[int, Field(ge=0, le=3600)] = 60  # before the time is up, to stop and be queued again
     requeue: bool = True  # after a preemption, or when the time is up: the study continues
     setup: tuple[
         Line, ...
     ] = ()  # shell lines before anything else, such as `module load cuda` or `source venv/bin/activate`
-    extra: tuple[Line, ...] = ()  # further #SBATCH options, such as --reservation=x
+    extra: tuple[Annotated[Line, StringConstraints(pattern=r"^--?[A-Za-z]")], ...] = ()  # further options of sbatch
     python: Line = "python"
+
+    @field_validator("time", mode="before")
+    @classmethod
+    def _is_time(cls, time: Any) -> Any:
+        if not isinstance(time, str) or not SLURM_TIME.match(time):  # YAML reads 24:00:00 as the number 86400
+            raise ValueError(
+                f"{time!r} is no time of Slurm's; write '90' (minutes), '24:00:00' (hours) or '2-12' (days and hours), in quotes"
+            )
+        return time
+
+    @model_validator(mode="after")
+    def _grace_fits(self) -> Self:
+        if self.grace_seconds >= self.time_seconds:
+            raise ValueError(
+                f"grace_seconds, {self.grace_seconds}, is not below time, {self.time}: it would be told to end as it begins"
+            )
+        return self
+
+    @property
+    def time_seconds(self) -> int:
+        days, dash, clock = self.time.rpartition("-")
+        parts = [int(part) for part in clock.split(":")]
+        if dash:  # DAYS-HOURS, and what follows
+            hours, minutes, seconds = (*parts, 0, 0)[:3]
+        else:  # MINUTES, MINUTES:SECONDS, or all three
+            hours, minutes, seconds = parts if len(parts) == 3 else (0, *parts, 0)[:3]
+        return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
 KINDS: dict[str, type[Profile]] = {
