@@ -314,6 +314,7 @@ def a_life(record: Record) -> list[TrialOutcome]:
     return record.outcomes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [False, True], ids=["before it got there", "before its answer did"])
 def test_whichever_commit_is_cut_off_all_is_written_once(
     postgres: PostgresServer, url: str, line: Line, after: bool
@@ -340,6 +341,7 @@ def test_whichever_commit_is_cut_off_all_is_written_once(
         assert (again.fact("floors"), again.next_number(), record.next_number()) == ([1, 2], 2, 2), at
 
 
+@pytest.mark.slow
 def test_a_slow_server(postgres: PostgresServer, url: str, line: Line) -> None:
     record = opened(url.replace(f":{postgres.port}/", f":{line.port}/") + "?sslmode=disable")
     line.slow = 0.01
@@ -387,6 +389,7 @@ def test_ctrl_c_ends_the_waiting(postgres: PostgresServer, url: str) -> None:
     assert begun(record).number == 0
 
 
+@pytest.mark.slow
 def test_a_record_that_is_locked_for_a_while(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import psycopg
 

@@ -7,6 +7,8 @@ import os
 import signal
 import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ray
@@ -50,8 +52,41 @@ def start_ray(*, num_cpus: int | None = None, num_gpus: int | None = None) -> di
 
     Returns the cluster's resources. `num_cpus` and `num_gpus` are for a local one; None lets Ray count.
     """
-    joins, told_to_end = bool(os.environ.get("RAY_ADDRESS")), signal.getsignal(signal.SIGTERM)
-    if joins:
+    with _told_to_end_later():
+        _start_or_join(num_cpus, num_gpus)
+    # Ray prints, whatever the log level, that a worker died. The lanes see to that themselves, and the message would
+    # tear the display. To go when Ray lets one choose.
+    ray._private.worker.print_to_stdstream = lambda *_, **__: None
+    return dict(ray.cluster_resources())
+
+
+@contextmanager
+def _told_to_end_later() -> Iterator[None]:
+    """Told to end (`kill`, `timeout`, a scheduler), Ray would print a stack and leave its processes behind, or go on as if nothing
+    had been said where that comes while it starts. So it sets no handler of its own; what comes meanwhile is heard afterwards,
+    and later is a Ctrl-C, but for a program that has a handler."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before, told = signal.getsignal(signal.SIGTERM), list[int]()
+    theirs = ray._private.utils.set_sigterm_handler
+    ray._private.utils.set_sigterm_handler = lambda handler: None
+    signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
+    try:
+        yield
+    finally:
+        ray._private.utils.set_sigterm_handler = theirs
+        signal.signal(signal.SIGTERM, before if callable(before) else signal.default_int_handler)
+    if told:
+        ray.shutdown()
+        if callable(before):
+            before(signal.SIGTERM, None)
+        else:
+            raise KeyboardInterrupt
+
+
+def _start_or_join(num_cpus: int | None, num_gpus: int | None) -> None:
+    if os.environ.get("RAY_ADDRESS"):
         # Whether the cluster asks for a token is its own affair, and its processes do not inherit our environment.
         mode = os.environ.get("RAY_AUTH_MODE")
         quieten()
@@ -71,14 +106,6 @@ def start_ray(*, num_cpus: int | None = None, num_gpus: int | None = None) -> di
         # otherwise.
         os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "10")
         _start_here(num_cpus, num_gpus)
-    # Ray prints, whatever the log level, that a worker died. The lanes see to that themselves, and the message would
-    # tear the display. To go when Ray lets one choose.
-    ray._private.worker.print_to_stdstream = lambda *_, **__: None
-    # Told to end (`kill`, `timeout`, a scheduler), Ray would print a stack and leave its processes behind. It has put a
-    # handler of its own over that of a program which has one.
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, told_to_end if callable(told_to_end) else signal.default_int_handler)
-    return dict(ray.cluster_resources())
 
 
 def _start_here(num_cpus: int | None, num_gpus: int | None) -> None:
