@@ -10,6 +10,8 @@ from typing import Any
 MASK = "***"
 # scheme://user:password@host. The user stays; a password may itself hold '@', so the last one before the path ends it.
 _URL_PASSWORD = re.compile(r"(?P<start>[A-Za-z][A-Za-z0-9+.-]*://[^\s/:@]*:)[^\s/]*(?=@)")
+# A database's may hold '/' as well, and SQLAlchemy takes it; another URL's path may hold '@'.
+_DATABASE_PASSWORD = re.compile(r"(?P<start>\b(?:postgres|postgresql|mysql|mariadb|oracle|mssql|redis)(?:\+\w+)?://[^\s/:@]*:)\S*(?=@)")
 _SECRET_NAME = r"(?:password|passwd|pwd|secret|token|api_?key|access_?key|sslpassword)"
 _QUERY = re.compile(rf"(?P<start>[?&;][\w.-]*{_SECRET_NAME}=)[^&;\s#]*", re.IGNORECASE)
 _KEY = re.compile(rf"(?:^|[_.-]){_SECRET_NAME}$", re.IGNORECASE)
@@ -37,7 +39,9 @@ def _mask(data: Any, known: list[str]) -> Any:
         for value in known:
             data = data.replace(value, MASK)
         data = _HUB_TOKEN.sub(MASK, data)
-        return _QUERY.sub(rf"\g<start>{MASK}", _URL_PASSWORD.sub(rf"\g<start>{MASK}", data))
+        for pattern in (_DATABASE_PASSWORD, _URL_PASSWORD, _QUERY):
+            data = pattern.sub(rf"\g<start>{MASK}", data)
+        return data
     if isinstance(data, Mapping):
         return {
             key: MASK if value and isinstance(value, str) and _KEY.search(str(key)) else _mask(value, known)

@@ -329,6 +329,8 @@ def test_what_sends_less_decides(
         ("mysql+pymysql://me:p@ss@host:3306/db", "mysql+pymysql://me:***@host:3306/db"),
         ("postgresql://host/db?user=me&password=x#y", "postgresql://host/db?user=me&password=***#y"),
         ("redis://:pw@host", "redis://:***@host"),
+        ("postgresql://me:pa/ss@db/x", "postgresql://me:***@db/x"),
+        ("https://host:80/a@b", "https://host:80/a@b"),
         ("https://host:8080/a", "https://host:8080/a"),
         ({"api_key": "k", "tokens": 5, "num_tokens": "7"}, {"api_key": "***", "tokens": 5, "num_tokens": "7"}),
         (f"Error: 401 for {'hf_' + 'a1' * 17}", "Error: 401 for ***"),
