@@ -11,7 +11,9 @@ MASK = "***"
 # scheme://user:password@host. The user stays; a password may itself hold '@', so the last one before the path ends it.
 _URL_PASSWORD = re.compile(r"(?P<start>[A-Za-z][A-Za-z0-9+.-]*://[^\s/:@]*:)[^\s/]*(?=@)")
 # A database's may hold '/' as well, and SQLAlchemy takes it; another URL's path may hold '@'.
-_DATABASE_PASSWORD = re.compile(r"(?P<start>\b(?:postgres|postgresql|mysql|mariadb|oracle|mssql|redis)(?:\+\w+)?://[^\s/:@]*:)\S*(?=@)")
+_DATABASE_PASSWORD = re.compile(
+    r"(?P<start>\b(?:postgres|postgresql|mysql|mariadb|oracle|mssql|redis)(?:\+\w+)?://[^\s/:@]*:)\S*(?=@)"
+)
 _SECRET_NAME = r"(?:password|passwd|pwd|secret|token|api_?key|access_?key|sslpassword)"
 _QUERY = re.compile(rf"(?P<start>[?&;][\w.-]*{_SECRET_NAME}=)[^&;\s#]*", re.IGNORECASE)
 _KEY = re.compile(rf"(?:^|[_.-]){_SECRET_NAME}$", re.IGNORECASE)

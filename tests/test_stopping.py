@@ -82,6 +82,24 @@ def test_twice_stops_now() -> None:
     assert stopped_after(Lanes(7), [], (0.1, 0.5)) < 3
 
 
+def test_told_to_end_twice_is_told_once() -> None:
+    """As start_ray leaves it, SIGTERM is a Ctrl-C; what is closed afterwards hears no second one."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), ended_in_order():
+            try:
+                with Stopping(Lanes(7), print):
+                    os.kill(os.getpid(), signal.SIGTERM)
+                    time.sleep(5)
+            finally:
+                os.kill(os.getpid(), signal.SIGTERM)
+                closed = True
+        assert closed
+        assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def test_the_grace_is_an_end() -> None:
     said: list[str] = []
     assert stopped_after(Lanes(7), said, (0.1,), grace=0.5) < 3

@@ -24,13 +24,15 @@ class Holdable(Protocol):
 
 @contextmanager
 def ended_in_order() -> Iterator[None]:
-    """Around all that is closed after a Ctrl-C. One more does not cut the closing short, which is a matter of seconds: Ray crashes
-    where it is left while lanes are starting."""
+    """Around all that is closed after a Ctrl-C, or being told to end. One more does not cut the closing short, which is a matter of
+    seconds: Ray crashes where it is left while lanes are starting."""
     try:
         yield
     finally:
-        if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                if signal.getsignal(number) is signal.SIG_IGN:
+                    signal.signal(number, signal.default_int_handler)
 
 
 class Stopping:
@@ -59,6 +61,10 @@ class Stopping:
         if self._listens:
             stopped = kind is not None and issubclass(kind, KeyboardInterrupt)
             signal.signal(signal.SIGINT, signal.SIG_IGN if stopped else signal.default_int_handler)
+            if (
+                stopped and signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+            ):  # start_ray's: schedulers say it twice
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
     def _heard(self, number: int, frame: FrameType | None) -> None:
         if self._asked:
