@@ -84,16 +84,21 @@ def test_twice_stops_now() -> None:
 
 def test_told_to_end_twice_is_told_once() -> None:
     """As start_ray leaves it, SIGTERM is a Ctrl-C; what is closed afterwards hears no second one."""
+    closed: list[bool] = []
+
+    def study() -> None:
+        try:
+            with Stopping(Lanes(7), print):
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(5)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+            closed.append(True)
+
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt), ended_in_order():
-            try:
-                with Stopping(Lanes(7), print):
-                    os.kill(os.getpid(), signal.SIGTERM)
-                    time.sleep(5)
-            finally:
-                os.kill(os.getpid(), signal.SIGTERM)
-                closed = True
+            study()
         assert closed
         assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
     finally:
