@@ -16,7 +16,7 @@ from whole_study import DRIVER, environment
 from search.study.output import StudyResult, open_record, open_study
 from spaces.trial import TrialState
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="module")
