@@ -34,25 +34,25 @@ PROFILES: dict[str, dict[str, Any]] = {
     "four-gpu-nodes": {
         "partition": "gpu", "account": "nlp-42", "qos": "high", "nodes": 4, "cpus_per_node": 32, "gpus_per_node": 4,
         "gpu_type": "a100", "time": "1-12", "constraint": "ib&nvme", "grace_seconds": 180,
-        "setup": ["module purge", "module load cuda/12.8", "source /work/team/venv/bin/activate"],
-        "environment": {"NCCL_SOCKET_IFNAME": "ib0", "HF_HOME": "/work/team/hugging face"},
+        "setup": ["module purge", "module load cuda/12.8", "source /shared/team/venv/bin/activate"],
+        "environment": {"NCCL_SOCKET_IFNAME": "ib0", "HF_HOME": "/shared/team/hugging face"},
         "extra": ["--mail-type=END,FAIL", "--reservation=nlp"],
     },
     "no-requeue": {
-        "output": "/work/50% of 'ours'/runs", "time": "90", "requeue": False, "grace_seconds": 0,
-        "python": "/work/team/venv/bin/python",
+        "output": "/shared/50% of 'ours'/runs", "time": "90", "requeue": False, "grace_seconds": 0,
+        "python": "/shared/team/venv/bin/python",
     },
 }  # fmt: skip
 
 
 def job_of(output: Path | str, profile: SlurmProfile, **changes: Any) -> Job:
-    study = {"name": "reviews", "data": {"train": "/work/team/train.tsv"}, "output": str(output)}
+    study = {"name": "reviews", "data": {"train": "/shared/team/train.tsv"}, "output": str(output)}
     return Job(study=study, output=str(output), profile=profile, **{"versions": versions(), **changes})
 
 
 def golden(name: str) -> str:
     profile = SlurmProfile(**PROFILES[name])
-    output = f"{profile.output or '/work/team/runs'}/reviews"
+    output = f"{profile.output or '/shared/team/runs'}/reviews"
     job = job_of(output, profile)
     return batch_script(job, profile, Path(output).parent / ".jobs" / job.id)
 
@@ -110,7 +110,7 @@ def test_the_page_is_right() -> None:
     """Its profile is one, and every key stands in its table or below it."""
     page = (Path(__file__).parent.parent / "docs" / "clusters" / "slurm.md").read_text()
     (profile,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
-    assert parse_profile(yaml.safe_load(profile), "page").output == "/work/team/runs"
+    assert parse_profile(yaml.safe_load(profile), "page").output == "/shared/team/runs"
     assert [key for key in SlurmProfile.model_fields if f"`{key}`" not in page and key != "kind"] == []
 
 

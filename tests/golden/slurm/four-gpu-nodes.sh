@@ -1,7 +1,7 @@
 #!/bin/bash
 #SBATCH --mail-type=END,FAIL
 #SBATCH --reservation=nlp
-#SBATCH --job-name=reviews-c357d9
+#SBATCH --job-name=reviews-cf820a
 #SBATCH --partition=gpu
 #SBATCH --account=nlp-42
 #SBATCH --qos=high
@@ -13,10 +13,10 @@
 #SBATCH --time=1-12
 #SBATCH --signal=B:TERM@180
 #SBATCH --open-mode=append
-#SBATCH --output=/work/team/runs/.jobs/reviews-c357d9/log-%j.txt
+#SBATCH --output=/shared/team/runs/.jobs/reviews-cf820a/log-%j.txt
 #SBATCH --requeue
 
-folder=/work/team/runs/.jobs/reviews-c357d9
+folder=/shared/team/runs/.jobs/reviews-cf820a
 python=python
 temp=/tmp/ray-$SLURM_JOB_ID-$(od -An -vN4 -tx1 /dev/urandom | tr -d ' \n')
 words=$folder/ray-$SLURM_JOB_ID.txt # what Ray says as it starts
@@ -86,7 +86,7 @@ rm -f "$folder/ended-$SLURM_JOB_ID.json"
 [ "${SLURM_RESTART_COUNT:-0}" = 0 ] || echo "job $SLURM_JOB_ID: begun again, for the $SLURM_RESTART_COUNT. time"
 module purge
 module load cuda/12.8
-source /work/team/venv/bin/activate
+source /shared/team/venv/bin/activate
 command -v "$python" > /dev/null || fail "there is no $python on $SLURMD_NODENAME; write python or setup in the profile"
 
 # Whoever can reach the nodes could run code in a Ray without a token: this one is the job's own, and lies in no file.
@@ -95,7 +95,7 @@ RAY_AUTH_TOKEN=$(od -An -vN32 -tx1 /dev/urandom | tr -d ' \n')
 export RAY_AUTH_TOKEN RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0
 export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 # nothing runs any more when a node is told to end
 export NCCL_SOCKET_IFNAME=ib0
-export HF_HOME='/work/team/hugging face'
+export HF_HOME='/shared/team/hugging face'
 ray_start 1 --nodelist="$SLURMD_NODENAME" --head --port=0 --include-dashboard=false --ray-client-server-port="$(free_port)"
 for ((waited = 0; waited < 120; waited++)); do
   address=$(cat "$temp/r/ray_current_cluster" 2> /dev/null)

@@ -1,15 +1,15 @@
 #!/bin/bash
-#SBATCH --job-name=reviews-6e5f7f
+#SBATCH --job-name=reviews-cffb81
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
 #SBATCH --cpus-per-task=4
 #SBATCH --time=90
 #SBATCH --open-mode=append
-#SBATCH --output='/work/50%% of '"'"'ours'"'"'/runs/.jobs/reviews-6e5f7f/log-%j.txt'
+#SBATCH --output='/shared/50%% of '"'"'ours'"'"'/runs/.jobs/reviews-cffb81/log-%j.txt'
 #SBATCH --no-requeue
 
-folder='/work/50% of '"'"'ours'"'"'/runs/.jobs/reviews-6e5f7f'
-python=/work/team/venv/bin/python
+folder='/shared/50% of '"'"'ours'"'"'/runs/.jobs/reviews-cffb81'
+python=/shared/team/venv/bin/python
 temp=/tmp/ray-$SLURM_JOB_ID-$(od -An -vN4 -tx1 /dev/urandom | tr -d ' \n')
 words=$folder/ray-$SLURM_JOB_ID.txt # what Ray says as it starts
 told= child= steps=()

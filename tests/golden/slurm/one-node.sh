@@ -1,5 +1,5 @@
 #!/bin/bash
-#SBATCH --job-name=reviews-c357d9
+#SBATCH --job-name=reviews-cf820a
 #SBATCH --partition=short
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
@@ -8,10 +8,10 @@
 #SBATCH --time=4:00:00
 #SBATCH --signal=B:TERM@60
 #SBATCH --open-mode=append
-#SBATCH --output=/work/team/runs/.jobs/reviews-c357d9/log-%j.txt
+#SBATCH --output=/shared/team/runs/.jobs/reviews-cf820a/log-%j.txt
 #SBATCH --requeue
 
-folder=/work/team/runs/.jobs/reviews-c357d9
+folder=/shared/team/runs/.jobs/reviews-cf820a
 python=python
 temp=/tmp/ray-$SLURM_JOB_ID-$(od -An -vN4 -tx1 /dev/urandom | tr -d ' \n')
 words=$folder/ray-$SLURM_JOB_ID.txt # what Ray says as it starts
