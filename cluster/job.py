@@ -7,7 +7,7 @@ from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from cluster.profile import AnyProfile, Profile
+from cluster.profile import AnyProfile
 from spaces.student import Frozen
 
 
@@ -90,6 +90,3 @@ def _plain(name: str) -> str:
     """Letters, digits and dashes, in lower case: what every place takes for a name."""
     plain = "".join(letter if letter.isalnum() and letter.isascii() else "-" for letter in name.lower()).strip("-")
     return plain[:40].strip("-") or "study"
-
-
-__all__ = ["Job", "JobHandle", "JobState", "JobStatus", "Profile", "Sent"]

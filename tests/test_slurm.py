@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import yaml
 from commands import Run
+from places import free_ports
 from tiny import write_study
 
 from cluster.book import find
@@ -330,16 +331,6 @@ NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=2 RealMe
 PartitionName=debug Nodes=n1,n2 Default=YES MaxTime=60 PriorityTier=10 PreemptMode=OFF State=UP
 PartitionName=spot Nodes=n1,n2 MaxTime=60 PriorityTier=1 PreemptMode=REQUEUE State=UP
 """
-
-
-def free_ports(number: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(number)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 def _nodes() -> dict[str, str]:
