@@ -157,6 +157,13 @@ class TrainingSpec(Frozen):
     steps: Annotated[int, Field(ge=1, le=10**9)] | None = None
 
 
+class PriceSpec(Frozen):
+    """What one lane costs an hour, in whatever money: the display, `plan` and the report then say what a study costs."""
+
+    per_lane_hour: Annotated[float, Field(gt=0, le=10**9)]
+    currency: Annotated[str, Field(min_length=1, max_length=12)] = "USD"
+
+
 class ResourcesSpec(Frozen):
     """Lanes, and what each of a lane's workers may use."""
 
@@ -172,6 +179,7 @@ class ResourcesSpec(Frozen):
     wait_minutes: Annotated[float, Field(ge=0, le=100_000)] = (
         10  # for nodes of a cluster that has no room for a lane yet
     )
+    price: PriceSpec | None = None
     recycle_after: Annotated[int, Field(ge=1)] = 200  # items
     recycle_above_gb: Literal["auto"] | Annotated[float, Field(gt=0)] = "auto"  # of a worker; auto: its share of Ray's
     hidden_states_gb: Annotated[float, Field(ge=0)] = 4  # on disk, of the teacher's; above it lanes run the teacher

@@ -17,9 +17,9 @@ from test_spaces import faults_of, raw_study
 
 from search.results.front import ParetoFront
 from search.study.budget import Budget
-from search.study.gpu_hours import GpuHours
 from search.study.growth import Growth
 from search.study.inputs import read_inputs
+from search.study.lane_hours import LaneHours
 from search.study.run import refuse_too_few_tokens
 from search.study.searcher import StudySearcher
 from search.study.tokens import fewest_tokens, trial_tokens
@@ -178,27 +178,48 @@ def test_gpu_hours_are_counted_over_all_runs_killed_ones_too(tmp_path: Path) -> 
     resources = {"workers_per_lane": 2, "gpus_per_worker": 0.5}
     spec = a_spec(tmp_path, budget={"gpu_hours": 4}, resources=resources)
     clock = Clock(500.0)
-    first = GpuHours(spec, reopened(tmp_path), num_lanes=3, begun=500.0, clock=clock)
+    first = LaneHours(spec, reopened(tmp_path), num_lanes=3, begun=500.0, clock=clock)
     assert first.deadline == 500 + 4 * 3600 / 3
     clock.now += 1200
     first.keep()
     clock.now += 77  # and killed: what came after the last trial is not known
-    second = GpuHours(spec, reopened(tmp_path), num_lanes=1, begun=9000.0, clock=(again := Clock(9000.0)))
-    assert second.spent == 1.0
+    second = LaneHours(spec, reopened(tmp_path), num_lanes=1, begun=9000.0, clock=(again := Clock(9000.0)))
+    assert second.gpu_hours == 1.0
     assert second.deadline == 9000 + (4 - 1) * 3600 / 1
     again.now += 3600 * 4
     second.keep()
-    third = GpuHours(spec, reopened(tmp_path), num_lanes=2, begun=0.0, clock=Clock(0.0))
-    assert third.spent == 5.0
+    third = LaneHours(spec, reopened(tmp_path), num_lanes=2, begun=0.0, clock=Clock(0.0))
+    assert third.gpu_hours == 5.0
     assert third.deadline is not None
     assert third.deadline < 0  # no trial may start, no confirmation either
 
 
+def test_money_is_counted_by_currency_over_all_runs_as_lanes_come_and_go(tmp_path: Path) -> None:
+    def priced(**price: object) -> StudySpec:
+        return a_spec(tmp_path, resources={"price": price})
+
+    clock = Clock(0.0)
+    first = LaneHours(priced(per_lane_hour=0.5), reopened(tmp_path), num_lanes=2, begun=0.0, clock=clock)
+    clock.now = 1800
+    first.of_lanes(4)
+    clock.now += 3600
+    first.keep()
+    assert first.paid == {"USD": 0.5 + 2.0}
+    assert first.an_hour == 2.0
+    later = LaneHours(
+        priced(per_lane_hour=1, currency="EUR"), reopened(tmp_path), num_lanes=1, begun=0.0, clock=Clock(900.0)
+    )
+    later.keep()
+    assert reopened(tmp_path).fact("paid") == {"USD": 2.5, "EUR": 0.25}
+    free = LaneHours(a_spec(tmp_path), reopened(tmp_path), num_lanes=9, begun=0.0, clock=Clock(900.0))
+    assert (free.paid, free.an_hour) == ({"USD": 2.5, "EUR": 0.25}, 0.0)
+
+
 def test_lanes_without_gpus_hold_none(tmp_path: Path) -> None:
     record = reopened(tmp_path)
-    hours = GpuHours(a_spec(tmp_path), record, num_lanes=3, begun=0.0, clock=Clock(7200.0))
+    hours = LaneHours(a_spec(tmp_path), record, num_lanes=3, begun=0.0, clock=Clock(7200.0))
     hours.keep()
-    assert (hours.spent, hours.deadline, record.fact("gpu_hours")) == (0.0, None, None)
+    assert (hours.gpu_hours, hours.deadline, record.fact("gpu_hours")) == (0.0, None, None)
 
 
 # a front that no longer grows

@@ -18,10 +18,10 @@ from rich.console import Console
 
 from search.results.front import Reference
 from search.study.budget import Budget
-from search.study.gpu_hours import GpuHours
+from search.study.lane_hours import LaneHours
 from search.study.progress import Progress, packed, sparkline
 from search.study.standing import Standing, Standings, in_units
-from spaces.study import StudySpec
+from spaces.study import PriceSpec, ResourcesSpec, StudySpec
 
 FRONT = tuple(
     {"trial": trial, "parameters": size * 1e6, "accuracy": score, "of teacher": score / 0.9}
@@ -190,8 +190,8 @@ def test_the_standing_of_a_record(finished: StudySpec) -> None:
             self.front = ParetoFront.of(outcomes, finished, references)
 
     budget = Budget(finished, num_lanes=2, tokens_per_text=8, deadline=None, front_size=lambda: 2)
-    gpu_hours = GpuHours(finished, record, num_lanes=2, begun=time.monotonic())
-    standings = Standings(finished, gpu_hours, 2, references, time.monotonic())
+    lane_hours = LaneHours(finished, record, num_lanes=2, begun=time.monotonic())
+    standings = Standings(finished, lane_hours, 2, references, time.monotonic())
     standing = standings.made(Searcher(), budget)  # type: ignore[arg-type]
     assert standing.counts == ("3 of 32 trials done", "0 running")
     assert [(row["trial"], row["accuracy"]) for row in standing.front] == [(0, 0.5), (1, 0.8)]
@@ -200,6 +200,12 @@ def test_the_standing_of_a_record(finished: StudySpec) -> None:
     assert standing.course[-1] == (3, Searcher().front.hypervolume)
     assert [value for _, value in standing.course] == sorted(value for _, value in standing.course)
     assert standing.ends_by == "trials"
+    assert standing.spent == ()
+    priced = finished.model_copy(update={"resources": ResourcesSpec(price=PriceSpec(per_lane_hour=36, currency="EUR"))})
+    paying = LaneHours(priced, record, num_lanes=2, begun=0.0, clock=lambda: 100.0)  # 0.02 EUR a second
+    told = Standings(priced, paying, 2, references, time.monotonic()).made(Searcher(), budget)  # type: ignore[arg-type]
+    assert told.seconds_left is not None
+    assert told.spent == (f"2.00 of about {2 + 0.02 * told.seconds_left:.2f} EUR",)
     assert standings.made(Searcher(), budget).course == standing.course  # type: ignore[arg-type]  # nothing new, nothing added
 
 

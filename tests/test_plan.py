@@ -105,6 +105,10 @@ def test_gpu_hours_are_minutes_of_so_many_gpus(study_of: Any, inputs: Inputs, mo
     assert free.seconds["in all"] > 3 * 3600 / 2
     assert "3 GPU hours are 90.0 minutes of 2 GPUs" in cut.as_text()
     assert "of the budget of 90 minutes, about" in cut.as_text()
+    assert "money, about" not in cut.as_text()
+    priced = {**resources, "price": {"per_lane_hour": 2}}
+    paid = make_plan(study_of(budget={"trials": 10**6, "gpu_hours": 3}, resources=priced))
+    assert "money, about: 6.00 USD" in paid.as_text()  # two lanes for one and a half hours
 
 
 def test_a_pace_is_measured_and_leaves_no_trace(inputs: Inputs) -> None:

@@ -216,6 +216,7 @@ def test_where_the_time_went_by_hand() -> None:
             "status": {"lanes": {"0": {"seconds": {"busy": 60.0, "idle": 30.0}}, "1": {"seconds": {"busy": 10.0}}}}
         },
         "gpu_hours": 1.5,
+        "paid": {"USD": 1234.5, "EUR": 0.255},
         "runs": [1.0, 2.0],
     }
     page = report_page(spec, front, rows, REFERENCES, outcomes, account=Account.of(facts.get)).replace("\u00a0", " ")
@@ -229,9 +230,20 @@ def test_where_the_time_went_by_hand() -> None:
         "Its 2 lanes together, 100 s",
         "<span>at work</span><b>70 s, 70 %</b>",
         "GPU hours held by its lanes: 1.50.",
+        "Its lanes cost 1,234.50 USD and 0.26 EUR",
     ):
         assert words in page
     assert "Stages of the last run" not in report_page(spec, front, rows, REFERENCES, outcomes)
+
+
+def test_failures_by_cause_those_of_delivery_too() -> None:
+    spec, front, rows, outcomes = found()
+    lost = {7: "OSError: no space left\nwritten below /x", 9: "OSError: no space left", 8: "<b>"}
+    page = report_page(spec, front, rows, REFERENCES, outcomes, undelivered=lost).replace("\u00a0", " ")
+    assert "<h3>Trained, and not delivered</h3>" in page
+    assert "<b>2 ×</b> OSError: no space left <small>trial 7, 9</small>" in page
+    assert "<b>1 ×</b> &lt;b&gt; <small>trial 8</small>" in page
+    assert "not delivered" not in report_page(spec, front, rows, REFERENCES, outcomes)
 
 
 def test_what_became_of_the_trials_at_each_rung() -> None:

@@ -1,4 +1,4 @@
-"""Where a study's time went: stages, lanes, and what was trained for trials of each kind."""
+"""Where a study's time and money went: stages, lanes, and what was trained for trials of each kind."""
 
 from __future__ import annotations
 
@@ -21,13 +21,15 @@ IN_PLAY = (TrialState.RUNNING, TrialState.WAITING, TrialState.PROMOTED)
 
 
 class Account(Frozen):
-    """What the record says of a study's time. `stages` and `lanes` (seconds by a lane's state, over all lanes) are of the last
-    run that came so far; `runs` are all of them, and GPU hours are over all of them."""
+    """What the record says of a study's time and money. `stages` and `lanes` (seconds by a lane's state, over all lanes) are of the last
+    run that came so far; `runs` are all of them, and GPU hours and what was `paid` (by currency) are over all of
+    them."""
 
     stages: dict[str, float] = {}
     lanes: dict[str, float] = {}
     num_lanes: int = 0
     gpu_hours: float = 0.0
+    paid: dict[str, float] = {}
     runs: int = 0
 
     @classmethod
@@ -43,6 +45,7 @@ class Account(Frozen):
             lanes=by_state,
             num_lanes=len(status),
             gpu_hours=float(fact("gpu_hours") or 0.0),
+            paid=fact("paid") or {},
             runs=len(fact("runs") or []),
         )
 

@@ -125,7 +125,7 @@ def rungs_table(spec: StudySpec, outcomes: Sequence[TrialOutcome]) -> str:
     return f"<table class=small><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
 
 
-def where_time_went(account: Account, outcomes: Sequence[TrialOutcome]) -> str:
+def where_it_went(account: Account, outcomes: Sequence[TrialOutcome]) -> str:
     """`outcomes` are all trials, confirmations too."""
     spent = spending(outcomes)
     trained = sum(one.seconds for one in spent) or 1.0
@@ -157,25 +157,34 @@ def where_time_went(account: Account, outcomes: Sequence[TrialOutcome]) -> str:
             parts.append(f"<div><h3>{_text(title)}, {duration(whole)}</h3>{_bars(shown)}</div>")
     notes = [f"The study was run {account.runs} times."] if account.runs > 1 else []
     notes += [f"GPU hours held by its lanes: {account.gpu_hours:.2f}."] if account.gpu_hours else []
+    if account.paid:
+        money = " and ".join(f"{paid:,.2f} {currency}" for currency, paid in account.paid.items())
+        notes.append(f"Its lanes cost {money}, from each command's start to its end.")
     note = f'<p class="note">{_text(" ".join(notes))}</p>' if notes else ""
     return f'<div class="columns">{"".join(parts)}</div>{note}'
 
 
-def failures(outcomes: Sequence[TrialOutcome]) -> str:
-    """Failed trials by the first line of their error, the most frequent first."""
+def failures(outcomes: Sequence[TrialOutcome], undelivered: Mapping[int, str]) -> str:
+    """Failed trials, and students that could not be delivered (trial -> error), by cause."""
+    failed = {outcome.number: outcome.error for outcome in outcomes if outcome.state is TrialState.FAILED}
+    parts = [_by_cause(failed) if failed else "<p>No trial failed.</p>"]
+    if undelivered:
+        parts.append(f"<h3>Trained, and not delivered</h3>{_by_cause(undelivered)}")
+    return "".join(parts)
+
+
+def _by_cause(errors: Mapping[int, str], most: int = 20) -> str:
+    """By the first line of their error, the most frequent first."""
     causes: dict[str, list[int]] = {}
-    for outcome in outcomes:
-        if outcome.state is TrialState.FAILED:
-            first = (outcome.error.strip().splitlines() or ["no cause was written down"])[0]
-            causes.setdefault(first[:300], []).append(outcome.number)
-    if not causes:
-        return "<p>No trial failed.</p>"
+    for trial, error in errors.items():
+        first = (error.strip().splitlines() or ["no cause was written down"])[0]
+        causes.setdefault(first[:300], []).append(trial)
     ordered = sorted(causes.items(), key=lambda item: -len(item[1]))
     lines = []
-    for cause, trials in ordered[:20]:
+    for cause, trials in ordered[:most]:
         named = ", ".join(map(str, trials[:12])) + (" ..." if len(trials) > 12 else "")
         lines.append(f"<li><b>{len(trials)} ×</b> {_text(cause)} <small>trial {named}</small></li>")
-    more = f"<p>and {len(ordered) - 20} further causes</p>" if len(ordered) > 20 else ""
+    more = f"<p>and {len(ordered) - most} further causes</p>" if len(ordered) > most else ""
     return f'<ul class="bare">{"".join(lines)}</ul>{more}'
 
 

@@ -29,7 +29,7 @@ from search.results.panels import (
     rungs_table,
     what_decides,
     what_is_shown,
-    where_time_went,
+    where_it_went,
 )
 from search.results.students import StudentRow
 from search.results.table import percent
@@ -57,10 +57,12 @@ def report_page(
     near: Sequence[StudentRow] = (),
     account: Account | None = None,
     num_rows: Mapping[str, int] | None = None,
+    undelivered: Mapping[int, str] | None = None,
     live: bool = False,
 ) -> str:
     """One self-contained page. `outcomes` are all trials, confirmations too; `near` the students that were confirmed beside the
-    front. A `live` page asks whoever served it for `version`, and loads itself again when that changes."""
+    front; `undelivered` says why of students that could not be delivered. A `live` page asks whoever served it for `version`,
+    and loads itself again when that changes."""
     searched = [outcome for outcome in outcomes if "of" not in outcome.labels]
     found = analyse(spec, front, searched, references)
     data = page_data(spec, front, rows, near, references, searched, found)
@@ -84,8 +86,8 @@ def report_page(
         curves="" if rungs else "hidden",
         latency="" if "latency_ms" in data["costs"] else "hidden",
         decides=what_decides(found),
-        time=where_time_went(account or Account(), outcomes),
-        failures=failures(outcomes),
+        time=where_it_went(account or Account(), outcomes),
+        failures=failures(outcomes, undelivered or {}),
         asked=facts(asked(spec, references, num_rows or {})),
         study=html.escape(_study(spec)),
         made=facts(_made(front)),

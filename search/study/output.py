@@ -230,6 +230,7 @@ def reported(result: StudyResult, record: Record, confirmations: Sequence[TrialO
         "near": result.near,
         "account": Account.of(record.fact),
         "num_rows": record.fact("num_rows") or {},
+        "undelivered": {int(trial): error for trial, error in (record.fact("delivery_failures") or {}).items()},
     }
 
 

@@ -12,8 +12,8 @@ from typing import Any
 from search.lanes.placement import plan_lanes
 from search.study.budget import FRONT_GUESS, OVERHEAD_SECONDS
 from search.study.earlier import earlier_of
-from search.study.gpu_hours import num_gpus
 from search.study.inputs import Inputs, Say, read_inputs
+from search.study.lane_hours import num_gpus
 from search.study.pace import measure_pace
 from search.study.run import known_limits, refuse_too_few_tokens
 from search.study.shape_costs import LOOKED_AT, SECONDS_A_SHAPE, needs_measuring
@@ -80,6 +80,9 @@ class Plan:
             *(() if resources.gpus_per_worker else (ONE_CORE,)),
             "time, about: " + ", ".join(f"{name} {value / 60:.1f} min" for name, value in self.seconds.items()),
         ]
+        if resources.price is not None:
+            paid = resources.price.per_lane_hour * self.num_lanes * self.seconds["in all"] / 3600
+            lines.append(f"money, about: {paid:,.2f} {resources.price.currency}")
         budget = self.spec.budget
         if budget.training_tokens is not None:
             lines.append(

@@ -28,8 +28,8 @@ from search.study.disk import remove_leftovers
 from search.study.earlier import Earlier, earlier_of, read_earlier
 from search.study.extension import Extension, is_finished, nothing_to_extend, wish
 from search.study.floors import Floors
-from search.study.gpu_hours import GpuHours
 from search.study.inputs import Inputs, read_inputs
+from search.study.lane_hours import LaneHours
 from search.study.output import (
     StudyResult,
     claim_output,
@@ -101,8 +101,8 @@ def run_study(spec: StudySpec, display: Display | None = None, more: int | None 
         show.say("starting Ray")
         stack.enter_context(_ray())
         num_lanes = wait_for_room(spec.resources, show.say)
-        gpu_hours = GpuHours(spec, record, num_lanes=num_lanes, begun=begun)
-        stack.callback(gpu_hours.keep)
+        lane_hours = LaneHours(spec, record, num_lanes=num_lanes, begun=begun)
+        stack.callback(lane_hours.keep)
         stages.ended("starting Ray")
         provenance = {
             "teacher": {"model": spec.teacher.model, "fingerprint": inputs.source.fingerprint},
@@ -121,7 +121,7 @@ def run_study(spec: StudySpec, display: Display | None = None, more: int | None 
                 spec.output / ".ray",
                 silence_seconds=SILENCE_SECONDS,
                 room=growing_room(spec),
-                grown=gpu_hours.of_lanes,
+                grown=lane_hours.of_lanes,
             )
         )
         stack.enter_context(Stopping(pool, show.say))
@@ -148,14 +148,14 @@ def run_study(spec: StudySpec, display: Display | None = None, more: int | None 
         payload = {"teacher": str(prepared.teacher_folder), "refs": {"transfer": prepared.transfer}}
         stages.ended("preparation, and the lanes' start")
 
-        deadline = _deadline(spec, begun, gpu_hours)
+        deadline = _deadline(spec, begun, lane_hours)
         if deadline is not None:
             floors.ask(payload)  # before any time is given to trials
 
         tracker.begun(record.outcomes(), again.outcomes(), prepared.references)
 
         def told(outcome: TrialOutcome) -> None:
-            gpu_hours.keep()
+            lane_hours.keep()
             tracker.told(outcome)
             show.told(outcome)
 
@@ -173,7 +173,7 @@ def run_study(spec: StudySpec, display: Display | None = None, more: int | None 
             extension.begun,
             earlier,
             shape_costs,
-            standings := Standings(spec, gpu_hours, num_lanes, prepared.references, begun),
+            standings := Standings(spec, lane_hours, num_lanes, prepared.references, begun),
         )
         stages.ended("search")
         outcomes = searcher.ordered
@@ -289,10 +289,10 @@ def _search(
     return searcher, budget
 
 
-def _deadline(spec: StudySpec, begun: float, gpu_hours: GpuHours) -> float | None:
+def _deadline(spec: StudySpec, begun: float, lane_hours: LaneHours) -> float | None:
     """When this command has to be over, by the monotonic clock."""
     minutes = spec.budget.minutes
-    ends = (None if minutes is None else begun + 60 * minutes, gpu_hours.deadline)
+    ends = (None if minutes is None else begun + 60 * minutes, lane_hours.deadline)
     return min((end for end in ends if end is not None), default=None)
 
 

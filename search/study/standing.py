@@ -16,7 +16,7 @@ from spaces.study import StudySpec
 from spaces.trial import TrialOutcome, TrialState
 
 if TYPE_CHECKING:  # they import Ray and Optuna, which a display can do without
-    from search.study.gpu_hours import GpuHours
+    from search.study.lane_hours import LaneHours
     from search.study.searcher import StudySearcher
 
 RECENT_SECONDS = 600.0  # over which rates are taken
@@ -45,9 +45,9 @@ class Standings:
     """Makes them: `made` may be called from another thread than the driver's, and reads only."""
 
     def __init__(
-        self, spec: StudySpec, gpu_hours: GpuHours, num_lanes: int, references: Sequence[Reference], begun: float
+        self, spec: StudySpec, lane_hours: LaneHours, num_lanes: int, references: Sequence[Reference], begun: float
     ) -> None:
-        self._spec, self._gpu_hours, self._num_lanes, self._references = spec, gpu_hours, num_lanes, references
+        self._spec, self._lane_hours, self._num_lanes, self._references = spec, lane_hours, num_lanes, references
         self._begun, self._since = begun, time.time()
         self._course: list[tuple[int, float]] = []
 
@@ -65,7 +65,7 @@ class Standings:
             tokens_per_second=tokens,
             seconds_left=seconds,
             ends_by=ends_by,
-            spent=self._spent(outcomes, budget),
+            spent=self._spent(outcomes, budget, seconds),
         )
 
     def _front_rows(self, searcher: StudySearcher, front: ParetoFront) -> list[dict[str, float]]:
@@ -109,7 +109,7 @@ class Standings:
         """Seconds until the command is over, and of what its search runs out."""
         spec, measured = self._spec, [outcome for outcome in outcomes if outcome.share]
         by_clock = budget.seconds_left()
-        clock = "GPU hours" if budget.deadline == self._gpu_hours.deadline else "minutes"
+        clock = "GPU hours" if budget.deadline == self._lane_hours.deadline else "minutes"
         if not measured:
             return (None, "") if by_clock is None else (max(0.0, by_clock), clock)
         shares = sum(outcome.share for outcome in measured)
@@ -124,7 +124,7 @@ class Standings:
         left += budget.kept_back(outcomes)
         return (left, ends_by) if by_clock is None or left <= by_clock else (max(0.0, by_clock), clock)
 
-    def _spent(self, outcomes: Sequence[TrialOutcome], budget: Budget) -> tuple[str, ...]:
+    def _spent(self, outcomes: Sequence[TrialOutcome], budget: Budget, seconds_left: float | None) -> tuple[str, ...]:
         of, words = self._spec.budget, []
         if of.minutes is not None:
             words.append(f"{(time.monotonic() - self._begun) / 60:.0f} of {of.minutes:g} min")
@@ -132,9 +132,14 @@ class Standings:
             used = sum(outcome.train_tokens for outcome in outcomes)
             words.append(f"{short(used)} of {short(of.training_tokens)} training tokens")
         if of.gpu_hours is not None:
-            words.append(f"{self._gpu_hours.spent:.2f} of {of.gpu_hours:g} GPU hours")
-        elif self._gpu_hours.counts:
-            words.append(f"{self._gpu_hours.spent:.2f} GPU hours")
+            words.append(f"{self._lane_hours.gpu_hours:.2f} of {of.gpu_hours:g} GPU hours")
+        elif self._lane_hours.num_gpus:
+            words.append(f"{self._lane_hours.gpu_hours:.2f} GPU hours")
+        price = self._spec.resources.price
+        if price is not None:
+            paid, an_hour = self._lane_hours.paid[price.currency], self._lane_hours.an_hour
+            of_all = "" if seconds_left is None else f" of about {paid + an_hour * seconds_left / 3600:.2f}"
+            words.append(f"{paid:.2f}{of_all} {price.currency}")
         return tuple(words)
 
 
