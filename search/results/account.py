@@ -21,9 +21,8 @@ IN_PLAY = (TrialState.RUNNING, TrialState.WAITING, TrialState.PROMOTED)
 
 
 class Account(Frozen):
-    """What the record says of a study's time and money. `stages` and `lanes` (seconds by a lane's state, over all lanes) are of the last
-    run that came so far; `runs` are all of them, and GPU hours and what was `paid` (by currency) are over all of
-    them."""
+    """What the record says of a study's time and money. `stages` and `lanes` (seconds by a lane's state, over all lanes) are of
+    the last run that came so far; `runs` are all of them, and GPU hours and what was `paid` (by currency) are over all of them."""
 
     stages: dict[str, float] = {}
     lanes: dict[str, float] = {}
