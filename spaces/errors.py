@@ -38,6 +38,10 @@ class TrialError(Exception):
     """One trial went wrong (its loss became NaN, its model could not be built): the trial fails, the study goes on."""
 
 
+class OutOfMemory(TrialError):
+    """A batch did not fit. In more parts it may: the work is handed out again."""
+
+
 class StudyError(Exception):
     """The study cannot go on, and the input is not at fault: the command line prints it and exits with 1."""
 

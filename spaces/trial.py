@@ -86,6 +86,7 @@ class WorkItem(Frozen):
     end_share: float = 1.0
     evaluate: tuple[str, ...] = ("validation",)
     folder: str = ""  # where the work leaves its files; empty: it leaves none
+    accumulation_steps: int = 1  # parts of a batch that are trained one after another, for want of memory
     payload: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -118,6 +119,7 @@ class WorkResult(Frozen):
     measurement: Measurement | None = None
     output: dict[str, Any] = Field(default_factory=dict)
     error: str = ""
+    out_of_memory: bool = False  # in training, where smaller parts of a batch may fit
     timing: dict[str, float] = Field(default_factory=dict)
     memory_gb: float = 0.0
 

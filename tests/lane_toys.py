@@ -7,7 +7,10 @@ import signal
 import time
 from typing import Any
 
+import torch
+
 from search.trial.context import WorkerContext
+from search.trial.device import told_of_memory
 from spaces.errors import TrialError
 from spaces.trial import Measurement, WorkItem
 
@@ -30,6 +33,10 @@ def perform(item: WorkItem, context: WorkerContext) -> tuple[Measurement | None,
         raise ValueError("not today")
     elif word == "raise a trial error":
         raise TrialError("the loss became NaN at step 3")
+    elif word == "fill the memory":
+        with told_of_memory(batch_size=16, accumulation_steps=item.accumulation_steps):
+            torch.empty(2**52 if item.accumulation_steps < item.payload["enough"] else 1)
+        output["accumulation_steps"] = item.accumulation_steps
     elif word == "raise on rank 1" and context.rank == 1:
         raise ValueError("rank 1 has had it")
     elif word == "share":
@@ -37,7 +44,6 @@ def perform(item: WorkItem, context: WorkerContext) -> tuple[Measurement | None,
         output["more"] = float(context.data["more"].sum())
         output["writeable"] = context.data["array"].flags.writeable
     if context.world_size > 1:
-        import torch
         import torch.distributed
 
         total = torch.tensor([float(context.rank + 1)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -37,6 +38,7 @@ class RayCluster:
         self.folder, self.cpus = folder, cpus
         self.environment = {**os.environ, **QUIET, "PYTHONPATH": str(ROOT), **(environment or {})}
         self.nodes: list[subprocess.Popen[bytes]] = []
+        self._logs: list[Path] = []
         self.address = f"http://127.0.0.1:{self.dashboard_port}"
         self._start(
             "--head", f"--port={self.port}", "--include-dashboard=true", "--dashboard-host=127.0.0.1",
@@ -50,7 +52,14 @@ class RayCluster:
             time.sleep(0.3)
 
     def add_node(self) -> subprocess.Popen[bytes]:
-        return self._start(f"--address=127.0.0.1:{self.port}", f"--dashboard-agent-listen-port={free_ports(1)[0]}")
+        """Returns once it has joined: two that start at once on one machine choose the same sockets."""
+        node = self._start(f"--address=127.0.0.1:{self.port}", f"--dashboard-agent-listen-port={free_ports(1)[0]}")
+        deadline, log = time.monotonic() + NODE_SECONDS, self._logs[-1]
+        while "Ray runtime started" not in log.read_text():
+            assert node.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, f"the node did not join: {log.read_text()}"
+            time.sleep(0.3)
+        return node
 
     def kill_node(self, node: subprocess.Popen[bytes]) -> None:
         os.killpg(node.pid, signal.SIGKILL)
@@ -65,11 +74,15 @@ class RayCluster:
                 node.wait(30)
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(node.pid, signal.SIGKILL)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        for log in self._logs:
+            log.unlink(missing_ok=True)
 
     def _start(self, *arguments: str) -> subprocess.Popen[bytes]:
         here = [f"--num-cpus={self.cpus}"]
         command = [str(Path(sys.executable).parent / "ray"), "start", "--block", *here, *arguments]
-        with open(self.folder.parent / f"{self.folder.name}-{len(self.nodes)}.log", "wb") as log:
+        self._logs.append(self.folder.parent / f"{self.folder.name}-{len(self._logs)}.log")
+        with open(self._logs[-1], "wb") as log:
             node = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log, start_new_session=True)
         self.nodes.append(node)
         return node

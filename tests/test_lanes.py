@@ -111,6 +111,22 @@ def test_an_exception_fails_its_item_alone(pool: LanePool) -> None:
     assert [lane["pid"] for lane in after["lanes"].values()] == [lane["pid"] for lane in before["lanes"].values()]
 
 
+@pytest.mark.ray
+def test_what_does_not_fit_in_memory_is_done_in_parts_by_fresh_lanes(pool: LanePool) -> None:
+    """The allocator's own error. With sixteen texts a batch, sixteen parts are all there are."""
+    before = until_idle(pool)
+    for key, enough in (("parts", 4), ("never", 99)):
+        pool.submit(item(key, do="fill the memory", enough=enough))
+    parts = pool.wait("parts")
+    assert (parts.error, parts.output["accumulation_steps"], parts.attempt) == ("", 4, 3)
+    never = pool.wait("never")
+    assert never.error.startswith("out of memory with one text at a time; ")
+    assert never.attempt == 5
+    after = until_idle(pool)
+    incarnations = [sum(lane["incarnation"] for lane in status["lanes"].values()) for status in (before, after)]
+    assert incarnations[1] - incarnations[0] == 2 + 4
+
+
 class ToySearcher(SegmentSearcher):
     """Twice four items, the second four only when the first are back; holds what cannot be pickled."""
 

@@ -131,6 +131,24 @@ def test_a_lane_that_grows_is_recycled_though_not_at_once() -> None:
     take(ledger, 0, fresh, 1)
 
 
+def test_out_of_memory_an_item_goes_on_in_smaller_parts_and_its_lane_is_recycled() -> None:
+    ledger = Ledger(clock=lambda: 0.0)
+    first, second = lane_in(ledger, 0), lane_in(ledger, 1)
+    ledger.submit(item("a"))
+    ledger.submit(item("b"))
+    work = take(ledger, 0, first, 0)
+    assert ledger.post(result(work, 0, error="out of memory").model_copy(update={"out_of_memory": True}))
+    assert ledger.next_answer(0, first, 1) == "recycle"
+    again = take(ledger, 1, second, 0)  # before b
+    assert (again.key, again.attempt, again.accumulation_steps) == ("a", 2, 2)
+    assert ledger.result("a") is None
+    assert not ledger.post(result(work, 0))  # the other ranks of the first lane
+    assert ledger.post(result(again, 1, error="with one text at a time"))
+    assert ledger.result("a").error == "with one text at a time"  # type: ignore[union-attr]
+    assert lane_in(ledger, 0) == 2
+    assert take(ledger, 0, 2, 0).key == "b"  # a fresh one
+
+
 def test_a_lane_that_was_large_from_the_start_is_kept() -> None:
     ledger = Ledger(clock=Clock(), recycle_above_gb=2.0)
     for number in range(SERVED_AT_LEAST + 2):

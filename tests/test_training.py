@@ -209,13 +209,27 @@ def test_two_workers_follow_the_curve_of_one(tmp_path: Path) -> None:
         assert second.wait(timeout=600) == 0
     finally:
         second.kill()
-    found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
-    assert found[0]["loss"] + found[1]["loss"] == pytest.approx(loss, rel=1e-5)
-    assert same(found[0]["weights"], found[1]["weights"])
+    for parts in (1, 3):
+        found = [torch.load(tmp_path / f"{rank}-{parts}.pt", weights_only=True) for rank in (0, 1)]
+        assert found[0]["loss"] + found[1]["loss"] == pytest.approx(loss, rel=1e-5)
+        assert same(found[0]["weights"], found[1]["weights"])
+        assert_near(found[0]["weights"], expected)
+
+
+def test_a_batch_in_parts_takes_the_same_steps() -> None:
+    expected, loss = training_toys.fit_some()
+    for parts in (2, 3, 100):  # of eight texts: the last ones are empty
+        found, again = training_toys.fit_some(parts=parts)
+        assert again == pytest.approx(loss, rel=1e-5)
+        assert_near(found, expected)
+
+
+def assert_near(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    """As far as rounding lets them."""
     start = training_toys.a_student().state_dict()
     for name, tensor in expected.items():
         moved = (tensor - start[name]).abs().max()
-        difference = (found[0]["weights"][name] - tensor).abs().max()
+        difference = (found[name] - tensor).abs().max()
         # Adam divides by the gradient's size, so that where it is near 0 (the keys' biases) rounding alone decides
         assert difference < (0.02 * moved if not name.endswith("key.bias") else 0.01), name
 

@@ -47,7 +47,7 @@ def some_states(batch: Batch) -> torch.Tensor:
     return table[torch.from_numpy(batch.rows)].transpose(0, 1)[:, :, : batch.ids_BT.shape[1]]
 
 
-def fit_some(rank: int = 0, world_size: int = 1) -> tuple[dict[str, torch.Tensor], float]:
+def fit_some(rank: int = 0, world_size: int = 1, parts: int = 1) -> tuple[dict[str, torch.Tensor], float]:
     """The weights after two epochs with every kind of loss, and this rank's share of the mean loss."""
     student = a_student()
     wider = SimpleNamespace(config=SimpleNamespace(hidden_size=24))
@@ -60,7 +60,7 @@ def fit_some(rank: int = 0, world_size: int = 1) -> tuple[dict[str, torch.Tensor
     with patch.object(device, "bf16_pays", lambda kind: False):  # one worker and two are compared to fp32's rounding
         fitted = fit(
             student, tokens, labels, logits, schedule, pad_id=0, seed=4, context=context, matcher=matcher,
-            teacher_states=some_states,
+            teacher_states=some_states, accumulation_steps=parts,
         )  # fmt: skip
     assert fitted.step == 6
     assert fitted.num_tokens == 2 * len(tokens.ids)  # also where another worker had half of each batch
@@ -68,11 +68,12 @@ def fit_some(rank: int = 0, world_size: int = 1) -> tuple[dict[str, torch.Tensor
 
 
 def one_of_two(rank: int, folder: str) -> None:
-    """Fits as one of two workers and leaves what came of it in the folder."""
+    """Fits as one of two workers, with batches whole and in three parts, and leaves what came of it in the folder."""
     store = f"file://{Path(folder) / 'store'}"
     torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
-    weights, loss = fit_some(rank, 2)
-    torch.save({"weights": weights, "loss": loss}, Path(folder) / f"{rank}.pt")
+    for parts in (1, 3):
+        weights, loss = fit_some(rank, 2, parts)
+        torch.save({"weights": weights, "loss": loss}, Path(folder) / f"{rank}-{parts}.pt")
     torch.distributed.destroy_process_group()
 
 

@@ -55,6 +55,7 @@ class Lane:
     num_posted: int = 0  # by all of them
     memory_gb: float = 0.0  # as of its last result
     first_memory_gb: float = 0.0  # as of its first
+    short: bool = False  # this incarnation ran out of memory: what is left free lies scattered
     reason: str = ""  # why it was killed, if we did it
     answers: dict[int, Answer] = field(default_factory=dict)  # by sequence number, until every rank is past it
     asked: dict[int, int] = field(default_factory=dict)  # by rank, the sequence number it asked for last
@@ -140,7 +141,7 @@ class Ledger:
         book = self._lanes[lane]
         self._take_back(lane, book, book.reason or "its workers were replaced")
         book.incarnation += 1
-        book.alive, book.reason, book.num_served = True, "", 0
+        book.alive, book.reason, book.num_served, book.short = True, "", 0, False
         book.memory_gb = book.first_memory_gb = 0.0
         book.answers, book.asked = {}, {}
         self._enter(book, LaneState.IDLE)
@@ -190,9 +191,13 @@ class Ledger:
         if entry is None or entry.lane != result.lane or entry.item.attempt != result.attempt:
             return False
         if entry.result is None:
-            self._settle(entry, result)
             book = self._lanes[result.lane]
             book.key = ""
+            if result.out_of_memory:
+                book.short = True
+                self._again(entry, accumulation_steps=2 * entry.item.accumulation_steps)
+            else:
+                self._settle(entry, result)
             book.num_served += 1
             book.memory_gb = result.memory_gb
             book.first_memory_gb = book.first_memory_gb or result.memory_gb
@@ -257,7 +262,7 @@ class Ledger:
         # A lane that was as large from the start would be no smaller afterwards.
         too_large = book.memory_gb > max(self._recycle_above_gb, GROWN * book.first_memory_gb)
         too_large = too_large and book.num_served >= SERVED_AT_LEAST
-        if too_large or book.num_served >= self._recycle_after:
+        if too_large or book.short or book.num_served >= self._recycle_after:
             self._enter(book, LaneState.RECYCLING)
             return "recycle"
         if not self._queue or self._on_hold:
@@ -285,9 +290,14 @@ class Ledger:
             )
             self._settle(entry, failure)
         else:
-            entry.item = entry.item.model_copy(update={"attempt": entry.item.attempt + 1})
-            self._queue.appendleft(entry.item.key)
-            self._num_again += 1
+            self._again(entry)
+
+    def _again(self, entry: Entry, **changes: Any) -> None:
+        """The item goes back to the head of the queue, as another attempt."""
+        entry.lane = None
+        entry.item = entry.item.model_copy(update={"attempt": entry.item.attempt + 1, **changes})
+        self._queue.appendleft(entry.item.key)
+        self._num_again += 1
 
     def _settle(self, entry: Entry, result: WorkResult) -> None:
         entry.result = result

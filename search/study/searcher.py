@@ -227,6 +227,7 @@ class StudySearcher(SegmentSearcher):
             start_share=outcome.share,
             end_share=outcome.until,
             folder=str(segment_folder(self._spec, outcome.number, outcome.until)),
+            accumulation_steps=1 if last is None else int(last.cost.get("accumulation_steps", 1)),
             payload=payload,
         )
 

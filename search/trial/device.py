@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+
+from spaces.errors import OutOfMemory, TrialError
 
 _processor_alone = False
 
@@ -41,3 +44,19 @@ def autocast(exact: bool = False) -> contextlib.AbstractContextManager[object]:
     if exact or not bf16_pays(kind):
         return contextlib.nullcontext()
     return torch.autocast(kind, torch.bfloat16)
+
+
+@contextlib.contextmanager
+def told_of_memory(batch_size: int, accumulation_steps: int) -> Iterator[None]:
+    """Raises OutOfMemory where memory ends inside, and TrialError where a batch cannot be parted any more."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:  # torch's own is a RuntimeError on a GPU only
+        if not (isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)):
+            raise
+        first = (str(error).strip().splitlines() or ["out of memory"])[0]
+        if accumulation_steps >= batch_size:
+            raise TrialError(f"out of memory with one text at a time; {first}") from None
+        raise OutOfMemory(
+            f"out of memory with batches of {batch_size} in {accumulation_steps} parts; {first}"
+        ) from None

@@ -5,6 +5,7 @@ Legend: B batch, T tokens, C classes.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from dataclasses import dataclass
@@ -51,6 +52,12 @@ class Schedule:
         return max(0.0, (total - step) / max(1.0, total - warmup))
 
 
+def averaged_later(runner: torch.nn.Module) -> contextlib.AbstractContextManager[object]:
+    """Gradients of a backward pass in here are added up and not averaged over the workers."""
+    several = isinstance(runner, torch.nn.parallel.DistributedDataParallel)
+    return runner.no_sync() if several else contextlib.nullcontext()
+
+
 @dataclass(frozen=True)
 class Fitted:
     """What a fit did. `num_tokens` counts without padding, over all workers; seconds are of the training alone."""
@@ -81,13 +88,15 @@ def fit(
     progress: dict[str, Any] | None = None,
     matcher: Matcher | None = None,
     teacher_states: States | None = None,
+    accumulation_steps: int = 1,
 ) -> Fitted:
     """Trains `model` in place from `start_share` to `end_share` of the schedule's steps.
 
     With several workers each takes its part of every batch, and losses divide by the whole batch's count, so that N
     workers follow the curve of one. The first `num_labelled` rows (None: all) have labels and say how long an epoch is.
     With a `matcher` the student's hidden states are held against `teacher_states`, as `schedule.hidden_share` of the loss.
-    Raises TrialError when the loss is no longer finite.
+    With `accumulation_steps` each worker reads its part of a batch in so many parts, one after another: the same step in less
+    memory. Raises TrialError when the loss is no longer finite.
     """
     where, world = device(), context.world_size
     model.to(where)
@@ -121,37 +130,40 @@ def fit(
             rows_of_epoch, epoch_drawn = training_rows(lengths, schedule.batch_size, seed, epoch), epoch
         rows = rows_of_epoch[position]
         mine = rows[context.rank :: world] if world > 1 else rows
-        batch = padded(tokens, mine if len(mine) else rows[:1], pad_id).to(where)
         if step == first_step:
             context.mark_first_step()
-        inputs = (batch.ids_BT, batch.mask_BT, batch.types_BT)
-        hidden = None
-        if teacher_states is None:
-            with autocast():
-                logits_BC = runner(*inputs)
-        else:
-            states_KBTG = teacher_states(batch)
-            with autocast():
-                logits_BC, hidden = runner(*inputs, states_KBTG, int(lengths[rows].sum()))
-        picked = torch.from_numpy(batch.rows)
-        loss = distillation_loss(
-            logits_BC,
-            None if teacher_NC is None else teacher_NC[picked].to(where),
-            labels_N[picked].to(where),
-            temperature=schedule.temperature,
-            soft_share=schedule.soft_share,
-            hidden_share=schedule.hidden_share,
-            hidden=hidden,
-            num_valid=len(rows),
-            num_labelled=int((rows < num_labelled).sum()),
-            target=target,
-            weights_C=weights_C,
-        )
-        if len(mine) == 0:
-            loss = loss * 0  # a rank without rows still takes part in the all-reduce
-        (loss * world).backward()  # DDP averages over ranks; the loss is already a share of the whole batch's
+        for number in range(accumulation_steps):
+            part = mine[number::accumulation_steps]
+            batch = padded(tokens, part if len(part) else rows[:1], pad_id).to(where)
+            inputs = (batch.ids_BT, batch.mask_BT, batch.types_BT)
+            hidden = None
+            with averaged_later(runner) if number + 1 < accumulation_steps else contextlib.nullcontext():
+                if teacher_states is None:
+                    with autocast():
+                        logits_BC = runner(*inputs)
+                else:
+                    states_KBTG = teacher_states(batch)
+                    with autocast():
+                        logits_BC, hidden = runner(*inputs, states_KBTG, int(lengths[rows].sum()))
+                picked = torch.from_numpy(batch.rows)
+                loss = distillation_loss(
+                    logits_BC,
+                    None if teacher_NC is None else teacher_NC[picked].to(where),
+                    labels_N[picked].to(where),
+                    temperature=schedule.temperature,
+                    soft_share=schedule.soft_share,
+                    hidden_share=schedule.hidden_share,
+                    hidden=hidden,
+                    num_valid=len(rows),
+                    num_labelled=int((rows < num_labelled).sum()),
+                    target=target,
+                    weights_C=weights_C,
+                )
+                if len(part) == 0:
+                    loss = loss * 0  # a rank without rows still takes part in the all-reduce
+                (loss * world).backward()  # DDP averages over ranks; the loss is already a share of the whole batch's
+            loss_sum += loss.detach()
         optimizer.step(schedule.learning_rate * schedule.factor(step, total))
-        loss_sum += loss.detach()
         num_tokens += int(lengths[rows].sum())  # of all workers
         step += 1
         context.heartbeat(step, total)

@@ -33,6 +33,7 @@ def fine_tune(
     start_share: float = 0.0,
     end_share: float = 1.0,
     continues: Path | None = None,
+    accumulation_steps: int = 1,
 ) -> dict[str, float]:
     """Fine-tunes the encoder in `base` on the labels, from `start_share` to `end_share` of the steps; leaves in `folder` the
     model with its metrics, or before the end a checkpoint that the next part `continues`. Whole or not at all."""
@@ -40,6 +41,7 @@ def fine_tune(
     from transformers import AutoModelForSequenceClassification
 
     from search.trial import checkpoint
+    from search.trial.device import told_of_memory
     from search.trial.evaluate import score
     from search.trial.loop import Schedule, fit
 
@@ -60,26 +62,28 @@ def fine_tune(
     if continues is not None:
         checkpoint.load_weights(model, continues)
         progress = checkpoint.load_progress(continues)
-    fitted = fit(
-        model,
-        split.tokens["full"],
-        split.labels,
-        None,
-        Schedule(
-            learning_rate=settings.learning_rate,
-            batch_size=settings.batch_size,
-            warmup_share=settings.warmup_share,
-            epochs=settings.epochs,
-        ),
-        pad_id=vocabulary.pad_id,
-        seed=seed,
-        context=context,
-        target=transfer.target,
-        class_weights=transfer.class_weights,
-        start_share=start_share,
-        end_share=end_share,
-        progress=progress,
-    )
+    with told_of_memory(settings.batch_size, accumulation_steps):
+        fitted = fit(
+            model,
+            split.tokens["full"],
+            split.labels,
+            None,
+            Schedule(
+                learning_rate=settings.learning_rate,
+                batch_size=settings.batch_size,
+                warmup_share=settings.warmup_share,
+                epochs=settings.epochs,
+            ),
+            pad_id=vocabulary.pad_id,
+            seed=seed,
+            context=context,
+            target=transfer.target,
+            class_weights=transfer.class_weights,
+            start_share=start_share,
+            end_share=end_share,
+            progress=progress,
+            accumulation_steps=accumulation_steps,
+        )
     if context.rank:
         return {}
     if end_share < 1:

@@ -14,6 +14,7 @@ from search.trial.context import WorkerContext
 from search.trial.data import TransferSet
 from search.trial.deliver.costs import measure_costs, processor
 from search.trial.deliver.huggingface import deliver
+from search.trial.device import told_of_memory
 from search.trial.evaluate import score
 from search.trial.loop import Schedule, fit
 from search.trial.matching import Matcher
@@ -82,34 +83,36 @@ def train(item: WorkItem, context: WorkerContext) -> Outcome:
         pairs = config.matched_states(source.config.num_hidden_layers)
         matcher = Matcher(config.hidden_loss, pairs, student, source)
         states = states_of(transfer, config.vocabulary, tokens, source, matcher.teacher_states)
-    fitted = fit(
-        student,
-        tokens,
-        labels,
-        outputs,
-        Schedule(
-            learning_rate=config.learning_rate,
-            batch_size=config.batch_size,
-            warmup_share=config.warmup_share,
-            epochs=config.epochs,
-            steps=config.steps,
-            weight_decay=config.weight_decay,
-            temperature=config.temperature,
-            soft_share=config.soft_share,
-            hidden_share=config.hidden_share,
-        ),
-        pad_id=vocabulary.pad_id,
-        seed=config.seed,
-        context=context,
-        target=transfer.target,
-        num_labelled=num_labelled,
-        class_weights=transfer.class_weights,
-        start_share=start_share,
-        end_share=item.end_share,
-        progress=progress,
-        matcher=matcher,
-        teacher_states=states,
-    )
+    with told_of_memory(config.batch_size, item.accumulation_steps):
+        fitted = fit(
+            student,
+            tokens,
+            labels,
+            outputs,
+            Schedule(
+                learning_rate=config.learning_rate,
+                batch_size=config.batch_size,
+                warmup_share=config.warmup_share,
+                epochs=config.epochs,
+                steps=config.steps,
+                weight_decay=config.weight_decay,
+                temperature=config.temperature,
+                soft_share=config.soft_share,
+                hidden_share=config.hidden_share,
+            ),
+            pad_id=vocabulary.pad_id,
+            seed=config.seed,
+            context=context,
+            target=transfer.target,
+            num_labelled=num_labelled,
+            class_weights=transfer.class_weights,
+            start_share=start_share,
+            end_share=item.end_share,
+            progress=progress,
+            matcher=matcher,
+            teacher_states=states,
+            accumulation_steps=item.accumulation_steps,
+        )
     if context.rank:
         return None, {}
     metrics = score(student, transfer, config.vocabulary, item.evaluate, context, exact=bool(item.payload.get("exact")))
@@ -121,6 +124,7 @@ def train(item: WorkItem, context: WorkerContext) -> Outcome:
         "tokens": float(fitted.num_tokens),
         "optimizer_steps": float(fitted.step - round(start_share * fitted.total_steps)),
         "mean_loss": fitted.mean_loss,
+        **({"accumulation_steps": float(item.accumulation_steps)} if item.accumulation_steps > 1 else {}),
     }
     assert item.trial is not None
     return (
@@ -157,6 +161,7 @@ def fine_tune(item: WorkItem, context: WorkerContext) -> Outcome:
         start_share=item.start_share,
         end_share=item.end_share,
         continues=Path(continues) if continues else None,
+        accumulation_steps=item.accumulation_steps,
     )
     return None, {"metrics": metrics}
 

@@ -19,7 +19,7 @@ from ray.train.collective import broadcast_from_rank_zero
 
 from search.trial.context import WorkerContext
 from search.trial.turnstile import Turnstile
-from spaces.errors import TrialError
+from spaces.errors import OutOfMemory, TrialError
 from spaces.named import function_named
 from spaces.secrets import mask_secrets
 from spaces.trial import Measurement, WorkItem, WorkKind, WorkResult
@@ -90,7 +90,8 @@ def serve(config: dict[str, Any]) -> None:
         except Dropped:
             continue
         except Exception as error:
-            ray.get(broker.post.remote(visit.result(item, error=describe(error))))
+            short = isinstance(error, OutOfMemory)
+            ray.get(broker.post.remote(visit.result(item, error=describe(error), out_of_memory=short)))
             if world_size > 1:
                 raise
         else:
