@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 import torch
+import torch.distributed
 
 from search.trial.context import WorkerContext
 from search.trial.device import told_of_memory
@@ -44,8 +45,6 @@ def perform(item: WorkItem, context: WorkerContext) -> tuple[Measurement | None,
         output["more"] = float(context.data["more"].sum())
         output["writeable"] = context.data["array"].flags.writeable
     if context.world_size > 1:
-        import torch.distributed
-
         total = torch.tensor([float(context.rank + 1)])
         torch.distributed.all_reduce(total)
         output["all_reduced"] = total.item()
