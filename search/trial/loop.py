@@ -54,8 +54,9 @@ class Schedule:
 
 def averaged_later(runner: torch.nn.Module) -> contextlib.AbstractContextManager[object]:
     """Gradients of a backward pass in here are added up and not averaged over the workers."""
-    several = isinstance(runner, torch.nn.parallel.DistributedDataParallel)
-    return runner.no_sync() if several else contextlib.nullcontext()
+    if isinstance(runner, torch.nn.parallel.DistributedDataParallel):
+        return runner.no_sync()
+    return contextlib.nullcontext()
 
 
 @dataclass(frozen=True)
