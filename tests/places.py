@@ -14,6 +14,8 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+from hosts import Hosts
+
 ROOT = Path(__file__).parent.parent
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "RAY_raylet_start_wait_time_s": "120"}
 NODE_SECONDS = 120.0
@@ -33,17 +35,20 @@ def free_ports(count: int) -> list[int]:
 class RayCluster:
     """`ray start --head` with its dashboard, and nodes that are added and killed, each a process group of its own."""
 
-    def __init__(self, folder: Path, cpus: int = 1, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, cpus: int = 1, environment: dict[str, str] | None = None, hosts: Hosts | None = None
+    ) -> None:
         self.port, self.dashboard_port, agent = free_ports(3)
+        self._hosts = hosts
         self.folder, self.cpus = folder, cpus
         self.environment = {**os.environ, **QUIET, "PYTHONPATH": str(ROOT), **(environment or {})}
         self.nodes: list[subprocess.Popen[bytes]] = []
         self._logs: list[Path] = []
-        self.address = f"http://127.0.0.1:{self.dashboard_port}"
-        self._start(
-            "--head", f"--port={self.port}", "--include-dashboard=true", "--dashboard-host=127.0.0.1",
-            f"--dashboard-port={self.dashboard_port}", f"--dashboard-agent-listen-port={agent}", f"--temp-dir={folder}",
+        self.head_host = self._start(
+            "--head", f"--port={self.port}", "--include-dashboard=true", f"--dashboard-port={self.dashboard_port}",
+            f"--dashboard-agent-listen-port={agent}", f"--temp-dir={folder}",
         )  # fmt: skip
+        self.address = f"http://{self.head_host}:{self.dashboard_port}"
         deadline = time.monotonic() + NODE_SECONDS
         while True:
             with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.address}/api/version", timeout=2):
@@ -53,7 +58,8 @@ class RayCluster:
 
     def add_node(self) -> subprocess.Popen[bytes]:
         """Returns once it has joined: two that start at once on one machine choose the same sockets."""
-        node = self._start(f"--address=127.0.0.1:{self.port}", f"--dashboard-agent-listen-port={free_ports(1)[0]}")
+        self._start(f"--address={self.head_host}:{self.port}", f"--dashboard-agent-listen-port={free_ports(1)[0]}")
+        node = self.nodes[-1]
         deadline, log = time.monotonic() + NODE_SECONDS, self._logs[-1]
         while "Ray runtime started" not in log.read_text():
             assert node.poll() is None, log.read_text()
@@ -78,19 +84,25 @@ class RayCluster:
         for log in self._logs:
             log.unlink(missing_ok=True)
 
-    def _start(self, *arguments: str) -> subprocess.Popen[bytes]:
-        here = [f"--num-cpus={self.cpus}"]
-        command = [str(Path(sys.executable).parent / "ray"), "start", "--block", *here, *arguments]
+    def _start(self, *arguments: str) -> str:
+        """Returns the address it was started at."""
+        host, there = ("127.0.0.1", []) if self._hosts is None else self._hosts.add()
+        here = [] if self._hosts is None else [f"--node-ip-address={host}"]
+        here += [f"--dashboard-host={host}"] if "--head" in arguments else []
+        ray = str(Path(sys.executable).parent / "ray")
+        command = [*there, ray, "start", "--block", f"--num-cpus={self.cpus}", *here, *arguments]
         self._logs.append(self.folder.parent / f"{self.folder.name}-{len(self._logs)}.log")
         with open(self._logs[-1], "wb") as log:
             node = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log, start_new_session=True)
         self.nodes.append(node)
-        return node
+        return host
 
 
 @contextlib.contextmanager
-def ray_cluster(folder: Path, cpus: int = 1, environment: dict[str, str] | None = None) -> Iterator[RayCluster]:
-    cluster = RayCluster(folder, cpus, environment)
+def ray_cluster(
+    folder: Path, cpus: int = 1, environment: dict[str, str] | None = None, hosts: Hosts | None = None
+) -> Iterator[RayCluster]:
+    cluster = RayCluster(folder, cpus, environment, hosts)
     try:
         yield cluster
     finally:
