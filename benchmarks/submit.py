@@ -1,0 +1,86 @@
+"""From `submit` to the first training step on a warm Ray cluster, and what the time is spent on.
+
+    python benchmarks/submit.py ADDRESS STUDY.yaml OUTPUTS [--times 3]
+
+ADDRESS is a running cluster's dashboard (`http://127.0.0.1:8265`), OUTPUTS a folder that it and this machine see. The study is run
+to its end each time, into a new output; make it a short one. The same study is submitted each time, so that from the second on
+the cluster has its teacher and data already.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import median
+
+from search.study.output import open_record, spec_of
+
+COMMAND = [sys.executable, "-m", "search.cli"]
+
+
+def once(address: str, study: Path, outputs: Path) -> dict[str, float]:
+    """Seconds of each part, in order."""
+    outputs.mkdir(parents=True)
+    profile = outputs / "there.yaml"
+    profile.write_text(
+        json.dumps({"kind": "ray-jobs", "address": address, "python": sys.executable, "output": str(outputs)})
+    )
+    begun = time.time()
+    done = subprocess.run(
+        [*COMMAND, "submit", str(study), "--to", str(profile)], capture_output=True, text=True, check=True
+    )
+    submitted, job = time.time(), done.stdout.strip()
+    while (found := _status(job))["state"] in ("pending", "running"):
+        time.sleep(1)
+    assert found["state"] == "succeeded", subprocess.run([*COMMAND, "logs", job], capture_output=True, text=True).stdout
+    (output,) = (path.parent for path in outputs.glob("*/study.yaml"))
+    record, _ = open_record(spec_of(output))
+    stages, opened = record.fact("stages"), record.fact("runs")[-1]
+    first = min(
+        (outcome.measurements[0] for outcome in record.outcomes() if outcome.measurements),
+        key=lambda measured: measured.cost["first_step_at"],
+    )
+    read = opened - stages["reading"]  # the study's clock begins once its modules are there
+    ray = opened + stages["starting Ray"]
+    search = ray + stages["preparation, and the lanes' start"]
+    first_step = first.cost["first_step_at"]
+    record.close()
+    return {
+        "`submit`, from the shell and back": submitted - begun,
+        "Ray's job: its supervisor, the bundle's unpacking, Python with torch": read - submitted,
+        "data and teacher are read, tokenised": stages["reading"],
+        "Ray is joined, room is looked for": stages["starting Ray"],
+        "the lanes start, the teacher reads once": search - ray,
+        "the first trial's student is built": first_step - search,
+        "in all": first_step - begun,
+    }
+
+
+def _status(job: str) -> dict[str, object]:
+    found = subprocess.run([*COMMAND, "status", job, "--json"], capture_output=True, text=True, check=True)
+    return json.loads(found.stdout)  # type: ignore[no-any-return]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("address")
+    parser.add_argument("study", type=Path)
+    parser.add_argument("outputs", type=Path)
+    parser.add_argument("--times", type=int, default=3)
+    asked = parser.parse_args()
+    found = []
+    for number in range(asked.times):
+        found.append(once(asked.address, asked.study, asked.outputs.resolve() / f"time-{number + 1}"))
+        print(json.dumps(found[-1]), flush=True)
+    print(f"| part | seconds, median of {len(found)} | each |\n|---|---|---|")
+    for name in found[0]:
+        each = [one[name] for one in found]
+        print(f"| {name} | {median(each):.1f} | {', '.join(f'{value:.1f}' for value in each)} |")
+
+
+if __name__ == "__main__":
+    main()
