@@ -10,7 +10,7 @@ from typing import Any
 import jsonschema
 import pytest
 import training_toys
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_search import REFERENCES, TEACHER, Clock, a_point, a_sampling, a_spec, reopened
 from test_spaces import faults_of, raw_study
@@ -293,6 +293,7 @@ def test_what_is_extended_is_looked_at_anew() -> None:
     assert flat_after(a_growth(2, since=3), better) == 6
 
 
+@settings(max_examples=30)
 @given(
     accuracies=st.lists(st.sampled_from([0.0, 0.4, 0.5, 0.6, 0.7]), max_size=14),
     trials=st.integers(2, 5),

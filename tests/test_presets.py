@@ -27,7 +27,9 @@ def test_there_are_presets_to_run() -> None:
     assert {"docstrings", "sst2", "sst2-quick", "mrpc", "stsb"} <= set(STUDIES)
 
 
-@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize(
+    "name", [name if name == "docstrings" else pytest.param(name, marks=pytest.mark.slow) for name in STUDIES]
+)
 def test_a_preset_runs_small(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few = partial(docstrings.docstring_pairs, num_validation=60, num_test=60)
     monkeypatch.setattr(docstrings, "docstring_pairs", few)
