@@ -143,6 +143,8 @@ def test_a_trial_is_shown_in_full(distilsearch: Run, finished: StudySpec) -> Non
     again.measured(first.last.model_copy(update={"trial": outcome.number, "metrics": {"test/accuracy": 0.77}}))  # type: ignore[union-attr]
     again.set_state(outcome.number, TrialState.DONE, [0.7, 1.0])
     broken = record.start(first.config, first.parameters, finished.space)
+    parted = {"trial": broken.number, "share": 0.5, "cost": {"accumulation_steps": 4.0}}
+    record.measured(first.last.model_copy(update=parted))  # type: ignore[union-attr]
     record.set_state(broken.number, TrialState.FAILED, error="the loss is not finite")
     results_written(finished)
 
@@ -157,6 +159,7 @@ def test_a_trial_is_shown_in_full(distilsearch: Run, finished: StudySpec) -> Non
     assert made["measurements"][0]["share"] == 1
     _, out, _ = distilsearch("show", finished.output, "--trial", broken.number)
     assert "error: the loss is not finite" in out
+    assert "its batches were trained in 4 parts" in out
     assert f"--trial {broken.number} --study > trial-{broken.number}.yaml" in out
 
 

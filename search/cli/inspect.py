@@ -174,6 +174,9 @@ def _print_trial(folder: Path, details: TrialDetails) -> None:
         say(f"error: {details.error}")
     if details.share_of_teacher is not None:
         say(f"{percent(details.share_of_teacher)} of the teacher on validation")
+    parts = max((each.cost.get("accumulation_steps", 1) for each in details.measurements), default=1)
+    if parts > 1:
+        say(f"its batches were trained in {parts:g} parts, one after another, for want of memory: the same steps")
     settings = {**details.parameters, "seed": details.config.seed, "epochs": details.config.epochs}
     _section(console, "parameters", ["", ""], [[name, str(value)] for name, value in settings.items()])
     names = list(dict.fromkeys(name for each in details.measurements for name in each.metrics))
