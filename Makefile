@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: setup demo test lint-and-unit-tests ray-tests test-all lint fast clean
+.PHONY: setup demo faults test lint-and-unit-tests ray-tests test-all lint fast clean
 
 setup: $(STAMP)  ## the environment: a venv, pip, versions pinned by constraints.txt
 
@@ -43,6 +43,12 @@ ray-tests: setup
 
 test-all: lint  ## the slow ones too: lanes killed, hung, of several workers
 	$(BIN)/python -m pytest -m "not gpu"
+
+KILLS ?= 200
+MINUTES ?= 600
+faults: setup  ## studies whose processes are killed at random, many times; what came of it goes into build/faults.jsonl, which is continued
+	mkdir -p build
+	PYTHONPATH=tests:. $(BIN)/python -m faults.long build/faults.jsonl --kills $(KILLS) --minutes $(MINUTES)
 
 fast: setup  ## the tests that need no Ray
 	$(BIN)/python -m pytest -m "not ray and not slow"

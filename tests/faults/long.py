@@ -1,0 +1,92 @@
+"""The long pass: many studies, each struck until it ends, with a record that is continued.
+
+    make faults [KILLS=200] [MINUTES=60]
+
+Each line of the record is one run of the command: which study, which blow, what came of it. Begun again it goes on after the
+last study that came to its end. Ends with status 1 if anything was found.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from faults.harness import Struck, Study
+
+BLOWS_A_STUDY = 10
+TYPICAL_SECONDS = 60.0  # of a run, at first; then what was seen
+
+
+def one_study(folder: Path, seed: int) -> Iterator[Struck]:
+    """Struck up to ten times, then run to its end. A blow that came after the end, or found nobody, does not count."""
+    study, typical = Study(folder, seed), TYPICAL_SECONDS
+    for _ in range(3 * BLOWS_A_STUDY):
+        found = study.run(study.next_blow(typical))
+        yield found
+        if found.exit_status == 0:
+            return
+        typical = max(typical, found.seconds)
+    yield study.run()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("record", type=Path)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no study after so many")
+    asked = parser.parse_args()
+    asked.record.touch()
+    lines = [json.loads(line) for line in asked.record.read_text().splitlines()]
+    ended = {line["study"] for line in lines if line["exit_status"] == 0}
+    lines = [line for line in lines if line["study"] in ended]
+    begun, seed = time.monotonic(), max(ended, default=0)
+    while _kills(lines) < asked.kills and time.monotonic() - begun < 60 * asked.minutes:
+        seed += 1
+        folder = Path(tempfile.mkdtemp(prefix=f"faults-{seed}-"))
+        for found in one_study(folder, seed):
+            line = {"study": seed, **asdict(found)}
+            lines.append(line)
+            with open(asked.record, "a") as file:
+                file.write(json.dumps(line) + "\n")
+            faults = "; ".join(found.faults) or "nothing lost"
+            print(
+                f"study {seed}: {found.blow.kind}, {found.seconds:.0f} s, status {found.exit_status}: {faults}",
+                flush=True,
+            )
+        if any(line["faults"] for line in lines if line["study"] == seed):
+            print(f"kept for a look: {folder}", flush=True)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+    print(summary(lines))
+    sys.exit(any(line["faults"] for line in lines))
+
+
+def _kills(lines: list[dict[str, Any]]) -> int:
+    return sum(line["landed"] and line["blow"]["kind"] not in ("none", "terminate") for line in lines)
+
+
+def summary(lines: list[dict[str, Any]]) -> str:
+    back = sorted(line["lane_back"] for line in lines if line["lane_back"] is not None)
+    restarts = sorted(line["first_step"] for line in lines if line["first_step"] is not None)
+    num_studies, num_faulty = len({line["study"] for line in lines}), sum(bool(line["faults"]) for line in lines)
+    words = [f"{_kills(lines)} kills over {num_studies} studies, {len(lines)} runs, {num_faulty} of them with faults"]
+    for what, found in (
+        ("from a worker's death to the next item", back),
+        ("from the start to the first training", restarts),
+    ):
+        if found:
+            words.append(f"{what}: median {median(found):.0f} s, most {found[-1]:.0f}, n = {len(found)}")
+    return "\n".join(words)
+
+
+if __name__ == "__main__":
+    main()
