@@ -58,7 +58,7 @@ def test_a_node_is_killed_and_another_joins(
     study: Callable[..., Path], base_teacher: Path, tmp_path: Path, distilsearch: Run
 ) -> None:
     """The head has no processors: the driver is there, and the lanes are elsewhere, as with spot machines. The teacher is trained:
-    a study whose students are better than their teacher ends early."""
+    a study whose students are all better than theirs ends at once."""
     with a_cluster(cpus=0) as cluster:
         cluster.cpus = 1
         nodes = [cluster.add_node() for _ in range(3)]
@@ -77,12 +77,18 @@ def test_a_node_is_killed_and_another_joins(
         assert distilsearch("fetch", job, "--into", tmp_path / "fetched")[0] == 0
     record, _ = open_record(spec_of(tmp_path / "outputs" / "tiny"))
     outcomes = record.outcomes()
-    assert [outcome.state for outcome in outcomes] == [TrialState.DONE] * NUM_TRIALS
+    assert record.fact("finished") is not None
+    assert (
+        len(outcomes) >= NUM_TRIALS // 2
+    )  # where no shape is left that could beat the front, it ends before its budget
+    assert {outcome.state for outcome in outcomes} == {TrialState.DONE}
     assert all(len(outcome.measurements) == 1 for outcome in outcomes)
     lanes = {outcome.last.cost["lane"] for outcome in outcomes if outcome.last is not None}
     assert lanes >= {0.0, 1.0}
     assert len(record.fact("lanes")["status"]["lanes"]) == 3
-    assert max(record.attempts().values()) <= 2  # what ran on the node that died, once more
+    again = [outcome.last.attempt for outcome in outcomes if outcome.last is not None and outcome.last.attempt > 1]
+    assert again in ([], [2])  # what ran on the node that died, once more
+    assert sum(lane["incarnation"] for lane in record.fact("lanes")["status"]["lanes"].values()) == 4  # one came back
     assert (tmp_path / "fetched" / "report.html").is_file()
     assert book.find(job).attempt == 1
 
