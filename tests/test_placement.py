@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from search.lanes.network import interface_of
 from search.lanes.placement import plan_lanes
 from spaces.errors import InputError
 from spaces.study import ResourcesSpec
@@ -76,3 +77,8 @@ def test_strict_spread_is_what_counting_gives(rooms: list[int], size: int) -> No
             plan_lanes(spec, nodes)
     else:
         assert plan_lanes(spec, nodes) == expected
+
+
+def test_the_interface_of_an_address() -> None:
+    assert interface_of("127.0.0.1") == "lo"
+    assert interface_of("203.0.113.9") == ""  # of nobody: kept for documentation

@@ -23,9 +23,10 @@ from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 from ray.train.v2._internal.execution.callback import ControllerCallback
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2.api.config import LoggingConfig
-from ray.train.v2.api.exceptions import WorkerGroupError
+from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
 from search.lanes.broker import POLL_SECONDS, ask, first_line, start_broker
+from search.lanes.network import LaneTorchConfig
 from search.lanes.placement import needs_of
 from search.trial.worker import serve
 from spaces.errors import InputError, StudyError
@@ -194,6 +195,7 @@ class LanePool:
                 "context": self._context,
                 "perform": self._perform,
             },
+            torch_config=LaneTorchConfig(),
             scaling_config=ScalingConfig(
                 num_workers=resources.workers_per_lane,
                 use_gpu=resources.gpus_per_worker > 0,
@@ -258,6 +260,8 @@ def _most_memory(resources: ResourcesSpec, num_lanes: int) -> float:
 
 def _cause(error: BaseException) -> BaseException:
     """What a worker raised, from under what Train and Ray wrap around it."""
+    if isinstance(error, ControllerError):
+        error = error.controller_failure
     if isinstance(error, WorkerGroupError) and error.worker_failures:
         error = error.worker_failures[min(error.worker_failures)]
     if isinstance(error, UserExceptionWithTraceback):
