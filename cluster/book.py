@@ -9,7 +9,6 @@ from pydantic import ValidationError
 
 from cluster.job import JobHandle
 from spaces.errors import InputError, near_miss
-from spaces.yaml_io import write_whole
 
 
 def state_folder() -> Path:
@@ -17,6 +16,8 @@ def state_folder() -> Path:
 
 
 def keep(handle: JobHandle) -> None:
+    from spaces.yaml_io import write_whole
+
     folder = state_folder() / "jobs"
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / f"{handle.id}.json", handle.model_dump_json(indent=2))

@@ -7,13 +7,15 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster.job import Job, Sent
 from cluster.profile import Profile
 from spaces.errors import Fault, InputError
 from spaces.secrets import mask_secrets
-from spaces.study import StudySpec
+
+if TYPE_CHECKING:
+    from spaces.study import StudySpec
 
 COMPARED = ("distilsearch", "ray", "torch", "transformers", "optuna")
 SPLITS = ("train", "validation", "test", "unlabelled")

@@ -22,7 +22,6 @@ from pydantic_core import PydanticUndefined
 
 from spaces.errors import Fault, InputError, near_miss
 from spaces.student import Frozen
-from spaces.yaml_io import faults_of, parse_yaml
 
 VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
 Variable = Annotated[str, StringConstraints(pattern=VARIABLE)]
@@ -286,6 +285,8 @@ def load_profile(name: str, beside: Path | None = None) -> Profile:
 
 
 def read_profile(path: Path) -> Profile:
+    from spaces.yaml_io import parse_yaml
+
     try:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -295,6 +296,8 @@ def read_profile(path: Path) -> Profile:
 
 def parse_profile(raw: Any, source: str) -> Profile:
     """Raises InputError with every fault, and with the kind's options and their defaults."""
+    from spaces.yaml_io import faults_of
+
     kind = raw.get("kind") if isinstance(raw, Mapping) else None
     if not isinstance(kind, str) or kind not in KINDS:
         miss = near_miss(kind, KINDS) if isinstance(kind, str) else ""

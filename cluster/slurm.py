@@ -18,7 +18,6 @@ from cluster.job import Job, JobHandle, JobState, JobStatus
 from cluster.profile import SlurmProfile
 from cluster.sbatch import batch_script
 from spaces.errors import InputError, StudyError
-from spaces.yaml_io import write_whole
 
 COMMAND_SECONDS = 60.0  # that Slurm's commands may take: a controller that is busy answers late
 STOP_SECONDS = 90.0  # a driver that was told to end closes its lanes first
@@ -81,6 +80,8 @@ class SlurmLauncher:
         return f"{files}--- {folder}/job.sh, for sbatch\n{batch_script(job, self._profile, folder)}"
 
     def submit(self, job: Job, attempt: int) -> dict[str, str]:
+        from spaces.yaml_io import write_whole
+
         folder = _folder(job)
         there = _asked("squeue", "--noheader", f"--name={job.id}", "--format=%i %u").split()
         if there:
