@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import zipfile
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -48,6 +49,19 @@ def make_job(spec: StudySpec, profile: Profile, *, sees_our_files: bool) -> Job:
         study["cache"] = f"{profile.output.rstrip('/')}/.cache"
         study, files = _packed(study, profile)
     return Job(study=study, files=tuple(files), output=output, profile=profile, versions=versions())
+
+
+def check_output(job: Job) -> None:
+    """Where the place shares this machine's folders: raises InputError where the output cannot be written, and makes nothing."""
+    output = Path(job.output)
+    try:
+        nearest = next(path for path in (output, *output.parents) if path.exists())
+    except OSError as error:
+        raise InputError.of("output", f"{output} cannot be looked at: {error.strerror}") from None
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise InputError.of(
+            "output", f"{nearest} is no folder that you may write to; name one that can be written, there too"
+        )
 
 
 def versions() -> dict[str, str]:

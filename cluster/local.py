@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cluster.book import state_folder
-from cluster.bundle import contents
+from cluster.bundle import check_output, contents
 from cluster.collect import copy_output
 from cluster.job import Job, JobHandle, JobState, JobStatus
 from cluster.profile import LocalProfile
@@ -42,6 +42,7 @@ class LocalLauncher:
     def submit(self, job: Job, attempt: int) -> dict[str, str]:
         from spaces.yaml_io import write_whole
 
+        check_output(job)
         folder = self._folder(job.id)
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in contents(job):

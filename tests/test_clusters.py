@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from commands import Run
-from places import RayCluster, ray_cluster
+from places import TOKEN
 
 from cluster import book, bundle
 from cluster.job import JobState
@@ -31,21 +31,14 @@ class Place:
     outputs: Path
 
 
-@pytest.fixture(scope="module")
-def one_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
-    # Ray's sockets lie below its folder, and their names may have 107 characters.
-    folder = Path(f"/tmp/ds-ray-{time.time_ns() % 10**9}")
-    with ray_cluster(folder, cpus=2) as cluster:
-        yield cluster
-
-
 @pytest.fixture(params=["local", pytest.param("ray-jobs", marks=pytest.mark.ray)])
 def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     profile: dict[str, Any] = {"kind": request.param, "python": sys.executable, "output": str(tmp_path / "outputs")}
     if request.param == "ray-jobs":
-        profile["address"] = request.getfixturevalue("one_node").address
+        (tmp_path / "token").write_text(f"{TOKEN}\n")
+        profile |= {"address": request.getfixturevalue("one_node").address, "token_file": str(tmp_path / "token")}
     path = tmp_path / "profiles" / "there.yaml"
     path.parent.mkdir()
     path.write_text(yaml.safe_dump(profile))

@@ -128,6 +128,7 @@ case "$*" in
   *ray.scripts.scripts*) {ray} ;;
   *socket*) echo $((20000 + RANDOM)) ;;
   *cluster.slurm*) sleep 2; exit "${{WAITED:-0}}" ;;
+  *cluster.arrive\ --compare*) {compare} ;;
   *cluster.arrive*) {driver} ;;
 esac
 """
@@ -150,7 +151,7 @@ class Place:
     ) -> JobHandle:
         """A job whose driver is a piece of shell, and whose Ray is another one, which only says that it is there."""
         python = self.folder / "python"
-        python.write_text(PYTHON.format(ray=ray, driver=driver))
+        python.write_text(PYTHON.format(ray=ray, driver=driver, compare=driver if driver == ARRIVE else "exit 0"))
         python.chmod(0o755)
         told = {"cpus_per_node": 1, "python": str(python), "time": "5", **profile}
         made = SlurmProfile(**told)
@@ -370,6 +371,7 @@ def test_versions_that_differ_are_told(place: Place) -> None:
     assert (found.state, found.message) == (JobState.FAILED, "exit status 2")
     assert "versions: ray is " in said(handle)
     assert "nothing was run" in said(handle)
+    assert not (Path(handle.reference["folder"]) / f"ray-{handle.reference['job']}.txt").exists()  # Ray was not started
 
 
 def test_a_job_that_waits_says_for_what(place: Place) -> None:
@@ -503,6 +505,12 @@ def test_slurm_refuses(place: Place, wrong: dict[str, Any], words: str, asked: s
         place.submit(QUICK, **wrong)
     assert str(error.value) == f"sbatch: {words} (the profile's {asked})"
     assert command("squeue", "--noheader", f"--name={name_of(place)}", "--format=%i") == ""
+    assert not (place.folder / "runs").exists()  # nothing is left
+    earlier = over(place.submit(QUICK))
+    with pytest.raises(InputError):
+        place.submit(QUICK, **wrong)
+    assert status(place.handles[-1]) == earlier
+    assert said(place.handles[-1])  # of the attempt before all is there
 
 
 def test_gpus_and_memory_are_the_steps_too(slurm: Path, tmp_path: Path) -> None:
@@ -647,9 +655,7 @@ def test_output_that_cannot_be_written(place: Place) -> None:
     (place.folder / "runs").write_text("a file")
     with pytest.raises(InputError) as error:
         place.submit(QUICK)
-    assert str(error.value).startswith(
-        f"output: {place.folder}/runs: is no folder that you may write to; name a folder"
-    )
+    assert str(error.value).startswith(f"output: {place.folder}/runs is no folder that you may write to; name one")
     assert command("squeue", "--noheader", f"--name={name_of(place)}", "--format=%i") == ""
 
 

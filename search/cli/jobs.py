@@ -65,13 +65,14 @@ def submit(
     from cluster.profile import load_profile
     from spaces.errors import InputError
 
-    spec = load(study, changes=changes)
     profile = load_profile(to, Path(study).resolve().parent)
+    spec = load(study, changes=changes, elsewhere=profile.shared)
     launcher = launcher_of(profile)
     job = make_job(spec, profile, sees_our_files=launcher.sees_our_files)
     if dry_run:
         typer.echo(launcher.preview(job))
         return
+    book.jobs_folder()
     stderr = Console(stderr=True, highlight=False)
     before = next((handle for handle in book.known() if handle.id == job.id), None)
     if before is not None and not launcher.status(before).state.over:
