@@ -45,7 +45,7 @@ class RayJobsLauncher:
     sees_our_files = False
 
     def __init__(self, profile: RayJobsProfile) -> None:
-        self._profile = profile
+        self._profile, self._client = profile, None
 
     def preview(self, job: Job) -> str:
         told = [f"--- {name}\n{content.decode()}" for name, content in contents(job) if isinstance(content, bytes)]
@@ -150,22 +150,23 @@ class RayJobsLauncher:
     def _asked(self) -> Iterator[Any]:
         """Ray's client. Raises InputError for what is wrong with the address, the token or the certificate, StudyError for what
         goes wrong afterwards."""
-        client = self._client()
+        self._client = self._client or self._made()
         import requests
         from ray.exceptions import AuthenticationError
 
         try:
-            yield client
+            yield self._client
         except (RuntimeError, ConnectionError, requests.RequestException, AuthenticationError) as error:
             raise StudyError(f"{self._profile.address}: {_first_line(error)}") from None
 
-    def _client(self) -> Any:
+    def _made(self) -> Any:
         # No .gitignore leaves out a file of the teacher's.
         os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_RUNTIME_ENV_IGNORE_GITIGNORE": "1"}
         import logging
 
         try:
             import requests
+            import urllib3
             from ray.job_submission import JobSubmissionClient
         except ImportError:
             raise InputError.of(
@@ -178,7 +179,7 @@ class RayJobsLauncher:
         if token := self._token():
             headers["Authorization"] = f"Bearer {token}"
         if verify is False:
-            requests.packages.urllib3.disable_warnings()  # the profile says so with every request
+            urllib3.disable_warnings()  # at every request that nothing is verified: the profile says so itself
         dashboard = "it is the address of Ray's dashboard, http://HOST:8265"
         try:
             answer = requests.get(f"{address}/api/version", headers=headers, verify=verify, timeout=ANSWER_SECONDS)

@@ -239,6 +239,52 @@ def test_the_same_bundle_is_the_same_bytes(tmp_path: Path, study_of: Callable[..
     assert again["output"] == "/mnt/x/tiny"
 
 
+def test_own_code_is_sent_a_file_once(tmp_path: Path, study_of: Callable[..., Any]) -> None:
+    from cluster.profile import parse_profile
+
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "costs.py").write_text(
+            "def one(outputs, labels): return 1\ndef two(outputs, labels): return 2\n"
+        )
+    metrics = {
+        "one": "a/costs.py:one",
+        "two": "a/costs.py:two",
+        "other": "b/costs.py:one",
+        "there": "/mnt/x/costs.py:one",
+    }
+    spec = study_of(metrics={name: str(tmp_path / path) for name, path in metrics.items()})
+    profile = parse_profile({"kind": "ray-jobs", "output": "/mnt/x", "shared": ["/mnt/x"]}, "lab")
+    job = bundle.make_job(spec, profile, sees_our_files=False)
+    assert job.study["metrics"] == {
+        "one": "inputs/code-1/costs.py:one",
+        "two": "inputs/code-1/costs.py:two",
+        "other": "inputs/code-2/costs.py:one",
+        "there": "/mnt/x/costs.py:one",
+    }
+    names = [file.name for file in job.files]
+    assert len(names) == len(set(names))
+    assert {"inputs/code-1/costs.py", "inputs/code-2/costs.py"} <= set(names)
+
+
+def test_nothing_is_launched_that_nobody_would_find_again_or_that_could_write_nothing(
+    tmp_path: Path, study: Callable[..., Path], distilsearch: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    status, _, err = distilsearch("submit", study())
+    assert status == 2
+    assert (
+        f"{tmp_path / 'file' / 'distilsearch' / 'jobs'}: cannot be made: Not a directory; XDG_STATE_HOME names" in err
+    )
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    status, _, err = distilsearch("submit", study(output=str(tmp_path / "file" / "out")))
+    assert status == 2
+    assert f"output: {tmp_path / 'file'} is no folder that you may write to" in err
+    assert book.known() == []
+    assert not (tmp_path / "state" / "distilsearch" / "local").exists()
+
+
 def test_a_secret_in_the_study_is_not_sent(study_of: Callable[..., Any]) -> None:
     from cluster.profile import LocalProfile
 
