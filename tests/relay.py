@@ -3,60 +3,41 @@
 from __future__ import annotations
 
 import contextlib
-import ssl
 import subprocess
-import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from loopback import Handler, LoopbackServer
 
-class Relay:
+
+class Relay(LoopbackServer):
     """`sent` has the bytes of each PUT, by its path, as long as nobody clears it."""
 
     def __init__(self, target: str, certificate: Path | None = None) -> None:
         self.sent, self.silent_seconds = dict[str, int](), 0.0
         relay = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Passing(Handler):
             def pass_on(self) -> None:
-                time.sleep(relay.silent_seconds)
-                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                headers = {name: value for name, value in self.headers.items() if name.lower() != "host"}
-                request = urllib.request.Request(target + self.path, body or None, headers, method=self.command)
+                body = self.body()
                 if self.command == "PUT":
                     relay.sent[self.path] = len(body)
+                time.sleep(relay.silent_seconds)
+                headers = {name: value for name, value in self.headers.items() if name.lower() != "host"}
+                request = urllib.request.Request(target + self.path, body or None, headers, method=self.command)
                 try:
-                    with urllib.request.urlopen(request) as answer:
-                        status, told, kind = answer.status, answer.read(), answer.headers.get("Content-Type")
+                    answer = urllib.request.urlopen(request)
                 except urllib.error.HTTPError as error:
-                    status, told, kind = error.code, error.read(), error.headers.get("Content-Type")
-                self.send_response(status)
-                self.send_header("Content-Type", kind or "text/plain")
-                self.send_header("Content-Length", str(len(told)))
-                self.end_headers()
-                self.wfile.write(told)
+                    answer = error
+                with answer:
+                    self.whole(answer.status, answer.headers.get("Content-Type", "text/plain"), answer.read())
 
             do_GET = do_PUT = do_POST = do_DELETE = pass_on
 
-            def log_message(self, *words: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        if certificate is not None:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(certificate)
-            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
-        self.address = f"http{'s' * (certificate is not None)}://127.0.0.1:{self._server.server_port}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        self.serve(Passing, certificate)
 
 
 @contextlib.contextmanager
@@ -69,7 +50,7 @@ def relay_to(target: str, certificate: Path | None = None) -> Iterator[Relay]:
 
 
 def own_certificate(folder: Path) -> Path:
-    """A certificate for 127.0.0.1 that nobody signed, and its key, in one file."""
+    """A certificate for 127.0.0.1 that nobody signed, with its key, in one file; the certificate alone in `authority.pem`."""
     path = folder / "certificate.pem"
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1",

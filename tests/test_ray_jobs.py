@@ -40,7 +40,7 @@ def profile(tmp_path: Path, relay: Relay, monkeypatch: pytest.MonkeyPatch) -> Ca
     (tmp_path / "token").write_text(f"{TOKEN}\n")
 
     def write(**keys: Any) -> None:
-        usual = {"address": relay.address, "token_file": str(tmp_path / "token"), "output": str(tmp_path / "outputs")}
+        usual = {"address": relay.url, "token_file": str(tmp_path / "token"), "output": str(tmp_path / "outputs")}
         (tmp_path / "profiles").mkdir(exist_ok=True)
         told = {"kind": "ray-jobs", "python": sys.executable, **usual, **keys}
         left = {key: value for key, value in told.items() if value is not None}
@@ -228,9 +228,9 @@ def test_the_token(
     profile: Callable[..., None], relay: Relay, study: Callable[..., Path], distilsearch: Run, tmp_path: Path
 ) -> None:
     (tmp_path / "token").write_text("f" * 32)
-    assert f"token_file: {relay.address} does not accept the token; name a file" in refused(distilsearch, study())
+    assert f"token_file: {relay.url} does not accept the token; name a file" in refused(distilsearch, study())
     profile(token_file=None)
-    assert f"token_file: {relay.address} asks for a token" in refused(distilsearch, study())
+    assert f"token_file: {relay.url} asks for a token" in refused(distilsearch, study())
     profile(token_file="/nowhere/token")
     assert "token_file: /nowhere/token cannot be read: No such file or directory" in refused(distilsearch, study())
     assert relay.sent == {}
@@ -242,14 +242,14 @@ def test_the_certificate(
 ) -> None:  # fmt: skip
     monkeypatch.setattr(bundle, "versions", lambda: {"torch": "1.0.0"})
     with relay_to(one_node.address, own_certificate(tmp_path)) as secure:
-        profile(address=secure.address)
+        profile(address=secure.url)
         problem = "its certificate is not trusted (self-signed certificate); name one's own by certificate_authority"
-        assert f"address: {secure.address}: {problem}" in refused(distilsearch, study())
-        profile(address=secure.address, certificate_authority="/nowhere/ca.pem")
+        assert f"address: {secure.url}: {problem}" in refused(distilsearch, study())
+        profile(address=secure.url, certificate_authority="/nowhere/ca.pem")
         assert "certificate_authority: there is no /nowhere/ca.pem" in refused(distilsearch, study())
         assert secure.sent == {}
         for trusted in ({"certificate_authority": str(tmp_path / "authority.pem")}, {"verify": False}):
-            profile(address=secure.address, **trusted)
+            profile(address=secure.url, **trusted)
             status, out, err = distilsearch("submit", study(), "--to", "lab")
             assert status == 0
             assert "Warning" not in err
@@ -271,7 +271,7 @@ def test_somebody_else_answers_or_nobody(
     monkeypatch.setattr(ray_jobs, "ANSWER_SECONDS", 0.5)
     relay.silent_seconds = 2
     profile()
-    assert f"address: {relay.address}: nothing answers there" in refused(distilsearch, study())
+    assert f"address: {relay.url}: nothing answers there" in refused(distilsearch, study())
 
 
 def test_a_cluster_that_is_gone(
@@ -285,7 +285,7 @@ def test_a_cluster_that_is_gone(
     relay.close()
     status, out, err = distilsearch("status", job)
     assert (status, err) == (0, "")
-    assert f"{job}  unknown (address: {relay.address}: nothing answers there" in out
+    assert f"{job}  unknown (address: {relay.url}: nothing answers there" in out
     ((listed),) = json.loads(distilsearch("jobs", "--json")[1])
     assert (listed["id"], listed["state"]) == (job, "unknown")
     for command in (["logs", job], ["logs", job, "--follow"], ["stop", job], ["fetch", job, "--into", tmp_path / "x"]):

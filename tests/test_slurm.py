@@ -659,6 +659,30 @@ def test_output_that_cannot_be_written(place: Place) -> None:
     assert command("squeue", "--noheader", f"--name={name_of(place)}", "--format=%i") == ""
 
 
+REFUSALS = {  # as Slurm 22.05 says them
+    "squeue: slurm_load_jobs error: Unable to contact slurm controller (connect failure)": "",
+    "sbatch: error: Batch job submission failed: Invalid account or account/partition combination specified": (
+        " (the profile's account: none, partition: none)"
+    ),
+}
+
+
+@pytest.mark.parametrize("words", REFUSALS)
+def test_a_controller_that_is_not_reached_or_lets_nobody_in(
+    words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing = words.partition(":")[0]
+    for name in ("squeue", "sbatch", "sinfo"):
+        fails = f"echo '{words.removeprefix('squeue: ')}' >&2; exit 1" if name == failing else "exit 0"
+        (tmp_path / name).write_text(f"#!/bin/sh\n{fails}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    with pytest.raises((InputError, StudyError)) as error:
+        SlurmLauncher(SlurmProfile()).submit(job_of(tmp_path / "runs" / "reviews", SlurmProfile()), 1)
+    assert str(error.value) == words.replace("sbatch: error: ", "sbatch: ") + REFUSALS[words]
+    assert not (tmp_path / "runs").exists()
+
+
 def test_relative_output(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="output: runs/reviews is relative; write the whole path"):
         SlurmLauncher(SlurmProfile()).preview(job_of("runs/reviews", SlurmProfile()))
