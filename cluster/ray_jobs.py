@@ -172,7 +172,8 @@ class RayJobsLauncher:
             raise InputError.of(
                 "kind", "ray-jobs needs Ray's client here, which is not installed: pip install 'ray[default]'"
             ) from None
-        logging.getLogger("ray.dashboard").setLevel(logging.ERROR)  # "Uploading package ..."
+        for name in ("dashboard_sdk", "job.sdk"):  # "Uploading package ..."
+            logging.getLogger(f"ray.dashboard.modules.{name}").setLevel(logging.ERROR)
         profile, address = self._profile, self._profile.address.rstrip("/")
         headers = {name: _from_environment(text) for name, text in profile.headers.items()}
         verify: bool | str = profile.verify and (self._authority() or True)
@@ -276,8 +277,8 @@ def _first_line(error: object) -> str:
 
 def _reason(error: Exception) -> str:
     """OpenSSL's words within those of three libraries."""
-    found = re.search(r"certificate verify failed: ([^(\]]+)|\] ([^(]+)\(_ssl", str(error))
-    return (found[1] or found[2]).strip() if found else _first_line(error)
+    found = re.search(r"\] (?:certificate verify failed: )?([^(]+) \(_ssl", str(error))
+    return found[1] if found else _first_line(error)
 
 
 def _last_line(text: str) -> str:
