@@ -11,7 +11,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
+    BeforeValidator,
     Field,
+    SerializeAsAny,
     StringConstraints,
     TypeAdapter,
     ValidationError,
@@ -33,6 +35,7 @@ SLURM_TIME = re.compile(r"^(\d+-)?\d+(:\d+){0,2}$")
 class Profile(Frozen):
     """What all kinds have. Paths under `output` and `shared` are the cluster's; other paths are this machine's."""
 
+    kind: str
     output: Line | None = None  # the folder that takes each study's output, under its name; None: the study's own
     shared: tuple[Line, ...] = ()  # folders that the cluster sees under the same path: what lies there is not sent
     environment: dict[Variable, Line] = {}
@@ -250,7 +253,17 @@ KINDS: dict[str, type[Profile]] = {
     "kuberay": KuberayProfile,
     "slurm": SlurmProfile,
 }
-AnyProfile = LocalProfile | RayJobsProfile | KuberayProfile | SlurmProfile
+
+
+def _of_its_kind(raw: Any) -> Any:
+    if not isinstance(raw, Mapping):
+        return raw
+    if raw.get("kind") not in KINDS:
+        raise ValueError(f"{raw.get('kind')!r} is no kind of profile")
+    return KINDS[raw["kind"]].model_validate(raw)
+
+
+AnyProfile = Annotated[SerializeAsAny[Profile], BeforeValidator(_of_its_kind)]
 
 
 def config_folder() -> Path:

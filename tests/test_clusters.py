@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
+import types
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +15,12 @@ from typing import Any
 import pytest
 import yaml
 from commands import Run
-from places import TOKEN
+from places import ROOT, TOKEN
 
 from cluster import book, bundle
 from cluster.job import JobState
-from cluster.launcher import launcher_of
+from cluster.launcher import LAUNCHERS, launcher_of
+from cluster.profile import KINDS
 from spaces.errors import InputError
 
 pytestmark = pytest.mark.timeout(900)
@@ -31,11 +34,29 @@ class Place:
     outputs: Path
 
 
-@pytest.fixture(params=["local", pytest.param("ray-jobs", marks=pytest.mark.ray)])
+@pytest.fixture
+def ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kind that docs/clusters/adding-a-kind.md adds, and an `ssh` that goes nowhere."""
+    page = (ROOT / "docs" / "clusters" / "adding-a-kind.md").read_text()
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "ssh").write_text('#!/bin/sh\nexec sh -c "$2"\n')
+    (tmp_path / "bin" / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    module = types.ModuleType("ssh_of_the_page")
+    exec(next(code for code in page.split("```python\n")[1:]).partition("```")[0], module.__dict__)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(KINDS, "ssh", module.SshProfile)
+    monkeypatch.setitem(LAUNCHERS, "ssh", f"{module.__name__}:SshLauncher")
+
+
+@pytest.fixture(params=["local", "ssh", pytest.param("ray-jobs", marks=pytest.mark.ray)])
 def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     profile: dict[str, Any] = {"kind": request.param, "python": sys.executable, "output": str(tmp_path / "outputs")}
+    if request.param == "ssh":
+        request.getfixturevalue("ssh")
+        profile["host"] = "there"
     if request.param == "ray-jobs":
         (tmp_path / "token").write_text(f"{TOKEN}\n")
         profile |= {"address": request.getfixturevalue("one_node").address, "token_file": str(tmp_path / "token")}
@@ -103,6 +124,11 @@ def test_another_version_there_is_told_before_anything_runs(
     assert (listed["id"], listed["state"]) == (job, "failed")
 
 
+@pytest.mark.parametrize(
+    "place",
+    ["local", pytest.param("ssh", marks=pytest.mark.slow), pytest.param("ray-jobs", marks=pytest.mark.ray)],
+    indirect=True,
+)
 def test_a_job_is_stopped_and_two_do_not_write_one_output(
     place: Place, study: Callable[..., Path], distilsearch: Run
 ) -> None:
