@@ -33,8 +33,6 @@ STATES = {
 }
 LOOK_SECONDS = 0.5
 STOP_SECONDS = 90.0
-GONE_SECONDS = 60.0  # that a cluster may take to say that a job has begun to end
-
 ANSWER_SECONDS = 15.0  # that the dashboard may take to answer at all
 
 
@@ -57,9 +55,8 @@ class RayJobsLauncher:
     def submit(self, job: Job, attempt: int) -> dict[str, str]:
         with tempfile.TemporaryDirectory() as folder, self._asked() as client:
             there = client.list_jobs()
-            while any(
-                each.submission_id == f"{job.id}-{attempt}" for each in there
-            ):  # somebody's, whose book is another
+            taken = {each.submission_id for each in there}  # also by somebody whose book is another
+            while f"{job.id}-{attempt}" in taken:
                 attempt += 1
             for each in there:
                 if (each.metadata or {}).get("distilsearch") == job.id and not STATES[each.status].over:
