@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
 import sys
 import time
 import types
@@ -18,6 +20,7 @@ from commands import Run
 from places import ROOT, TOKEN
 
 from cluster import book, bundle
+from cluster.arrive import SOURCE
 from cluster.job import JobState
 from cluster.launcher import LAUNCHERS, launcher_of
 from cluster.profile import KINDS
@@ -246,6 +249,37 @@ def test_what_is_too_large_or_cannot_get_there_is_told_at_once(
     )
 
 
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"kind": "ray-jobs", "shared": ["/mnt/only-there"]},
+        {"kind": "slurm", "shared": ["/mnt/only-there"]},
+        {"kind": "kuberay", "image": "i", "volumes": [{"claim": "runs", "mount": "/mnt"}]},
+    ],
+    ids=lambda keys: keys["kind"],
+)
+def test_what_only_the_place_has_need_not_be_here(
+    keys: dict[str, Any], tmp_path: Path, study: Callable[..., Path], distilsearch: Run
+) -> None:
+    (tmp_path / "profiles").mkdir()
+    (tmp_path / "profiles" / "lab.yaml").write_text(yaml.safe_dump({"output": "/mnt/runs", **keys}))
+    raw = yaml.safe_load(study().read_text())
+    raw["data"] |= {split: f"/mnt/only-there/{split}.tsv" for split in bundle.SPLITS}
+    raw["teacher"] = {"model": "/mnt/only-there/teacher"}
+    path = tmp_path / "there.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    status, out, err = distilsearch("submit", path, "--to", "lab", "--dry-run")
+    assert status == 0, err
+    assert out.count("/mnt/only-there/") == len(bundle.SPLITS) + 1
+    assert "inputs/" not in out
+    raw["data"]["test"] = "/elsewhere/test.tsv"  # which nobody said that the place has
+    path.write_text(yaml.safe_dump(raw))
+    status, _, err = distilsearch("submit", path, "--to", "lab", "--dry-run")
+    assert status == 2
+    assert "data.test: there is no file /elsewhere/test.tsv" in err
+    assert "only-there" not in err
+
+
 def test_the_same_bundle_is_the_same_bytes(tmp_path: Path, study_of: Callable[..., Any]) -> None:
     from cluster.profile import parse_profile
 
@@ -263,6 +297,44 @@ def test_the_same_bundle_is_the_same_bytes(tmp_path: Path, study_of: Callable[..
     assert job.study["data"]["train"] == "inputs/train.tsv"
     again = yaml.safe_load(dict(bundle.contents(job))["study.yaml"])  # type: ignore[arg-type]
     assert again["output"] == "/mnt/x/tiny"
+
+
+def test_what_arrives_in_parts_is_kept_together_and_runs_from_there(tmp_path: Path) -> None:
+    """As Ray lays it out: the study where the job begins, each other part where Python finds it."""
+    job, data, code, kept = (tmp_path / name for name in ("job", "data", "code", "outputs/.jobs/tiny-1"))
+    (data / "inputs").mkdir(parents=True)
+    (code / "distilsearch-0.1.0+sent.dist-info").mkdir(parents=True)
+    (code / "distilsearch-0.1.0+sent.dist-info" / "METADATA").write_text("Name: distilsearch\nVersion: 0.1.0+sent\n")
+    for name in SOURCE:
+        shutil.copytree(ROOT / name, code / name, ignore=shutil.ignore_patterns("__pycache__"))
+    job.mkdir()
+    (job / "study.yaml").write_text("name: none\n")
+    told = {"versions": {"distilsearch": "0.1.0"}, "policy": "refuse", "environment": {}, "secrets": {}}
+    told |= {"keep_in": str(kept), "inputs": ["inputs/train.tsv"], "code_is_sent": True}
+    (job / "job.json").write_text(json.dumps(told))
+
+    def arrived(text: str) -> None:
+        (data / "inputs" / "train.tsv").write_text(text)
+        environment = {**os.environ, "PYTHONPATH": f"{data}{os.pathsep}{code}", "PYTHONDONTWRITEBYTECODE": "1"}
+        done = subprocess.run(
+            [sys.executable, "-m", "cluster.arrive", "."], cwd=job, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 2  # the study is none
+        assert "teacher: is missing" in done.stderr
+        assert (kept / "inputs" / "train.tsv").read_text() == text
+
+    arrived("one")
+    (kept / "code" / "search" / "stale.py").write_text("")
+    arrived("two")
+    assert not (kept / "code" / "search" / "stale.py").exists()
+    assert (kept / "code" / "search" / "cli" / "__init__.py").is_file()
+    shutil.rmtree(kept)
+    (code / "search" / "cli" / "__main__.py").write_text("import search; raise SystemExit(search.__file__)\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "cluster.arrive", "."], cwd=job, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": f"{data}{os.pathsep}{code}"},
+    )  # fmt: skip
+    assert done.stderr == f"{kept / 'code' / 'search' / '__init__.py'}\n"  # what runs is what was kept
 
 
 def test_own_code_is_sent_a_file_once(tmp_path: Path, study_of: Callable[..., Any]) -> None:

@@ -184,21 +184,11 @@ def test_data_that_only_the_cluster_has_is_looked_for_there(
     raw["teacher"] = {"model": "/mnt/only-there/teacher"}
     path = tmp_path / "there.yaml"
     path.write_text(yaml.safe_dump(raw))
-    status, out, err = distilsearch("submit", path, "--to", "lab", "--dry-run")
-    assert status == 0, err
-    assert out.count("/mnt/only-there/") == 5
-    assert "inputs/" not in out
     job = submitted(distilsearch, path)
     assert state_after(distilsearch, job)["state"] == "failed"
     said = distilsearch("logs", job)[1]
     assert "data.train: there is no file /mnt/only-there/train.tsv" in said
     assert "data.unlabelled: there is no file /mnt/only-there/more.txt" in said
-    raw["data"]["test"] = "/mnt/elsewhere/test.tsv"  # which nobody said that the cluster has
-    path.write_text(yaml.safe_dump(raw))
-    status, _, err = distilsearch("submit", path, "--to", "lab")
-    assert status == 2
-    assert "data.test: there is no file /mnt/elsewhere/test.tsv" in err
-    assert "only-there" not in err
 
 
 def test_an_output_that_the_driver_cannot_write(
