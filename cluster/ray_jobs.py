@@ -120,8 +120,8 @@ class RayJobsLauncher:
         """From the folder itself where this machine sees it, else by a small job there that packs it into its log."""
         if any(Path(handle.output).is_relative_to(shared) for shared in self._profile.shared):
             return copy_output(Path(handle.output), folder)
-        check_empty(folder)
         with tempfile.TemporaryDirectory() as scratch, self._asked() as client:
+            check_empty(folder)
             name = client.submit_job(
                 entrypoint=f"{self._profile.python} -m cluster.pack {shlex.quote(handle.output)}",
                 submission_id=f"{handle.id}-fetch-{time.time_ns() // 1_000_000}",

@@ -282,6 +282,7 @@ def test_a_cluster_that_is_gone(
         status, out, err = distilsearch(*command)
         assert (status, out) == (2, ""), command
         assert "nothing answers there" in err
+    assert not (tmp_path / "x").exists()
     status, _, err = distilsearch("submit", study(), "--to", "lab")
     assert status == 2
     assert "nothing answers there" in err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -212,7 +213,9 @@ def jobs(as_json: AsJson = False) -> None:
     """
     from cluster import book
 
-    rows = [(handle, _status(handle)) for handle in book.known()]
+    handles = book.known()
+    with ThreadPoolExecutor(8) as asking:  # a place that does not answer holds up no other
+        rows = list(zip(handles, asking.map(_status, handles), strict=True))
     if as_json:
         typer.echo(json.dumps([_row(handle, found) for handle, found in rows], indent=2))
         return
