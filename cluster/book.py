@@ -9,17 +9,30 @@ from pydantic import ValidationError
 
 from cluster.job import JobHandle
 from spaces.errors import InputError, near_miss
-from spaces.yaml_io import write_whole
 
 
 def state_folder() -> Path:
     return Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "distilsearch"
 
 
-def keep(handle: JobHandle) -> None:
+def jobs_folder() -> Path:
+    """Raises InputError where nothing can be kept: a job that nobody finds again is not launched."""
     folder = state_folder() / "jobs"
-    folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / f"{handle.id}.json", handle.model_dump_json(indent=2))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError.of(
+            str(folder), f"cannot be made: {error.strerror}; XDG_STATE_HOME names another place"
+        ) from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError.of(str(folder), "cannot be written; XDG_STATE_HOME names another place")
+    return folder
+
+
+def keep(handle: JobHandle) -> None:
+    from spaces.yaml_io import write_whole
+
+    write_whole(jobs_folder() / f"{handle.id}.json", handle.model_dump_json(indent=2))
 
 
 def known() -> list[JobHandle]:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import zipfile
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster.job import Job, Sent
 from cluster.profile import Profile
 from spaces.errors import Fault, InputError
 from spaces.secrets import mask_secrets
-from spaces.study import StudySpec
+
+if TYPE_CHECKING:
+    from spaces.study import StudySpec
 
 COMPARED = ("distilsearch", "ray", "torch", "transformers", "optuna")
 SPLITS = ("train", "validation", "test", "unlabelled")
@@ -48,6 +52,19 @@ def make_job(spec: StudySpec, profile: Profile, *, sees_our_files: bool) -> Job:
     return Job(study=study, files=tuple(files), output=output, profile=profile, versions=versions())
 
 
+def check_output(job: Job) -> None:
+    """Where the place shares this machine's folders: raises InputError where the output cannot be written, and makes nothing."""
+    output = Path(job.output)
+    try:
+        nearest = next(path for path in (output, *output.parents) if path.exists())
+    except OSError as error:
+        raise InputError.of("output", f"{output} cannot be looked at: {error.strerror}") from None
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise InputError.of(
+            "output", f"{nearest} is no folder that you may write to; name one that can be written, there too"
+        )
+
+
 def versions() -> dict[str, str]:
     """Of what is installed here; a machine that only submits need not have the rest."""
     found = {}
@@ -62,7 +79,8 @@ def versions() -> dict[str, str]:
 def _packed(study: Mapping[str, Any], profile: Profile) -> tuple[dict[str, Any], list[Sent]]:
     """The study with its files' names in the bundle, and the files."""
     made: dict[str, Any] = {**study, "data": dict(study["data"]), "teacher": dict(study["teacher"])}
-    files: list[Sent] = []
+    files: list[tuple[str, Path, int]] = []
+    code: list[Path] = []
     faults: list[Fault] = []
 
     def sent(path: Path, name: str, where: str) -> str:
@@ -72,11 +90,23 @@ def _packed(study: Mapping[str, Any], profile: Profile) -> tuple[dict[str, Any],
         try:
             found = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
             for each in found:
+                if not os.access(each, os.R_OK):
+                    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
                 inner = f"{name}/{each.relative_to(path).as_posix()}" if path.is_dir() else name
-                files.append(Sent(name=inner, path=each, num_bytes=each.stat().st_size, sha256=_digest(each)))
+                files.append((inner, each, each.stat().st_size))
         except OSError as error:
             faults.append(Fault(where, f"{path} cannot be read: {error.strerror}"))
         return name
+
+    def sent_code(path: str, where: str) -> str:
+        """`file.py:function` with the file as the place will see it; one file may have several functions."""
+        file, _, function = path.rpartition(":")
+        if not file.endswith(".py") or _is_shared(file, profile):
+            return path
+        if Path(file) not in code:
+            code.append(Path(file))
+            sent(Path(file), f"inputs/code-{len(code)}/{Path(file).name}", where)
+        return f"inputs/code-{code.index(Path(file)) + 1}/{Path(file).name}:{function}"
 
     for split in SPLITS:
         source = made["data"].get(split)
@@ -86,19 +116,18 @@ def _packed(study: Mapping[str, Any], profile: Profile) -> tuple[dict[str, Any],
     if model.is_absolute():
         made["teacher"]["model"] = sent(model, "inputs/teacher", "teacher.model")
     for key in OWN_CODE:
-        made[key] = {name: _sent_code(path, sent, f"{key}.{name}") for name, path in made.get(key, {}).items()}
+        made[key] = {name: sent_code(path, f"{key}.{name}") for name, path in made.get(key, {}).items()}
     if reader := made["data"].get("reader"):
-        made["data"]["reader"] = _sent_code(reader, sent, "data.reader")
+        made["data"]["reader"] = sent_code(reader, "data.reader")
     earlier = made.get("search", {}).get("from")
     if earlier and not _is_shared(earlier, profile):
         faults.append(
             Fault("search.from", f"{earlier} is not sent; put it into a folder that the cluster sees (shared)")
         )
-    total = sum(file.num_bytes for file in files)
+    total = sum(size for _, _, size in files)
     if total > profile.upload_limit_mb * 1e6:
-        largest = ", ".join(
-            f"{file.name} {file.num_bytes / 1e6:.0f} MB" for file in sorted(files, key=lambda f: -f.num_bytes)[:3]
-        )
+        by_size = sorted(files, key=lambda file: -file[2])
+        largest = ", ".join(f"{name} {size / 1e6:.0f} MB" for name, _, size in by_size[:3])
         faults.append(
             Fault(
                 "upload_limit_mb",
@@ -108,12 +137,8 @@ def _packed(study: Mapping[str, Any], profile: Profile) -> tuple[dict[str, Any],
         )
     if faults:
         raise InputError("what the job needs", faults)
-    return made, files
-
-
-def _sent_code(path: str, sent: Any, where: str) -> str:
-    file, _, function = path.rpartition(":")
-    return f"{sent(Path(file), f'inputs/{Path(file).name}', where)}:{function}" if file.endswith(".py") else path
+    # Read only now: what is too large has been refused by its size.
+    return made, [Sent(name=name, path=path, num_bytes=size, sha256=_digest(path)) for name, path, size in files]
 
 
 def _is_shared(path: str, profile: Profile) -> bool:

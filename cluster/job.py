@@ -63,9 +63,13 @@ class Job(Frozen):
     @property
     def arrival(self) -> dict[str, Any]:
         """What `python -m cluster.arrive` on the other side is told."""
-        kept = {"keep_in": str(PurePosixPath(self.output).parent / ".jobs" / self.id)}
+        by_parts = {
+            "keep_in": str(PurePosixPath(self.output).parent / ".jobs" / self.id),
+            "inputs": [file.name for file in self.files],
+            "code_is_sent": getattr(self.profile, "code", "installed") != "installed",
+        }
         return {
-            **(kept if self.profile.kind == "ray-jobs" else {}),
+            **(by_parts if self.profile.kind == "ray-jobs" else {}),
             "versions": self.versions,
             "policy": self.profile.versions,
             "environment": self.profile.environment,

@@ -139,8 +139,8 @@ class KuberayLauncher:
 
     def fetch(self, handle: JobHandle, folder: Path) -> None:
         """From the head, or, when the cluster is gone, from a pod of our own with the same volumes."""
-        check_empty(folder)
         head = self._youngest(f"{RUN}={handle.reference['rayjob']},ray.io/node-type=head", phase="Running")
+        check_empty(folder)
         with contextlib.ExitStack() as stack:
             pod, container = (head, HEAD) if head else (stack.enter_context(self._reader(handle)), READER)
             packer = ("python", "-m", "cluster.pack", handle.output)

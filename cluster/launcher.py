@@ -48,6 +48,6 @@ LAUNCHERS = {  # a kind of profile -> its launcher: imported when it is needed
 
 
 def launcher_of(profile: Profile) -> Launcher:
-    module, _, name = LAUNCHERS[profile.kind].partition(":")  # type: ignore[attr-defined]
+    module, _, name = LAUNCHERS[profile.kind].partition(":")
     made: Launcher = getattr(import_module(module), name)(profile)
     return made

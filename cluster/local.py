@@ -13,12 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cluster.book import state_folder
-from cluster.bundle import contents
+from cluster.bundle import check_output, contents
 from cluster.collect import copy_output
 from cluster.job import Job, JobHandle, JobState, JobStatus
 from cluster.profile import LocalProfile
 from spaces.errors import StudyError
-from spaces.yaml_io import write_whole
 
 STOP_SECONDS = 90.0  # a driver that was told to end closes its lanes first
 LOOK_SECONDS = 0.2
@@ -41,6 +40,9 @@ class LocalLauncher:
         return f"{files}--- runs here, in {self._folder(job.id)}\n{shlex.join(self._command(self._folder(job.id)))}"
 
     def submit(self, job: Job, attempt: int) -> dict[str, str]:
+        from spaces.yaml_io import write_whole
+
+        check_output(job)
         folder = self._folder(job.id)
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in contents(job):

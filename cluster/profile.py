@@ -11,7 +11,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
+    BeforeValidator,
     Field,
+    SerializeAsAny,
     StringConstraints,
     TypeAdapter,
     ValidationError,
@@ -22,7 +24,6 @@ from pydantic_core import PydanticUndefined
 
 from spaces.errors import Fault, InputError, near_miss
 from spaces.student import Frozen
-from spaces.yaml_io import faults_of, parse_yaml
 
 VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
 Variable = Annotated[str, StringConstraints(pattern=VARIABLE)]
@@ -34,6 +35,7 @@ SLURM_TIME = re.compile(r"^(\d+-)?\d+(:\d+){0,2}$")
 class Profile(Frozen):
     """What all kinds have. Paths under `output` and `shared` are the cluster's; other paths are this machine's."""
 
+    kind: str
     output: Line | None = None  # the folder that takes each study's output, under its name; None: the study's own
     shared: tuple[Line, ...] = ()  # folders that the cluster sees under the same path: what lies there is not sent
     environment: dict[Variable, Line] = {}
@@ -251,7 +253,17 @@ KINDS: dict[str, type[Profile]] = {
     "kuberay": KuberayProfile,
     "slurm": SlurmProfile,
 }
-AnyProfile = LocalProfile | RayJobsProfile | KuberayProfile | SlurmProfile
+
+
+def _of_its_kind(raw: Any) -> Any:
+    if not isinstance(raw, Mapping):
+        return raw
+    if raw.get("kind") not in KINDS:
+        raise ValueError(f"{raw.get('kind')!r} is no kind of profile")
+    return KINDS[raw["kind"]].model_validate(raw)
+
+
+AnyProfile = Annotated[SerializeAsAny[Profile], BeforeValidator(_of_its_kind)]
 
 
 def config_folder() -> Path:
@@ -286,6 +298,8 @@ def load_profile(name: str, beside: Path | None = None) -> Profile:
 
 
 def read_profile(path: Path) -> Profile:
+    from spaces.yaml_io import parse_yaml
+
     try:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -295,6 +309,8 @@ def read_profile(path: Path) -> Profile:
 
 def parse_profile(raw: Any, source: str) -> Profile:
     """Raises InputError with every fault, and with the kind's options and their defaults."""
+    from spaces.yaml_io import faults_of
+
     kind = raw.get("kind") if isinstance(raw, Mapping) else None
     if not isinstance(kind, str) or kind not in KINDS:
         miss = near_miss(kind, KINDS) if isinstance(kind, str) else ""

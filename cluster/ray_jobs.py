@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import os
 import re
+import shlex
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from cluster.arrive import SOURCE
 from cluster.bundle import contents, write_zip
 from cluster.collect import check_empty, copy_output
-from cluster.job import Job, JobHandle, JobState, JobStatus
+from cluster.job import Job, JobHandle, JobState, JobStatus, Sent
 from cluster.pack import END, START
 from cluster.profile import RayJobsProfile
 from spaces.errors import InputError, StudyError
@@ -29,18 +33,17 @@ STATES = {
 }
 LOOK_SECONDS = 0.5
 STOP_SECONDS = 90.0
-GONE_SECONDS = 60.0  # that a cluster may take to say that a job has begun to end
-
-SOURCE = ("search", "spaces", "cluster", "examples", "pyproject.toml")
+ANSWER_SECONDS = 15.0  # that the dashboard may take to answer at all
 
 
 class RayJobsLauncher:
-    """The bundle is the job's working directory; Ray keeps it by content, and takes it once."""
+    """What is sent goes in parts: the study, the data, the teacher, the code. Ray keeps each by its content, and is sent again only
+    what it does not have; it forgets a part some minutes after the last job that uses it."""
 
     sees_our_files = False
 
     def __init__(self, profile: RayJobsProfile) -> None:
-        self._profile = profile
+        self._profile, self._client = profile, None
 
     def preview(self, job: Job) -> str:
         told = [f"--- {name}\n{content.decode()}" for name, content in contents(job) if isinstance(content, bytes)]
@@ -50,43 +53,36 @@ class RayJobsLauncher:
         return "\n".join([*told, f"--- to {self._profile.address}", self._entrypoint()])
 
     def submit(self, job: Job, attempt: int) -> dict[str, str]:
-        client = self._client()
-        name = f"{job.id}-{attempt}"
-        while any(each.submission_id == name for each in client.list_jobs()):  # of somebody's whose book is another
-            attempt += 1
-            name = f"{job.id}-{attempt}"
-        running = [
-            each.submission_id
-            for each in client.list_jobs()
-            if (each.metadata or {}).get("distilsearch") == job.id and not STATES[each.status].over
-        ]
-        if running:
-            raise InputError.of(
-                "JOB", f"{running[0]} runs there already, into {job.output}: two would write one record"
+        with tempfile.TemporaryDirectory() as folder, self._asked() as client:
+            there = client.list_jobs()
+            taken = {each.submission_id for each in there}  # also by somebody whose book is another
+            while f"{job.id}-{attempt}" in taken:
+                attempt += 1
+            for each in there:
+                if (each.metadata or {}).get("distilsearch") == job.id and not STATES[each.status].over:
+                    raise InputError.of(
+                        "JOB",
+                        f"{each.submission_id} runs there already, into {job.output}: two would write one record",
+                    )
+            study = Path(folder) / "study.zip"
+            write_zip(study, ((name, content) for name, content in contents(job) if isinstance(content, bytes)))
+            name = client.submit_job(
+                entrypoint=self._entrypoint(),
+                submission_id=f"{job.id}-{attempt}",
+                runtime_env={"working_dir": str(study), **self._modules(job.files, Path(folder))},
+                metadata={"distilsearch": job.id, "output": job.output},
+                entrypoint_num_cpus=self._profile.cpus or None,
             )
-        with tempfile.TemporaryDirectory() as folder:
-            archive = Path(folder) / "bundle.zip"
-            write_zip(archive, iter([*contents(job), *self._code()]))
-            try:
-                client.submit_job(
-                    entrypoint=self._entrypoint(),
-                    submission_id=name,
-                    runtime_env={"working_dir": str(archive)},
-                    metadata={"distilsearch": job.id, "output": job.output},
-                    entrypoint_num_cpus=self._profile.cpus or None,
-                )
-            except RuntimeError as error:
-                raise StudyError(f"{self._profile.address} did not take the job: {_first_line(error)}") from None
         return {"submission": name}
 
     def status(self, handle: JobHandle) -> JobStatus:
-        client = self._client()
         try:
-            found = client.get_job_info(handle.reference["submission"])
-        except RuntimeError as error:
+            with self._asked() as client:
+                found = client.get_job_info(handle.reference["submission"])
+        except StudyError as error:
             if "does not exist" in str(error):
                 return JobStatus(state=JobState.LOST, message=f"{self._profile.address} knows no such job any more")
-            raise StudyError(f"{self._profile.address}: {_first_line(error)}") from None
+            raise
         times = {
             "started_at": found.start_time / 1000 if found.start_time else None,
             "ended_at": found.end_time / 1000 if found.end_time else None,
@@ -96,13 +92,11 @@ class RayJobsLauncher:
         return JobStatus(state=state, message=message, **times)
 
     def logs(self, handle: JobHandle, follow: bool) -> Iterator[str]:
-        client, told = self._client(), 0
+        told = 0
         while True:
             over = not follow or self.status(handle).state.over  # asked first: what it says last is read
-            try:
+            with self._asked() as client:
                 text = client.get_job_logs(handle.reference["submission"])
-            except RuntimeError as error:
-                raise StudyError(f"{handle.id} has no logs there any more: {_first_line(error)}") from None
             if len(text) > told:
                 yield text[told:]
                 told = len(text)
@@ -114,7 +108,8 @@ class RayJobsLauncher:
         """Ray tells the driver to end, and kills it where it does not within some seconds; nothing is lost either way."""
         if self.status(handle).state.over:
             return
-        self._client().stop_job(handle.reference["submission"])
+        with self._asked() as client:
+            client.stop_job(handle.reference["submission"])
         deadline = time.monotonic() + STOP_SECONDS
         while not self.status(handle).state.over:
             if time.monotonic() > deadline:
@@ -125,59 +120,92 @@ class RayJobsLauncher:
         """From the folder itself where this machine sees it, else by a small job there that packs it into its log."""
         if any(Path(handle.output).is_relative_to(shared) for shared in self._profile.shared):
             return copy_output(Path(handle.output), folder)
-        check_empty(folder)
-        client = self._client()
-        name = f"{handle.id}-fetch-{int(time.time())}"
-        client.submit_job(
-            entrypoint=f"{self._profile.python} -m cluster.pack {_quoted(handle.output)}",
-            submission_id=name,
-            runtime_env=self._code_alone(),
-            metadata={"distilsearch-fetch": handle.id},
-        )
-        while not STATES[client.get_job_status(name)].over:
-            time.sleep(LOOK_SECONDS)
-        text = client.get_job_logs(name)
+        with tempfile.TemporaryDirectory() as scratch, self._asked() as client:
+            check_empty(folder)
+            name = client.submit_job(
+                entrypoint=f"{self._profile.python} -m cluster.pack {shlex.quote(handle.output)}",
+                submission_id=f"{handle.id}-fetch-{time.time_ns() // 1_000_000}",
+                runtime_env=self._modules((), Path(scratch)),
+                metadata={"distilsearch-fetch": handle.id},
+            )
+            try:
+                while not (state := STATES[client.get_job_status(name)]).over:
+                    time.sleep(LOOK_SECONDS)
+                text = client.get_job_logs(name)
+            except BaseException:
+                with contextlib.suppress(Exception):
+                    client.stop_job(name)
+                raise
+            client.delete_job(name)
         packed = text.partition(START)[2].partition(END)[0] if END in text else ""
-        state = STATES[client.get_job_status(name)]
-        client.delete_job(name)
         if state is not JobState.SUCCEEDED or not packed:
             raise StudyError(f"{handle.output} could not be fetched: {_last_line(text)}")
         with tarfile.open(fileobj=io.BytesIO(base64.b64decode(packed)), mode="r:gz") as archive:
             archive.extractall(folder, filter="data")
 
-    def _client(self) -> Any:
-        """Raises InputError: what is wrong with the address, the token, or the certificate."""
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    @contextlib.contextmanager
+    def _asked(self) -> Iterator[Any]:
+        """Ray's client. Raises InputError for what is wrong with the address, the token or the certificate, StudyError for what
+        goes wrong afterwards."""
+        self._client = self._client or self._made()
+        import requests
+        from ray.exceptions import AuthenticationError
+
+        try:
+            yield self._client
+        except (RuntimeError, ConnectionError, requests.RequestException, AuthenticationError) as error:
+            raise StudyError(f"{self._profile.address}: {_first_line(error)}") from None
+
+    def _made(self) -> Any:
+        # No .gitignore leaves out a file of the teacher's.
+        os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_RUNTIME_ENV_IGNORE_GITIGNORE": "1"}
         import logging
 
-        import requests
-        from ray.job_submission import JobSubmissionClient
-
-        logging.getLogger("ray.dashboard").setLevel(logging.ERROR)  # "Uploading package ..."
-        address, headers = (
-            self._profile.address,
-            {name: _from_environment(text) for name, text in self._profile.headers.items()},
-        )
-        verify: bool | str = self._profile.verify and (self._profile.certificate_authority or True)
-        token = self._token()
-        if token:
-            headers["Authorization"] = f"Bearer {token}"
         try:
-            return JobSubmissionClient(address, headers=headers or None, verify=verify)
-        except (ConnectionError, requests.exceptions.ConnectionError) as error:
-            certificate = "certificate" in str(error).lower() or "ssl" in str(error).lower()
-            why = "its certificate is not trusted (certificate_authority)" if certificate else "nothing answers there"
+            import requests
+            import urllib3
+            from ray.job_submission import JobSubmissionClient
+        except ImportError:
             raise InputError.of(
-                "address", f"{address}: {why}; it is the address of Ray's dashboard, http://HOST:8265"
+                "kind", "ray-jobs needs Ray's client here, which is not installed: pip install 'ray[default]'"
             ) from None
-        except Exception as error:
-            text = str(error)
-            if "401" in text or "403" in text or "authenti" in text.lower() or "token" in text.lower():
-                raise InputError.of(
-                    "token_file",
-                    f"{address} does not accept the token; name a file that holds the cluster's, or set RAY_AUTH_TOKEN",
-                ) from None
-            raise InputError.of("address", f"{address}: {_first_line(error)}") from None
+        for name in ("dashboard_sdk", "job.sdk"):  # "Uploading package ..."
+            logging.getLogger(f"ray.dashboard.modules.{name}").setLevel(logging.ERROR)
+        profile, address = self._profile, self._profile.address.rstrip("/")
+        headers = {name: _from_environment(text) for name, text in profile.headers.items()}
+        verify: bool | str = profile.verify and (self._authority() or True)
+        if token := self._token():
+            headers["Authorization"] = f"Bearer {token}"
+        if verify is False:
+            urllib3.disable_warnings()  # at every request that nothing is verified: the profile says so itself
+        dashboard = "it is the address of Ray's dashboard, http://HOST:8265"
+        try:
+            answer = requests.get(f"{address}/api/version", headers=headers, verify=verify, timeout=ANSWER_SECONDS)
+        except requests.exceptions.SSLError as error:
+            why = f"its certificate is not trusted ({_reason(error)}); name one's own by certificate_authority"
+            raise InputError.of("address", f"{address}: {why}") from None
+        except (requests.ConnectionError, requests.Timeout):
+            raise InputError.of("address", f"{address}: nothing answers there; {dashboard}") from None
+        except (requests.RequestException, ValueError) as error:
+            raise InputError.of("address", f"{address} is no address ({_first_line(error)}); {dashboard}") from None
+        if answer.status_code in (401, 403):
+            wrong = "does not accept the token" if token else "asks for a token"
+            raise InputError.of(
+                "token_file", f"{address} {wrong}; name a file that holds the cluster's, or set RAY_AUTH_TOKEN"
+            )
+        if answer.status_code != 200 or "ray_version" not in answer.text:
+            raise InputError.of(
+                "address", f"{address} answers, but not as Ray does ({answer.status_code}); {dashboard}"
+            )
+        return JobSubmissionClient(address, headers=headers or None, verify=verify)
+
+    def _authority(self) -> str | None:
+        if self._profile.certificate_authority is None:
+            return None
+        path = Path(self._profile.certificate_authority).expanduser()
+        if not path.exists():
+            raise InputError.of("certificate_authority", f"there is no {path}")
+        return str(path)
 
     def _token(self) -> str:
         if self._profile.token_file is None:
@@ -190,31 +218,49 @@ class RayJobsLauncher:
     def _entrypoint(self) -> str:
         return f"{self._profile.python} -m cluster.arrive ."
 
-    def _code(self) -> list[tuple[str, Path | bytes]]:
-        """distilsearch's own files, in the bundle: the working directory is first on Python's path."""
+    def _modules(self, files: Iterable[Sent], folder: Path) -> dict[str, Any]:
+        """The parts beside the study, as folders: Ray puts each where Python finds it, on every node."""
+        parts: dict[str, Path] = {}
+        for file in files:
+            part = "teacher" if file.name.startswith("inputs/teacher/") else "data"
+            link = folder / part / file.name
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(file.path.resolve())
+            parts[part] = folder / part / "inputs"
+        modules = [str(path) for path in (*parts.values(), *self._code(folder / "code"))]
+        return {"py_modules": modules, "excludes": ["__pycache__"]} if modules else {}
+
+    def _code(self, folder: Path) -> Iterator[Path]:
+        """distilsearch's own packages, and beside them what says their version."""
         if self._profile.code == "installed":
-            return []
+            return
         root = Path(self._profile.code).expanduser()
-        if root.suffix == ".whl" and root.is_file():
-            import zipfile
+        if root.suffix == ".whl":
+            try:
+                with zipfile.ZipFile(root) as wheel:
+                    wheel.extractall(folder)
+            except (OSError, zipfile.BadZipFile) as error:
+                raise InputError.of("code", f"{root} cannot be read as a wheel: {error}") from None
+            root = folder
+        else:
+            _write_metadata(root, folder)
+        if missing := [name for name in SOURCE if not (root / name).is_dir()]:
+            problem = f"{self._profile.code} is neither a wheel nor a folder with distilsearch's source: it has no {missing[0]}"
+            raise InputError.of("code", problem)
+        yield from (root / name for name in SOURCE)
+        yield from folder.glob("*.dist-info")
 
-            with zipfile.ZipFile(root) as wheel:
-                return [(name, wheel.read(name)) for name in sorted(wheel.namelist()) if not name.endswith("/")]
-        if not (root / "search").is_dir() or not (root / "cluster").is_dir():
-            raise InputError.of("code", f"{root} is neither a wheel nor a folder with distilsearch's source")
-        found: list[tuple[str, Path | bytes]] = []
-        for name in SOURCE:
-            path = root / name
-            files = sorted(path.rglob("*")) if path.is_dir() else [path] * path.is_file()
-            found += [
-                (each.relative_to(root).as_posix(), each)
-                for each in files
-                if each.is_file() and "__pycache__" not in each.parts
-            ]
-        return found
 
-    def _code_alone(self) -> dict[str, str]:
-        return {} if self._profile.code == "installed" else {"working_dir": str(Path(self._profile.code).expanduser())}
+def _write_metadata(root: Path, folder: Path) -> None:
+    """What an installation would have: without it nobody there could say which version this is."""
+    try:
+        found = re.search(r'^version = "([^"]+)"', (root / "pyproject.toml").read_text("utf-8"), re.MULTILINE)
+    except OSError as error:
+        raise InputError.of("code", f"{root} is no folder with distilsearch's source: {error.strerror}") from None
+    version = found[1] if found else "0"
+    into = folder / f"distilsearch-{version}.dist-info"
+    into.mkdir(parents=True)
+    (into / "METADATA").write_text(f"Metadata-Version: 2.1\nName: distilsearch\nVersion: {version}\n")
 
 
 def _from_environment(text: str) -> str:
@@ -222,14 +268,14 @@ def _from_environment(text: str) -> str:
     return re.sub(r"\$([A-Za-z_]\w*)", lambda found: os.environ.get(found[1], ""), text)
 
 
-def _quoted(text: str) -> str:
-    import shlex
-
-    return shlex.quote(text)
-
-
 def _first_line(error: object) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _reason(error: Exception) -> str:
+    """OpenSSL's words within those of three libraries."""
+    found = re.search(r"\] (?:certificate verify failed: )?([^(]+) \(_ssl", str(error))
+    return found[1] if found else _first_line(error)
 
 
 def _last_line(text: str) -> str:

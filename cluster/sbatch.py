@@ -98,6 +98,7 @@ RAY_AUTH_TOKEN=$(od -An -vN32 -tx1 /dev/urandom | tr -d ' \n')
 export RAY_AUTH_TOKEN RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0
 export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 # nothing runs any more when a node is told to end
 {environment}
+{compare}
 ray_start 1 --nodelist="$SLURMD_NODENAME" {head}
 for ((waited = 0; waited < {head_seconds}; waited++)); do
   address=$(cat "$temp/r/ray_current_cluster" 2> /dev/null)
@@ -111,6 +112,8 @@ export RAY_ADDRESS=$address
 attend "$python" -m cluster.arrive "$folder"
 finish $?
 """
+
+COMPARE = r"""attend "$python" -m cluster.arrive --compare "$folder" || finish $? # before anything runs"""
 
 OTHERS = r"""ray_start {others} --exclude="$SLURMD_NODENAME" --address="$address"
 attend "$python" -m cluster.slurm "$address" {nodes} {nodes_seconds}
@@ -132,6 +135,7 @@ def batch_script(job: Job, profile: SlurmProfile, folder: Path) -> str:
         resources=" ".join(_ray_resources(profile)),
         setup="\n".join(profile.setup),
         environment="\n".join(f"export {name}={shlex.quote(text)}" for name, text in profile.environment.items()),
+        compare=COMPARE if profile.versions == "refuse" else "",
         head=HEAD,
         head_seconds=HEAD_SECONDS,
         step_seconds=STEP_SECONDS,

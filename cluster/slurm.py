@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -12,13 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cluster.bundle import contents
+from cluster.bundle import check_output, contents
 from cluster.collect import copy_output
 from cluster.job import Job, JobHandle, JobState, JobStatus
 from cluster.profile import SlurmProfile
 from cluster.sbatch import batch_script
 from spaces.errors import InputError, StudyError
-from spaces.yaml_io import write_whole
 
 COMMAND_SECONDS = 60.0  # that Slurm's commands may take: a controller that is busy answers late
 STOP_SECONDS = 90.0  # a driver that was told to end closes its lanes first
@@ -81,6 +82,8 @@ class SlurmLauncher:
         return f"{files}--- {folder}/job.sh, for sbatch\n{batch_script(job, self._profile, folder)}"
 
     def submit(self, job: Job, attempt: int) -> dict[str, str]:
+        from spaces.yaml_io import write_whole
+
         folder = _folder(job)
         there = _asked("squeue", "--noheader", f"--name={job.id}", "--format=%i %u").split()
         if there:
@@ -88,23 +91,29 @@ class SlurmLauncher:
                 "JOB",
                 f"{job.id} is in Slurm's queue already, as job {there[0]} of {there[1]}: two would write one record",
             )
+        check_output(job)
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
         try:
-            nearest = next(path for path in (Path(job.output), folder, *folder.parents) if path.exists())
-            if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-                raise PermissionError(0, "is no folder that you may write to", str(nearest))
             folder.mkdir(parents=True, exist_ok=True)
             for name, content in contents(job):
                 assert isinstance(content, bytes), "nothing is sent to where it is already"
                 write_whole(folder / name, content)
             write_whole(folder / "job.sh", batch_script(job, self._profile, folder))
-        except OSError as error:
-            raise InputError.of(
-                "output",
-                f"{error.filename or job.output}: {error.strerror}; name a folder that can be written here and on the nodes",
-            ) from None
-        done = _run("sbatch", "--parsable", str(folder / "job.sh"))
-        if done.returncode:
-            raise InputError.of("sbatch", f"{_words(done)}{self._asked_for(_words(done))}")
+            done = _run("sbatch", "--parsable", str(folder / "job.sh"))
+            if done.returncode:
+                raise InputError.of("sbatch", f"{_words(done)}{self._asked_for(_words(done))}")
+        except BaseException as error:
+            if folder in made:  # of the attempts before there is more in it
+                shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):  # somebody else's are in it by now
+                for path in made[1:]:
+                    path.rmdir()
+            if isinstance(error, OSError):
+                raise InputError.of(
+                    "output",
+                    f"{error.filename or job.output}: {error.strerror}; name a folder that can be written here and on the nodes",
+                ) from None
+            raise
         number = re.search(r"^\d+", done.stdout, re.MULTILINE)
         if number is None:
             raise StudyError(f"sbatch says no job number, but {done.stdout.strip()!r}; see `squeue --name={job.id}`")

@@ -16,18 +16,16 @@ from spaces.yaml_io import parse_study, parse_yaml, preset_names, preset_text, r
 MAX_SUFFIX = 60  # characters of a folder's name
 
 
-def load_changed(path: str | Path, changes: Sequence[str]) -> StudySpec:
+def load_changed(path: str | Path, changes: Sequence[str], elsewhere: Sequence[str] = ()) -> StudySpec:
     """The study of a file, a preset or a best-config (see `load_study`) with changes such as `training.epochs=10`.
 
     A key is a dotted path, a value is YAML; a later change of a key replaces an earlier one. The student of a best-config under
     other settings is another study than the same student again, so it has an output of its own, unless the changes name one.
-    Raises InputError with every fault.
+    `elsewhere`: see `parse_study`. Raises InputError with every fault.
     """
     written = read_study(path)
-    if not changes:
-        return parse_study(written.raw, written.source, written.folder)
-    if not isinstance(written.raw, dict):
-        return parse_study(written.raw, written.source, written.folder)  # says what it is instead
+    if not changes or not isinstance(written.raw, dict):
+        return parse_study(written.raw, written.source, written.folder, elsewhere=elsewhere)
     values = parse_changes(changes)
     raw = deepcopy(written.raw)
     for key, value in values.items():
@@ -35,7 +33,7 @@ def load_changed(path: str | Path, changes: Sequence[str]) -> StudySpec:
     if written.is_best_config and "output" not in values and isinstance(raw.get("output"), str):
         other = {key: value for key, value in values.items() if key.partition(".")[0] not in FREE}
         raw["output"] += f".{_suffix(other)}" if other else ""
-    return parse_study(raw, written.source, written.folder)
+    return parse_study(raw, written.source, written.folder, elsewhere=elsewhere)
 
 
 def parse_changes(changes: Sequence[str]) -> dict[str, Any]:

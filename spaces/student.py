@@ -18,7 +18,7 @@ BYTES_A_WEIGHT = {"fp32": 4, "fp16": 2}
 class Frozen(BaseModel):
     """Base of the nouns: frozen, checked at construction, unknown keys forbidden."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class TeacherShape(Frozen):

@@ -6,7 +6,7 @@ import contextlib
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -149,8 +149,11 @@ def parse_best_config(raw: Any, source: str) -> BestConfig:
         raise InputError(source, faults_of(error, BestConfig)) from None
 
 
-def parse_study(raw: Any, source: str, folder: Path, *, files_must_exist: bool = True) -> StudySpec:
-    """Validates plain data. Raises InputError with every fault. Paths are taken relative to `folder`."""
+def parse_study(
+    raw: Any, source: str, folder: Path, *, files_must_exist: bool = True, elsewhere: Sequence[str] = ()
+) -> StudySpec:
+    """Validates plain data. Raises InputError with every fault. Paths are taken relative to `folder`; files below the folders
+    `elsewhere` are looked for where the study runs, not here."""
     if not isinstance(raw, dict):
         raise InputError.of(
             source, "is no study: write keys such as name, data and teacher (see `distilsearch schema`)"
@@ -179,7 +182,7 @@ def parse_study(raw: Any, source: str, folder: Path, *, files_must_exist: bool =
     elif "output" not in raw:
         raw["output"] = "runs/study"
     raw["space"] = space
-    faults += _path_faults(raw, folder, files_must_exist)
+    faults += _path_faults(raw, folder, files_must_exist, elsewhere)
     try:
         spec = StudySpec.model_validate(raw)
     except ValidationError as error:
@@ -209,7 +212,7 @@ def _register_own(study: Mapping[str, Any], folder: Path) -> list[Fault]:
 SPLIT_FILES = ("train", "validation", "test", "unlabelled")
 
 
-def _path_faults(raw: Mapping[str, Any], folder: Path, files_must_exist: bool) -> list[Fault]:
+def _path_faults(raw: Mapping[str, Any], folder: Path, files_must_exist: bool, elsewhere: Sequence[str]) -> list[Fault]:
     """Paths that name nothing: looked at before validation, so that they are told with everything else."""
     data, search = (raw[key] if isinstance(raw.get(key), dict) else {} for key in ("data", "search"))
     paths = {f"data.{split}": data.get(split) for split in SPLIT_FILES} | {name: raw.get(name) for name in RELATIVE}
@@ -223,7 +226,8 @@ def _path_faults(raw: Mapping[str, Any], folder: Path, files_must_exist: bool) -
         except (RuntimeError, ValueError, OSError) as error:  # ~nobody, a null byte
             faults.append(Fault(where, f"{path!r} is no path: {error}"))
             continue
-        if files_must_exist and where.startswith("data.") and not file.is_file():
+        looked_for = files_must_exist and not any(file.is_relative_to(each) for each in elsewhere)
+        if looked_for and where.startswith("data.") and not file.is_file():
             faults.append(Fault(where, f"there is no file {file}"))
     return faults
 

@@ -25,6 +25,8 @@ import pytest
 import tiny
 from commands import distilsearch, finished, study  # noqa: F401
 from hypothesis import settings
+from places import one_node  # noqa: F401
+from slurm_places import slurm  # noqa: F401
 from whole_study import ran  # noqa: F401
 
 settings.register_profile("tiny", deadline=None, print_blob=True)

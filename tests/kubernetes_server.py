@@ -10,14 +10,14 @@ import json
 import re
 import struct
 import subprocess
-import threading
 import time
 import uuid
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
+
+from loopback import Handler, LoopbackServer
 
 Document = dict[str, Any]
 Key = tuple[str, str, str]  # resource, namespace, name
@@ -40,7 +40,7 @@ REASONS = {401: "Unauthorized", 403: "Forbidden", 404: "NotFound", 409: "Already
 WEBSOCKET = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
-class KubernetesServer:
+class KubernetesServer(LoopbackServer):
     """`refusals` answer what they match (a method and a part of the path) with a status and a message. `seen` are requests."""
 
     def __init__(self, *, has_kuberay: bool = True) -> None:
@@ -59,14 +59,9 @@ class KubernetesServer:
         self.add({"kind": "Namespace", "metadata": {"name": "default"}})
         server = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, format: str, *args: Any) -> None:
-                pass
-
+        class Kubernetes(Handler):
             def handle_request(self) -> None:
-                body = self.rfile.read(int(self.headers.get("content-length") or 0))
+                body = self.body()
                 url = urlsplit(self.path)
                 asked = parse_qs(url.query)
                 server.seen.append(f"{self.command} {self.path}")
@@ -85,13 +80,6 @@ class KubernetesServer:
                 self.whole(status, "application/json", json.dumps(answer).encode())
 
             do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = handle_request
-
-            def whole(self, status: int, kind: str, content: bytes) -> None:
-                self.send_response(status)
-                self.send_header("content-type", kind)
-                self.send_header("content-length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
 
             def watch(self, seconds: float) -> None:
                 time.sleep(seconds)
@@ -148,15 +136,7 @@ class KubernetesServer:
                     part = bytes([stream]) + content[start : start + 30_000]
                     self.wfile.write(b"\x82\x7e" + struct.pack(">H", len(part)) + part)
 
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._http.daemon_threads = True
-        self._http.handle_error = lambda *_: None  # type: ignore[method-assign]  # a client that hung up
-        self.url = f"http://127.0.0.1:{self._http.server_port}"
-        threading.Thread(target=self._http.serve_forever, daemon=True).start()
-
-    def close(self) -> None:
-        self._http.shutdown()
-        self._http.server_close()
+        self.serve(Kubernetes)
 
     def write_config(self, path: Path, *contexts: str) -> None:
         named = [{"name": each, "context": {"cluster": "here", "user": "me"}} for each in contexts]

@@ -10,15 +10,18 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from hosts import Hosts
 
 ROOT = Path(__file__).parent.parent
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "RAY_raylet_start_wait_time_s": "120"}
 NODE_SECONDS = 120.0
+TOKEN = "0123456789abcdef" * 2  # of `one_node`
 
 
 def free_ports(count: int) -> list[int]:
@@ -50,11 +53,20 @@ class RayCluster:
         )  # fmt: skip
         self.address = f"http://{self.head_host}:{self.dashboard_port}"
         deadline = time.monotonic() + NODE_SECONDS
-        while True:
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.address}/api/version", timeout=2):
-                return
-            assert time.monotonic() < deadline, "the head did not start"
+        while not self._answers():
+            if time.monotonic() > deadline:
+                self.close()
+                raise TimeoutError("the head did not start")
             time.sleep(0.3)
+
+    def _answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.address}/api/version", timeout=2):
+                return True
+        except urllib.error.HTTPError:  # for want of a token
+            return True
+        except OSError:
+            return False
 
     def add_node(self) -> subprocess.Popen[bytes]:
         """Returns once it has joined: two that start at once on one machine choose the same sockets."""
@@ -107,3 +119,12 @@ def ray_cluster(
         yield cluster
     finally:
         cluster.close()
+
+
+@pytest.fixture(scope="session")
+def one_node() -> Iterator[RayCluster]:
+    """A head of two processors that asks for a token."""
+    # Ray's sockets lie below its folder, and their names may have 107 characters.
+    folder = Path(f"/tmp/ds-ray-{time.time_ns() % 10**9}")
+    with ray_cluster(folder, cpus=2, environment={"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}) as cluster:
+        yield cluster

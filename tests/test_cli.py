@@ -15,6 +15,9 @@ import pytest
 import yaml
 from commands import Run
 
+from cluster import book
+from cluster.job import JobHandle
+from cluster.profile import KINDS, LocalProfile
 from search import cli
 from search.record.record import Record, open_storage
 from search.study.extension import Extension, wish
@@ -461,6 +464,33 @@ HEAVY = ("torch", "transformers", "ray", "datasets")
 )
 def test_nothing_is_loaded_that_is_not_needed(code: str, unwanted: tuple[str, ...]) -> None:
     assert loaded(code, unwanted) == []
+
+
+def test_a_machine_that_submits_loads_next_to_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of every kind, with a job in the book whose output nobody sees."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    unwanted = (*HEAVY, "optuna", "sqlalchemy", "numpy", "search.study", "search.record", "search.results.front")
+    profiles: dict[str, dict[str, Any]] = {
+        "local": {},
+        "ray-jobs": {"output": "/mnt/runs"},
+        "slurm": {"output": "/mnt/runs"},
+        "kuberay": {
+            "output": "/mnt/runs", "image": "ours", "ray_version": "2.60.0", "volumes": [{"claim": "data", "mount": "/mnt"}],
+        },
+    }  # fmt: skip
+    assert set(profiles) == set(KINDS)
+    for kind, keys in profiles.items():
+        path = tmp_path / f"{kind}.yaml"
+        path.write_text(yaml.safe_dump({"kind": kind, **keys}))
+        assert loaded(COMMAND.format(["submit", "docstrings", "--to", str(path), "--dry-run"]), unwanted) == []
+    book.keep(
+        JobHandle(
+            id="tiny-000000", study="tiny", output=str(tmp_path / "gone"), profile_name="local", profile=LocalProfile(),
+            submitted_at=0, reference={"folder": str(tmp_path / "gone"), "pid": "1", "began": "x", "at": "0"},
+        )
+    )  # fmt: skip
+    for command in ("jobs", "status"):
+        assert loaded(COMMAND.format([command]), (*unwanted, "spaces.study")) == []
 
 
 def test_the_check_of_loaded_modules_finds_one() -> None:

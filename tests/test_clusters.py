@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+import types
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +17,13 @@ from typing import Any
 import pytest
 import yaml
 from commands import Run
-from places import RayCluster, ray_cluster
+from places import ROOT, TOKEN
 
 from cluster import book, bundle
+from cluster.arrive import SOURCE
 from cluster.job import JobState
-from cluster.launcher import launcher_of
+from cluster.launcher import LAUNCHERS, launcher_of
+from cluster.profile import KINDS
 from spaces.errors import InputError
 
 pytestmark = pytest.mark.timeout(900)
@@ -31,21 +37,32 @@ class Place:
     outputs: Path
 
 
-@pytest.fixture(scope="module")
-def one_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
-    # Ray's sockets lie below its folder, and their names may have 107 characters.
-    folder = Path(f"/tmp/ds-ray-{time.time_ns() % 10**9}")
-    with ray_cluster(folder, cpus=2) as cluster:
-        yield cluster
+@pytest.fixture
+def ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kind that docs/clusters/adding-a-kind.md adds, and an `ssh` that goes nowhere."""
+    page = (ROOT / "docs" / "clusters" / "adding-a-kind.md").read_text()
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "ssh").write_text('#!/bin/sh\nexec sh -c "$2"\n')
+    (tmp_path / "bin" / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    module = types.ModuleType("ssh_of_the_page")
+    exec(next(code for code in page.split("```python\n")[1:]).partition("```")[0], module.__dict__)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(KINDS, "ssh", module.SshProfile)
+    monkeypatch.setitem(LAUNCHERS, "ssh", f"{module.__name__}:SshLauncher")
 
 
-@pytest.fixture(params=["local", pytest.param("ray-jobs", marks=pytest.mark.ray)])
+@pytest.fixture(params=["local", "ssh", pytest.param("ray-jobs", marks=pytest.mark.ray)])
 def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     profile: dict[str, Any] = {"kind": request.param, "python": sys.executable, "output": str(tmp_path / "outputs")}
+    if request.param == "ssh":
+        request.getfixturevalue("ssh")
+        profile["host"] = "there"
     if request.param == "ray-jobs":
-        profile["address"] = request.getfixturevalue("one_node").address
+        (tmp_path / "token").write_text(f"{TOKEN}\n")
+        profile |= {"address": request.getfixturevalue("one_node").address, "token_file": str(tmp_path / "token")}
     path = tmp_path / "profiles" / "there.yaml"
     path.parent.mkdir()
     path.write_text(yaml.safe_dump(profile))
@@ -110,6 +127,11 @@ def test_another_version_there_is_told_before_anything_runs(
     assert (listed["id"], listed["state"]) == (job, "failed")
 
 
+@pytest.mark.parametrize(
+    "place",
+    ["local", pytest.param("ssh", marks=pytest.mark.slow), pytest.param("ray-jobs", marks=pytest.mark.ray)],
+    indirect=True,
+)
 def test_a_job_is_stopped_and_two_do_not_write_one_output(
     place: Place, study: Callable[..., Path], distilsearch: Run
 ) -> None:
@@ -227,6 +249,37 @@ def test_what_is_too_large_or_cannot_get_there_is_told_at_once(
     )
 
 
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"kind": "ray-jobs", "shared": ["/mnt/only-there"]},
+        {"kind": "slurm", "shared": ["/mnt/only-there"]},
+        {"kind": "kuberay", "image": "i", "volumes": [{"claim": "runs", "mount": "/mnt"}]},
+    ],
+    ids=lambda keys: keys["kind"],
+)
+def test_what_only_the_place_has_need_not_be_here(
+    keys: dict[str, Any], tmp_path: Path, study: Callable[..., Path], distilsearch: Run
+) -> None:
+    (tmp_path / "profiles").mkdir()
+    (tmp_path / "profiles" / "lab.yaml").write_text(yaml.safe_dump({"output": "/mnt/runs", **keys}))
+    raw = yaml.safe_load(study().read_text())
+    raw["data"] |= {split: f"/mnt/only-there/{split}.tsv" for split in bundle.SPLITS}
+    raw["teacher"] = {"model": "/mnt/only-there/teacher"}
+    path = tmp_path / "there.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    status, out, err = distilsearch("submit", path, "--to", "lab", "--dry-run")
+    assert status == 0, err
+    assert out.count("/mnt/only-there/") == len(bundle.SPLITS) + 1
+    assert "inputs/" not in out
+    raw["data"]["test"] = "/elsewhere/test.tsv"  # which nobody said that the place has
+    path.write_text(yaml.safe_dump(raw))
+    status, _, err = distilsearch("submit", path, "--to", "lab", "--dry-run")
+    assert status == 2
+    assert "data.test: there is no file /elsewhere/test.tsv" in err
+    assert "only-there" not in err
+
+
 def test_the_same_bundle_is_the_same_bytes(tmp_path: Path, study_of: Callable[..., Any]) -> None:
     from cluster.profile import parse_profile
 
@@ -244,6 +297,90 @@ def test_the_same_bundle_is_the_same_bytes(tmp_path: Path, study_of: Callable[..
     assert job.study["data"]["train"] == "inputs/train.tsv"
     again = yaml.safe_load(dict(bundle.contents(job))["study.yaml"])  # type: ignore[arg-type]
     assert again["output"] == "/mnt/x/tiny"
+
+
+def test_what_arrives_in_parts_is_kept_together_and_runs_from_there(tmp_path: Path) -> None:
+    """As Ray lays it out: the study where the job begins, each other part where Python finds it."""
+    job, data, code, kept = (tmp_path / name for name in ("job", "data", "code", "outputs/.jobs/tiny-1"))
+    (data / "inputs").mkdir(parents=True)
+    (code / "distilsearch-0.1.0+sent.dist-info").mkdir(parents=True)
+    (code / "distilsearch-0.1.0+sent.dist-info" / "METADATA").write_text("Name: distilsearch\nVersion: 0.1.0+sent\n")
+    for name in SOURCE:
+        shutil.copytree(ROOT / name, code / name, ignore=shutil.ignore_patterns("__pycache__"))
+    job.mkdir()
+    (job / "study.yaml").write_text("name: none\n")
+    told = {"versions": {"distilsearch": "0.1.0"}, "policy": "refuse", "environment": {}, "secrets": {}}
+    told |= {"keep_in": str(kept), "inputs": ["inputs/train.tsv"], "code_is_sent": True}
+    (job / "job.json").write_text(json.dumps(told))
+
+    def arrived(text: str) -> None:
+        (data / "inputs" / "train.tsv").write_text(text)
+        environment = {**os.environ, "PYTHONPATH": f"{data}{os.pathsep}{code}", "PYTHONDONTWRITEBYTECODE": "1"}
+        done = subprocess.run(
+            [sys.executable, "-m", "cluster.arrive", "."], cwd=job, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 2  # the study is none
+        assert "teacher: is missing" in done.stderr
+        assert (kept / "inputs" / "train.tsv").read_text() == text
+
+    arrived("one")
+    (kept / "code" / "search" / "stale.py").write_text("")
+    arrived("two")
+    assert not (kept / "code" / "search" / "stale.py").exists()
+    assert (kept / "code" / "search" / "cli" / "__init__.py").is_file()
+    shutil.rmtree(kept)
+    (code / "search" / "cli" / "__main__.py").write_text("import search; raise SystemExit(search.__file__)\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "cluster.arrive", "."], cwd=job, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": f"{data}{os.pathsep}{code}"},
+    )  # fmt: skip
+    assert done.stderr == f"{kept / 'code' / 'search' / '__init__.py'}\n"  # what runs is what was kept
+
+
+def test_own_code_is_sent_a_file_once(tmp_path: Path, study_of: Callable[..., Any]) -> None:
+    from cluster.profile import parse_profile
+
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "costs.py").write_text(
+            "def one(outputs, labels): return 1\ndef two(outputs, labels): return 2\n"
+        )
+    metrics = {
+        "one": "a/costs.py:one",
+        "two": "a/costs.py:two",
+        "other": "b/costs.py:one",
+        "there": "/mnt/x/costs.py:one",
+    }
+    spec = study_of(metrics={name: str(tmp_path / path) for name, path in metrics.items()})
+    profile = parse_profile({"kind": "ray-jobs", "output": "/mnt/x", "shared": ["/mnt/x"]}, "lab")
+    job = bundle.make_job(spec, profile, sees_our_files=False)
+    assert job.study["metrics"] == {
+        "one": "inputs/code-1/costs.py:one",
+        "two": "inputs/code-1/costs.py:two",
+        "other": "inputs/code-2/costs.py:one",
+        "there": "/mnt/x/costs.py:one",
+    }
+    names = [file.name for file in job.files]
+    assert len(names) == len(set(names))
+    assert {"inputs/code-1/costs.py", "inputs/code-2/costs.py"} <= set(names)
+
+
+def test_nothing_is_launched_that_nobody_would_find_again_or_that_could_write_nothing(
+    tmp_path: Path, study: Callable[..., Path], distilsearch: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    status, _, err = distilsearch("submit", study())
+    assert status == 2
+    assert (
+        f"{tmp_path / 'file' / 'distilsearch' / 'jobs'}: cannot be made: Not a directory; XDG_STATE_HOME names" in err
+    )
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    status, _, err = distilsearch("submit", study(output=str(tmp_path / "file" / "out")))
+    assert status == 2
+    assert f"output: {tmp_path / 'file'} is no folder that you may write to" in err
+    assert book.known() == []
+    assert not (tmp_path / "state" / "distilsearch" / "local").exists()
 
 
 def test_a_secret_in_the_study_is_not_sent(study_of: Callable[..., Any]) -> None:

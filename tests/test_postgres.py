@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,7 +31,9 @@ from whole_study import environment
 from search.record import server as record_server
 from search.record.lease import Lease
 from search.record.record import Record, existing_record, open_storage, storage_url
+from search.study.inputs import read_inputs
 from search.study.output import claim_output, open_study, spec_of
+from search.study.run import _same_output
 from spaces.errors import InputError, StudyError
 from spaces.study import StudySpec
 from spaces.trial import TrialOutcome, TrialState
@@ -540,6 +543,29 @@ def test_whoever_looks_on_sees_what_is_there_while_a_driver_writes(
         writer.wait()
     outcomes = record_of(spec_of(spec.output)).outcomes()
     assert [outcome.number for outcome in outcomes] == list(range(len(outcomes)))
+
+
+def test_two_outputs_do_not_share_a_record(
+    url: str, study_of: Callable[..., StudySpec], distilsearch: Run, tmp_path: Path
+) -> None:
+    """Of one study, with one name, data set and space. An output that was moved is the same output."""
+    spec = study_of(storage=url, output=str(tmp_path / "one"))
+    inputs, output_id, record = read_inputs(spec, print), claim_output(spec), record_of(spec)
+    _same_output(record, inputs, output_id)
+    kept = record.fact("made_from")
+    moved = spec.model_copy(update={"output": tmp_path / "moved"})
+    shutil.move(spec.output, moved.output)
+    assert claim_output(moved) == output_id
+    _same_output(record, inputs, output_id)
+    study, fresh = tmp_path / "study.yaml", tmp_path / "fresh"
+    study.write_text(yaml.safe_dump(spec.resolved()))
+    status, _, err = distilsearch("run", study, "--output", fresh)
+    assert status == 2
+    assert f"storage: it holds the same study, 'tiny', of another output (begun in {spec.output})" in err
+    record.keep("made_from", {key: kept[key] for key in ("data", "study")})  # as earlier versions did
+    _same_output(record, inputs, "whichever")
+    assert PASSWORD not in err
+    assert sorted(entry.name for entry in fresh.iterdir()) == ["study.yaml"]
 
 
 # a whole study

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -19,17 +18,33 @@ from typing import Any
 import pytest
 import yaml
 from commands import Run
-from places import free_ports
+from slurm_places import (
+    ARRIVE,
+    GOLDEN,
+    LONG,
+    QUICK,
+    RAY,
+    Place,
+    command,
+    fake_place,
+    job_of,
+    launcher,
+    name_of,
+    over,
+    real_place,
+    said,
+    status,
+    until,
+)
 from tiny import write_study
 
 from cluster.book import find
 from cluster.bundle import versions
-from cluster.job import Job, JobHandle, JobState, JobStatus
+from cluster.job import JobState
 from cluster.profile import SlurmProfile, parse_profile
 from cluster.slurm import SlurmLauncher, batch_script
 from spaces.errors import InputError, StudyError
 
-GOLDEN = Path(__file__).parent / "golden" / "slurm"
 PROFILES: dict[str, dict[str, Any]] = {
     "one-node": {"partition": "short", "cpus_per_node": 16, "memory_per_node": "32G", "time": "4:00:00"},
     "four-gpu-nodes": {
@@ -44,11 +59,6 @@ PROFILES: dict[str, dict[str, Any]] = {
         "python": "/shared/team/venv/bin/python",
     },
 }  # fmt: skip
-
-
-def job_of(output: Path | str, profile: SlurmProfile, **changes: Any) -> Job:
-    study = {"name": "reviews", "data": {"train": "/shared/team/train.tsv"}, "output": str(output)}
-    return Job(study=study, output=str(output), profile=profile, **{"versions": versions(), **changes})
 
 
 def golden(name: str) -> str:
@@ -115,236 +125,17 @@ def test_the_page_is_right() -> None:
     assert [key for key in SlurmProfile.model_fields if f"`{key}`" not in page and key != "kind"] == []
 
 
-# -- the places: what a job does there is the same
-
-
-RAY = """
-    for word; do case $word in --temp-dir=*) temp=${word#*=} ;; esac; done
-    mkdir -p "$temp" && echo "ray started $*" && sleep 0.2
-    [[ "$*" != *--head* ]] || echo 10.0.0.1:6379 > "$temp/ray_current_cluster"
-    exec sleep 100"""
-PYTHON = """#!/bin/bash
-case "$*" in
-  *ray.scripts.scripts*) {ray} ;;
-  *socket*) echo $((20000 + RANDOM)) ;;
-  *cluster.slurm*) sleep 2; exit "${{WAITED:-0}}" ;;
-  *cluster.arrive*) {driver} ;;
-esac
-"""
-
-
-class Place:
-    """A Slurm, real or not, and the jobs that a test has sent to it."""
-
-    def __init__(self, folder: Path, fill: Callable[[bool], None]) -> None:
-        self.folder, self.fill, self.handles = folder, fill, list[JobHandle]()
-
-    def submit(
-        self,
-        driver: str,
-        name: str = "runs/reviews",
-        *,
-        versions: dict[str, str] | None = None,
-        ray: str = RAY,
-        **profile: Any,
-    ) -> JobHandle:
-        """A job whose driver is a piece of shell, and whose Ray is another one, which only says that it is there."""
-        python = self.folder / "python"
-        python.write_text(PYTHON.format(ray=ray, driver=driver))
-        python.chmod(0o755)
-        told = {"cpus_per_node": 1, "python": str(python), "time": "5", **profile}
-        made = SlurmProfile(**told)
-        job = job_of(self.folder / name, made, **({"versions": versions} if versions else {}))
-        reference = SlurmLauncher(made).submit(job, 1)
-        handle = JobHandle(
-            id=job.id, study="reviews", output=job.output, profile_name="lab", profile=made, submitted_at=time.time(),
-            reference=reference,
-        )  # fmt: skip
-        self.handles.append(handle)
-        return handle
-
-
-LONG = 'trap "echo ended in order; exit 130" TERM; echo begun; while :; do sleep 0.1; done'
-QUICK = 'echo "$RAY_ADDRESS, token of ${#RAY_AUTH_TOKEN}, mode $RAY_AUTH_MODE"; exit 0'
-ARRIVE = f'exec {sys.executable} "$@"'  # the real one, which becomes the real driver
-
-
-def launcher(handle: JobHandle) -> SlurmLauncher:
-    assert isinstance(handle.profile, SlurmProfile)
-    return SlurmLauncher(handle.profile)
-
-
-def status(handle: JobHandle) -> JobStatus:
-    return launcher(handle).status(handle)
-
-
-def said(handle: JobHandle) -> str:
-    """Without Slurm's own words."""
-    lines = "".join(launcher(handle).logs(handle, follow=False)).splitlines(keepends=True)
-    return "".join(line for line in lines if not line.startswith("slurmstepd"))
-
-
-def until(handle: JobHandle, wanted: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not wanted():
-        assert time.monotonic() < deadline, (status(handle), said(handle))
-        time.sleep(0.2)
-
-
-def over(handle: JobHandle) -> JobStatus:
-    until(handle, lambda: status(handle).state.over)
-    return status(handle)
-
-
-def name_of(place: Place) -> str:
-    return job_of(place.folder / "runs" / "reviews", SlurmProfile()).id
-
-
-def _fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
-    bin_folder, state = tmp_path / "bin", tmp_path / "slurm"
-    bin_folder.mkdir()
-    state.mkdir()
-    for name in ("sbatch", "squeue", "scancel", "scontrol", "srun", "sinfo"):
-        command = bin_folder / name
-        command.write_text(f'#!/bin/sh\nexec {sys.executable} {GOLDEN}/fake_commands.py {name} "$@"\n')
-        command.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{bin_folder}:{os.environ['PATH']}")
-    monkeypatch.setenv("FAKE_SLURM", str(state))
-    full = state / "full"
-    return Place(tmp_path, lambda fill: full.touch() if fill else full.unlink(missing_ok=True))
-
-
-def _real(tmp_path: Path, slurm: Path) -> Place:
-    blockers: list[str] = []
-
-    def fill(fill: bool) -> None:
-        if fill:
-            wrap = ["--wrap=sleep 300", "--nodes=2", "--exclusive", "--output=/dev/null", "--job-name=blocker"]
-            blockers.append(command("sbatch", "--parsable", *wrap).strip())
-            while command("squeue", "--noheader", f"--jobs={blockers[-1]}", "--format=%T").strip() != "RUNNING":
-                time.sleep(0.1)
-        else:
-            command("scancel", *blockers)
-
-    return Place(tmp_path, fill)
-
-
 @pytest.fixture(params=["fake", "slurm"])
 def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     made = (
-        _fake(tmp_path, monkeypatch) if request.param == "fake" else _real(tmp_path, request.getfixturevalue("slurm"))
+        fake_place(tmp_path, monkeypatch)
+        if request.param == "fake"
+        else real_place(tmp_path, request.getfixturevalue("slurm"))
     )
     yield made
     for handle in made.handles:
         with suppress(StudyError):
             launcher(handle).stop(handle)
-
-
-def command(*words: str) -> str:
-    environment = {**os.environ, "SLURM_TIME_FORMAT": "%s"}
-    return subprocess.run(words, check=True, capture_output=True, text=True, env=environment).stdout
-
-
-@pytest.fixture(scope="session")
-def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """munged, slurmctld and two slurmd of our own, with ports and files of their own; SLURM_CONF leads Slurm's commands there."""
-    missing = [name for name in ("munged", "slurmctld", "slurmd", "sbatch") if not shutil.which(name, path=DAEMONS)]
-    if missing or os.geteuid() != 0:
-        reason = f"needs a Slurm of this machine's packages (slurm-wlm, munge), as root; missing: {missing or 'root'}"
-        pytest.fail(reason) if os.environ.get("DISTILSEARCH_SLURM") == "required" else pytest.skip(reason)
-    folder = tmp_path_factory.mktemp("slurm")
-    key = folder / "munge.key"
-    key.write_bytes(os.urandom(128))
-    key.chmod(0o400)
-    ports = free_ports(3)
-    (folder / "slurm.conf").write_text(SLURM_CONF.format(folder=folder, host=socket.gethostname(), ports=ports))
-    (folder / "cgroup.conf").write_text("CgroupPlugin=autodetect\nIgnoreSystemd=yes\n")
-    (folder / "gres.conf").write_text("Name=gpu Type=a100 File=/dev/tty[1-2]\n")  # two files to count
-    environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")}
-    daemons = [
-        ["munged", "--foreground", "--force", f"--key-file={key}", f"--socket={folder}/munge.socket",
-         f"--pid-file={folder}/munged.pid", f"--log-file={folder}/munged.log", f"--seed-file={folder}/munged.seed"],
-        ["slurmctld", "-D", "-c"],
-        ["slurmd", "-D", "-N", "n1"],
-        ["slurmd", "-D", "-N", "n2"],
-    ]  # fmt: skip
-    running: list[subprocess.Popen[bytes]] = []
-    before = {name: os.environ.get(name) for name in ("SLURM_CONF", "PATH")}
-    os.environ |= {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": DAEMONS}
-    try:
-        for words in daemons:
-            path = shutil.which(words[0], path=DAEMONS)
-            assert path is not None
-            with open(folder / f"{words[0]}.out", "ab") as told:
-                running.append(
-                    subprocess.Popen(
-                        [path, *words[1:]], stdin=subprocess.DEVNULL, stdout=told, stderr=told, env=environment
-                    )
-                )
-            if words[0] == "munged":
-                _until(lambda: (folder / "munge.socket").exists(), folder)
-        _until(lambda: _nodes() == {"n1": "idle", "n2": "idle"}, folder)
-        yield folder
-    finally:
-        for process in reversed(running):
-            process.terminate()
-        for process in running:
-            process.wait(30)
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
-
-
-DAEMONS = f"{os.environ['PATH']}:/usr/local/sbin:/usr/sbin:/sbin"
-SLURM_CONF = """
-ClusterName=tests
-SlurmctldHost={host}(127.0.0.1)
-SlurmctldPort={ports[0]}
-AuthType=auth/munge
-CredType=cred/munge
-AuthInfo=socket={folder}/munge.socket,cred_expire=5
-SlurmUser=root
-SlurmdUser=root
-StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool-%n
-SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd-%n.pid
-SlurmctldLogFile={folder}/slurmctld.log
-SlurmdLogFile={folder}/slurmd-%n.log
-ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
-SelectType=select/cons_tres
-SelectTypeParameters=CR_CPU_Memory
-DefMemPerNode=200
-EnforcePartLimits=ANY
-GresTypes=gpu
-SchedulerParameters=batch_sched_delay=0,sched_min_interval=0
-PreemptType=preempt/partition_prio
-PreemptMode=REQUEUE
-ReturnToService=2
-MpiDefault=none
-MailProg=/bin/true
-KillWait=15
-JobAcctGatherType=jobacct_gather/none
-AccountingStorageType=accounting_storage/none
-NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=2 RealMemory=2000 Gres=gpu:a100:2 State=UNKNOWN
-NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=2 RealMemory=2000 Gres=gpu:a100:2 State=UNKNOWN
-PartitionName=debug Nodes=n1,n2 Default=YES MaxTime=60 PriorityTier=10 PreemptMode=OFF State=UP
-PartitionName=spot Nodes=n1,n2 MaxTime=60 PriorityTier=1 PreemptMode=REQUEUE State=UP
-"""
-
-
-def _nodes() -> dict[str, str]:
-    found = subprocess.run(["sinfo", "-N", "-h", "-o", "%N %T", "-p", "debug"], capture_output=True, text=True)
-    return dict(line.split() for line in found.stdout.splitlines())
-
-
-def _until(wanted: Callable[[], bool], folder: Path) -> None:
-    deadline = time.monotonic() + 60
-    while not wanted():
-        if time.monotonic() > deadline:
-            told = "\n".join(path.read_text(errors="replace")[-1500:] for path in sorted(folder.glob("*.[lo][ou][gt]")))
-            pytest.fail(f"Slurm did not start: {_nodes()}\n{told}")
-        time.sleep(0.2)
 
 
 # -- the life of a job
@@ -370,6 +161,7 @@ def test_versions_that_differ_are_told(place: Place) -> None:
     assert (found.state, found.message) == (JobState.FAILED, "exit status 2")
     assert "versions: ray is " in said(handle)
     assert "nothing was run" in said(handle)
+    assert not (Path(handle.reference["folder"]) / f"ray-{handle.reference['job']}.txt").exists()  # Ray was not started
 
 
 def test_a_job_that_waits_says_for_what(place: Place) -> None:
@@ -428,7 +220,7 @@ def test_cancelled_by_others_it_is_not_queued_again(place: Place) -> None:
 
 
 def test_preempted_it_waits_and_begins_again(slurm: Path, tmp_path: Path) -> None:
-    place = _real(tmp_path, slurm)
+    place = real_place(tmp_path, slurm)
     handle = place.submit(LONG, partition="spot", nodes=2, cpus_per_node=2)
     until(handle, lambda: "begun" in said(handle))
     place.fill(True)  # on the same nodes, in a partition that comes first
@@ -443,7 +235,7 @@ def test_preempted_it_waits_and_begins_again(slurm: Path, tmp_path: Path) -> Non
 
 @pytest.mark.slow
 def test_its_time_is_up(slurm: Path, tmp_path: Path) -> None:
-    handle = _real(tmp_path, slurm).submit(LONG, time="1", grace_seconds=20)
+    handle = real_place(tmp_path, slurm).submit(LONG, time="1", grace_seconds=20)
     until(handle, lambda: "the study will continue" in said(handle), 90)
     assert "ended in order" in said(handle)
     until(handle, lambda: "begun again, for the 1. time\nbegun\n" in said(handle))
@@ -503,11 +295,17 @@ def test_slurm_refuses(place: Place, wrong: dict[str, Any], words: str, asked: s
         place.submit(QUICK, **wrong)
     assert str(error.value) == f"sbatch: {words} (the profile's {asked})"
     assert command("squeue", "--noheader", f"--name={name_of(place)}", "--format=%i") == ""
+    assert not (place.folder / "runs").exists()  # nothing is left
+    earlier = over(place.submit(QUICK))
+    with pytest.raises(InputError):
+        place.submit(QUICK, **wrong)
+    assert status(place.handles[-1]) == earlier
+    assert said(place.handles[-1])  # of the attempt before all is there
 
 
 def test_gpus_and_memory_are_the_steps_too(slurm: Path, tmp_path: Path) -> None:
     look = 'echo "GPUs $CUDA_VISIBLE_DEVICES, memory $SLURM_MEM_PER_NODE"'
-    handle = _real(tmp_path, slurm).submit(
+    handle = real_place(tmp_path, slurm).submit(
         f"{look}; exit 0", ray=f"{look}; {RAY}", nodes=2, gpus_per_node=2, gpu_type="a100", memory_per_node="1G"
     )
     assert over(handle).state is JobState.SUCCEEDED, said(handle)
@@ -562,7 +360,7 @@ def test_two_jobs_on_one_machine_have_a_ray_each(slurm: Path, tmp_path: Path) ->
     look = "import ray; ray.init(logging_level=40); print('CPUs', ray.cluster_resources()['CPU'], flush=True)"
     wait = f"while [ ! -e {tmp_path}/go ]; do sleep 0.2; done"
     driver = f'echo "$RAY_ADDRESS" > "$3/address"; {sys.executable} -c "{look}"; {wait}; exit 0'
-    place = _real(tmp_path, slurm)
+    place = real_place(tmp_path, slurm)
     handles = [place.submit(driver, f"runs/{name}", ray=ARRIVE) for name in ("one", "two")]
     for handle in handles:
         until(handle, lambda handle=handle: "CPUs 1.0\n" in said(handle), 240)  # type: ignore[misc]
@@ -647,10 +445,32 @@ def test_output_that_cannot_be_written(place: Place) -> None:
     (place.folder / "runs").write_text("a file")
     with pytest.raises(InputError) as error:
         place.submit(QUICK)
-    assert str(error.value).startswith(
-        f"output: {place.folder}/runs: is no folder that you may write to; name a folder"
-    )
+    assert str(error.value).startswith(f"output: {place.folder}/runs is no folder that you may write to; name one")
     assert command("squeue", "--noheader", f"--name={name_of(place)}", "--format=%i") == ""
+
+
+REFUSALS = {  # as Slurm 22.05 says them
+    "squeue: slurm_load_jobs error: Unable to contact slurm controller (connect failure)": "",
+    "sbatch: error: Batch job submission failed: Invalid account or account/partition combination specified": (
+        " (the profile's account: none, partition: none)"
+    ),
+}
+
+
+@pytest.mark.parametrize("words", REFUSALS)
+def test_a_controller_that_is_not_reached_or_lets_nobody_in(
+    words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing = words.partition(":")[0]
+    for name in ("squeue", "sbatch", "sinfo"):
+        fails = f"echo '{words.removeprefix('squeue: ')}' >&2; exit 1" if name == failing else "exit 0"
+        (tmp_path / name).write_text(f"#!/bin/sh\n{fails}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    with pytest.raises((InputError, StudyError)) as error:
+        SlurmLauncher(SlurmProfile()).submit(job_of(tmp_path / "runs" / "reviews", SlurmProfile()), 1)
+    assert str(error.value) == words.replace("sbatch: error: ", "sbatch: ") + REFUSALS[words]
+    assert not (tmp_path / "runs").exists()
 
 
 def test_relative_output(tmp_path: Path) -> None:

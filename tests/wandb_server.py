@@ -5,15 +5,15 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from loopback import Handler, LoopbackServer
 
 ENTITY, PROJECT = {"id": "E", "name": "me"}, "p"
 
 
-class WandbServer:
+class WandbServer(LoopbackServer):
     """`histories` are the rows by run id, `artifacts` what was asked to be made, `uses` which of them went into which run. With
     `refuses` every request is answered by 401; `drops` lets no history through; with `hangs` it never answers that."""
 
@@ -27,41 +27,14 @@ class WandbServer:
         self.bodies: list[bytes] = []  # all that was ever sent here
         server = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, format: str, *args: Any) -> None:
-                pass
-
+        class Wandb(Handler):
             def answer(self) -> None:
-                status, body = server.answer(self.path, self._read())
-                data = json.dumps(body).encode()
-                self.send_response(status)
-                self.send_header("content-type", "application/json")
-                self.send_header("content-length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
+                status, body = server.answer(self.path, self.body())
+                self.whole(status, "application/json", json.dumps(body).encode())
 
             do_GET = do_POST = do_PUT = answer
 
-            def _read(self) -> bytes:
-                if self.headers.get("transfer-encoding") != "chunked":
-                    return self.rfile.read(int(self.headers.get("content-length") or 0))
-                body = b""
-                while length := int(self.rfile.readline(), 16):
-                    body += self.rfile.read(length)
-                    self.rfile.readline()
-                self.rfile.readline()
-                return body
-
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._http.handle_error = lambda *_: None  # type: ignore[method-assign]  # a client that hung up
-        self.url = f"http://127.0.0.1:{self._http.server_port}"
-        threading.Thread(target=self._http.serve_forever, daemon=True).start()
-
-    def close(self) -> None:
-        self._http.shutdown()
-        self._http.server_close()
+        self.serve(Wandb)
 
     def answer(self, path: str, body: bytes) -> tuple[int, dict[str, Any]]:
         if "/otel/" in path:  # wandb's own telemetry

@@ -14,7 +14,6 @@ from rich.text import Text
 
 from search.cli.options import AsJson, Folder, complete_folder
 from spaces.errors import InputError
-from spaces.yaml_io import to_yaml
 
 if TYPE_CHECKING:
     from search.study.overview import Best, StudySummary
@@ -68,6 +67,8 @@ def show(
     """
     if as_study and trial is None:
         raise InputError.of("--study", "goes with --trial N; a whole study's is DIR/study.yaml")
+    from spaces.yaml_io import to_yaml
+
     if trial is not None:
         from search.study.trials import trial_details
 

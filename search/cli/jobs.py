@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -65,13 +66,14 @@ def submit(
     from cluster.profile import load_profile
     from spaces.errors import InputError
 
-    spec = load(study, changes=changes)
     profile = load_profile(to, Path(study).resolve().parent)
+    spec = load(study, changes=changes, elsewhere=profile.shared)
     launcher = launcher_of(profile)
     job = make_job(spec, profile, sees_our_files=launcher.sees_our_files)
     if dry_run:
         typer.echo(launcher.preview(job))
         return
+    book.jobs_folder()
     stderr = Console(stderr=True, highlight=False)
     before = next((handle for handle in book.known() if handle.id == job.id), None)
     if before is not None and not launcher.status(before).state.over:
@@ -211,7 +213,9 @@ def jobs(as_json: AsJson = False) -> None:
     """
     from cluster import book
 
-    rows = [(handle, _status(handle)) for handle in book.known()]
+    handles = book.known()
+    with ThreadPoolExecutor(8) as asking:  # a place that does not answer holds up no other
+        rows = list(zip(handles, asking.map(_status, handles), strict=True))
     if as_json:
         typer.echo(json.dumps([_row(handle, found) for handle, found in rows], indent=2))
         return

@@ -87,11 +87,12 @@ def load(
     data: Path | None = None,
     earlier: Path | None = None,
     changes: Sequence[str] | None = None,
+    elsewhere: Sequence[str] = (),
 ) -> Any:
     from spaces.changes import load_changed
     from spaces.yaml_io import with_data
 
-    spec = load_changed(study, changes or ())
+    spec = load_changed(study, changes or (), elsewhere)
     if minutes is not None and not 0 < minutes <= 10**6:
         raise InputError.of("--minutes", f"{minutes} is not allowed; write a number above 0")
     budget: dict[str, Any] = {"trials": trials, "minutes": minutes}

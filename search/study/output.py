@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from search.record.lease import holder_of
 from search.record.record import Record, existing_record, open_storage, storage_errors
@@ -56,9 +57,10 @@ def fingerprint(spec: StudySpec) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def claim_output(spec: StudySpec) -> None:
-    """Writes study.yaml into the output, or checks that the one there is this study's."""
-    path = spec.output / "study.yaml"
+def claim_output(spec: StudySpec) -> str:
+    """Writes study.yaml into the output, or checks that the one there is this study's. Returns the output's id, which it is given
+    when it is claimed first and keeps wherever it is moved."""
+    path, output_id = spec.output / "study.yaml", uuid4().hex
     try:
         spec.output.mkdir(parents=True, exist_ok=True)
         if path.is_file():
@@ -70,12 +72,15 @@ def claim_output(spec: StudySpec) -> None:
                     f"{spec.output} holds another study ({theirs.get('name')!r}){_differing(theirs, spec)}; only "
                     f"{', '.join(sorted(FREE))} may change between runs of one study. Name another output (--output DIR)",
                 )
+            output_id = raw.get("output_id", output_id)
         elif any(entry.name != ".ray" for entry in spec.output.iterdir()):
             raise InputError.of("output", f"{spec.output} is not empty and holds no study; name another output")
-        content = {"fingerprint": fingerprint(spec), "versions": versions(), "study": mask_secrets(spec.resolved())}
+        study = mask_secrets(spec.resolved())
+        content = {"fingerprint": fingerprint(spec), "output_id": output_id, "versions": versions(), "study": study}
         write_whole(path, to_yaml(content))
     except OSError as error:
         raise InputError.of("output", f"{spec.output} cannot be written: {error.strerror}") from None
+    return str(output_id)
 
 
 def _differing(theirs: Mapping[str, Any], spec: StudySpec, most: int = 3) -> str:

@@ -71,7 +71,7 @@ def run_study(spec: StudySpec, display: Display | None = None, more: int | None 
         return result
     if not (spec.output / "study.yaml").is_file():
         read_earlier(spec)  # made for its errors, before the output is claimed
-    claim_output(spec)
+    output_id = claim_output(spec)
     show.say("reading the data and the teacher")
     inputs = read_inputs(spec, show.say)
     asked, spec = spec, inputs.spec
@@ -89,7 +89,7 @@ def run_study(spec: StudySpec, display: Display | None = None, more: int | None 
         stack.enter_context(Lease(record))
         remove_leftovers(spec.output)
         stack.callback(shutil.rmtree, spec.output / ".ray", ignore_errors=True)
-        _same_data(record, inputs)
+        _same_output(record, inputs, output_id)
         num_rows = {name: len(split.labels) for name, split in inputs.transfer.splits.items()}
         record.keep("num_rows", num_rows)
         earlier = earlier_of(asked, inputs, known_limits(inputs), record)
@@ -327,14 +327,20 @@ def _so_far(spec: StudySpec, more: int | None) -> tuple[Extension, StudyResult |
     return extension, replace(result, already_done=True)
 
 
-def _same_data(record: Record, inputs: Inputs) -> None:
-    """A record belongs to one study on one data set: storages are shared, and files change."""
-    now = {"data": inputs.transfer.fingerprint, "study": fingerprint(inputs.spec)}
-    before = record.fact("made_from")
+def _same_output(record: Record, inputs: Inputs, output_id: str) -> None:
+    """A record belongs to one study on one data set, and to one output: storages are shared, and files change."""
+    spec, before = inputs.spec, record.fact("made_from")
+    now = {"data": inputs.transfer.fingerprint, "study": fingerprint(spec), "output": output_id}
     if before is None:
-        record.keep("made_from", now)
+        record.keep("made_from", {**now, "begun_in": str(spec.output)})
     elif before["study"] != now["study"]:
-        raise InputError.of("storage", f"it holds another study named {inputs.spec.name!r}; give this one another name")
+        raise InputError.of("storage", f"it holds another study named {spec.name!r}; give this one another name")
+    elif before.get("output", output_id) != output_id:
+        raise InputError.of(
+            "storage",
+            f"it holds the same study, {spec.name!r}, of another output (begun in {before['begun_in']}), and two would write one "
+            "record. Give this one another name, or a database of its own; or go on with that output",
+        )
     elif before["data"] != now["data"]:
         raise InputError.of(
             "data", "the data or the teacher changed since this study began; name another output, or restore them"

@@ -88,6 +88,7 @@ RAY_AUTH_TOKEN=$(od -An -vN32 -tx1 /dev/urandom | tr -d ' \n')
 export RAY_AUTH_TOKEN RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0
 export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 # nothing runs any more when a node is told to end
 
+attend "$python" -m cluster.arrive --compare "$folder" || finish $? # before anything runs
 ray_start 1 --nodelist="$SLURMD_NODENAME" --head --port=0 --include-dashboard=false --ray-client-server-port="$(free_port)"
 for ((waited = 0; waited < 120; waited++)); do
   address=$(cat "$temp/r/ray_current_cluster" 2> /dev/null)
