@@ -123,17 +123,18 @@ class StudySearcher(SegmentSearcher):
         return None
 
     def _new(self) -> WorkItem | None:
-        self.ended = self._budget.spent(self.ordered)
+        outcomes = self.ordered
+        self.ended = self._budget.spent(outcomes)
         if self.ended:
             return None
         number = self._record.next_number()
-        point = self._sampling.suggest(self.ordered, number, self.front)
+        point = self._sampling.suggest(outcomes, number, self.front)
         if point is None:
             self.ended = "the space holds nothing else that is worth a trial"
             return None
         parameters, shape = point
         config = trial_config(self._spec, parameters, shape, self._teacher_depth, number)
-        self.ended = self._budget.refuses(config, self.ordered)
+        self.ended = self._budget.refuses(config, outcomes)
         if self.ended:
             return None
         until = self._ladder.next_share(0.0)
