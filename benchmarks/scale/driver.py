@@ -187,7 +187,11 @@ def measured(item: WorkItem, now: float) -> WorkResult:
         trial=trial, attempt=item.attempt, step=round(1000 * item.end_share), share=item.end_share,
         metrics={"validation/accuracy": accuracy, "validation/loss": 1 - accuracy}, cost=cost,
     )  # fmt: skip
-    timing = {"received_at": now - cost["train_seconds"], "first_step_at": now - cost["train_seconds"], "finished_at": now}
+    timing = {
+        "received_at": now - cost["train_seconds"],
+        "first_step_at": now - cost["train_seconds"],
+        "finished_at": now,
+    }
     return WorkResult(
         key=item.key, kind=item.kind, trial=trial, attempt=item.attempt, lane=0, measurement=found, timing=timing
     )
@@ -281,7 +285,11 @@ def ask(args: argparse.Namespace, say: Callable[[dict[str, Any]], None]) -> None
 
 def open_again(args: argparse.Namespace, say: Callable[[dict[str, Any]], None]) -> None:
     """What it takes to continue a large study, and to look at it."""
-    found: dict[str, Any] = {"what": "open", "sampler": args.sampler, "record_mb": round(record_megabytes(args.folder), 1)}
+    found: dict[str, Any] = {
+        "what": "open",
+        "sampler": args.sampler,
+        "record_mb": round(record_megabytes(args.folder), 1),
+    }
     for command in ("front", "show", "report"):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         begun = time.perf_counter()
@@ -315,7 +323,9 @@ def main() -> None:
     parser.add_argument("--lanes", type=int, default=64)
     parser.add_argument("--sampler", default="forest")
     parser.add_argument("--halving", action="store_true")
-    parser.add_argument("--budgeted", action="store_true", help="minutes, training tokens and a flat front, all far away")
+    parser.add_argument(
+        "--budgeted", action="store_true", help="minutes, training tokens and a flat front, all far away"
+    )
     parser.add_argument("--record", type=Path, help="a file that each line is added to")
     parser.add_argument("--note", default="", help="kept with each line, such as `before`")
     args = parser.parse_args()

@@ -1,10 +1,11 @@
 """The broker and Tune at scale: a real Ray, a real broker, and lanes that only speak to it, many to a process.
 
-    python benchmarks/scale/lanes.py broker LANES [--item-seconds 30] [--seconds 60]   latency, and the broker's share of a core
-    python benchmarks/scale/lanes.py tune LANES [--item-seconds 10] [--seconds 60]     a segment through Tune: what it costs, what it holds
+    python benchmarks/scale/lanes.py broker LANES [--item-seconds 30] [--seconds 60]   latency, the broker's share of a core
+    python benchmarks/scale/lanes.py tune LANES [--item-seconds 30] [--seconds 60]     what a segment costs through Tune
 
-Every lane asks for its next item, says each second that it lives, and posts, as a worker does; it holds no model. Each segment in
-flight has somebody who waits for it, as Tune's trainables do. Every line of JSON is printed, and added to the file that `--record` names.
+Every lane asks for its next item, says each second that it lives, and posts, as a worker does; it holds no model. Each
+segment in flight has somebody who waits for it, as Tune's trainables do. Every line of JSON is printed, and added to the file that
+`--record` names.
 """
 
 from __future__ import annotations
@@ -142,7 +143,7 @@ def item_of(number: int) -> WorkItem:
 
 
 def broker_alone(args: argparse.Namespace) -> dict[str, Any]:
-    broker, lanes, serving = start(args.lanes, args.item_seconds)
+    broker, lanes, _ = start(args.lanes, args.item_seconds)
     waiting = [ray.remote(Waiting).options(num_cpus=0, max_concurrency=10_000).remote() for _ in range(PROCESSES)]
     flying: dict[Any, int] = {}
     number = 0
@@ -249,7 +250,9 @@ def main() -> None:
     parser.add_argument("lanes", type=int)
     parser.add_argument("--item-seconds", type=float, default=30.0, help="half to one and a half of it")
     parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--warm", type=float, default=60.0, help="seconds that Tune has to start, before anything counts")
+    parser.add_argument(
+        "--warm", type=float, default=60.0, help="seconds that Tune has to start, before anything counts"
+    )
     parser.add_argument("--record", type=Path)
     parser.add_argument("--note", default="")
     args = parser.parse_args()

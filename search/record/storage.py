@@ -62,7 +62,7 @@ class Storage(RDBStorage):
         """The id of each trial, by its number."""
         query = select(TrialModel.number, TrialModel.trial_id).where(TrialModel.study_id == study_id)
         with self.scoped_session.session_factory() as session:
-            return {number: trial_id for number, trial_id in session.execute(query)}
+            return {row.number: row.trial_id for row in session.execute(query)}
 
     def get_trial_number_from_id(self, trial_id: int) -> int:
         with self.scoped_session.session_factory() as session:

@@ -115,7 +115,9 @@ class ForestSampler:
         # What is expected of each, as the present forest sees it, but for those that it has not looked at.
         self._believed: dict[str, list[float]] = {name: [] for name in self._modelled}
         self._unseen = set[int]()
-        self._order: list[tuple[float, int, float]] = []  # measurements as they came: when, of which trial, at which share
+        self._order: list[
+            tuple[float, int, float]
+        ] = []  # measurements as they came: when, of which trial, at which share
 
     def best(self, outcomes: Sequence[TrialOutcome], rng: np.random.Generator) -> list[Point]:
         """Points, the most promising first; at least one of the outcomes is measured."""
@@ -170,7 +172,7 @@ class ForestSampler:
                 for column in self._believed.values():
                     column[place : place + 1] = [math.nan]
 
-    def _trial(self, outcome: TrialOutcome, old: _Trial | None) -> _Trial:
+    def _trial(self, outcome: TrialOutcome, old: _Trial | None = None) -> _Trial:
         same = old is not None and old.outcome.number == outcome.number
         point = old.point if old and same else self._point(outcome.parameters, outcome.config.shape)
         scores = np.full((len(self._modelled), len(self._spec.search.rungs)), np.nan)
@@ -213,9 +215,7 @@ class ForestSampler:
                 for place, score in zip(new, found.tolist(), strict=True):
                     self._believed[name][place] = score
             self._unseen.difference_update(new)
-        return {
-            name: np.array(list(compress(column, self._plays)), float) for name, column in self._believed.items()
-        }
+        return {name: np.array(list(compress(column, self._plays)), float) for name, column in self._believed.items()}
 
     # -- worth
 

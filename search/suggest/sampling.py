@@ -123,7 +123,11 @@ class Sampling:
         the front before it begins. None where the space holds no such point any more."""
         tried = set(self._points_of.of(outcomes)["point"])
         for values, shape in self._proposals(outcomes, number, front):
-            if frozenset(values.items()) not in tried and not self.is_beaten(shape, front) and not self._is_too_costly(shape):
+            if (
+                frozenset(values.items()) not in tried
+                and not self.is_beaten(shape, front)
+                and not self._is_too_costly(shape)
+            ):
                 return values, shape
         return None
 
@@ -149,7 +153,8 @@ class Sampling:
                 yield self._evenly(number)
         for attempt in range(TRIES):
             seed = derived_seed(self._spec.seed, "ask", number, attempt)
-            values = self._asks.draw(seed, given) if explores or name in OWN else self._asks.ask(known, seed)
+            at_random = explores or name in (*OWN, "random")
+            values = self._asks.draw(seed, given) if at_random else self._asks.ask(known, seed)
             with suppress(InvalidStudent):
                 yield values, self._shape_within_bounds(values)
         # The sampler keeps missing what is wanted: fix a valid architecture, and draw the rest.
