@@ -1,7 +1,7 @@
 """The driver alone at scale: the real searcher, sampler, ladder, budget and record over simulated lanes in virtual time.
 
     python benchmarks/scale/driver.py run FOLDER [--trials 20000] [--lanes 64] [--sampler forest] [--halving] [--budgeted]
-    python benchmarks/scale/driver.py fill FOLDER [--trials 20000]     the same record in minutes: the sampler draws at random
+    python benchmarks/scale/driver.py grow FOLDER [--trials 20000]     a record that was run, over and over until it is that large
     python benchmarks/scale/driver.py ask FOLDER --sampler tpe         what 60 trials cost on top of such a record; nothing is kept
     python benchmarks/scale/driver.py open FOLDER                      time to open it, to continue it, of `front` and of `report`
 
@@ -19,6 +19,7 @@ import json
 import math
 import resource
 import shutil
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -241,31 +242,72 @@ def run(args: argparse.Namespace, say: Callable[[dict[str, Any]], None]) -> None
                     "segments": (simulation.num_measured - measured_before) / counted,
                     "standing_ms": round(1e3 * standing_seconds(simulation), 2),
                     "front": len(simulation.searcher.front.points), "driver_mb": round(megabytes()),
-                    "record_mb": round(record_megabytes(args.folder), 1), "virtual_days": round(simulation.now / 86_400, 1),
+                    "record_mb": round(record_megabytes(args.folder), 1), "virtual_days": round(simulation.now / 86_400 - 1, 2),
                     "mean_trial_s": round(mean, 1),
                 }
             )  # fmt: skip
         simulation.step()
 
 
-def fill(args: argparse.Namespace, say: Callable[[dict[str, Any]], None]) -> None:
-    """By the sampler `random`, which the study does not name afterwards: `ask` names its own."""
-    args.sampler = "random"
-    run(args, say)
+def grow(args: argparse.Namespace, say: Callable[[dict[str, Any]], None]) -> None:
+    """Makes a record as large as is wanted of one that was run: its finished trials over and over, each time with rates, seeds and
+    scores that are a little different. What runs in it is dropped."""
+    chance = np.random.default_rng(0)
+    with sqlite3.connect(args.folder / "study.db") as database:
+
+        def rows(table: str) -> dict[int, list[list[Any]]]:
+            found: dict[int, list[list[Any]]] = defaultdict(list)
+            for row in database.execute(f"SELECT * FROM {table}"):
+                found[row[1]].append(list(row))
+            return found
+
+        trials = [list(row) for row in database.execute("SELECT * FROM trials WHERE study_id = 1 ORDER BY number")]
+        kept = [trial for trial in trials if trial[3] == "COMPLETE"]
+        tables = {name: rows(name) for name in ("trial_params", "trial_values", "trial_user_attributes")}
+        for table in ("trials", *tables):
+            database.execute(f"DELETE FROM {table}")
+        made: dict[str, list[list[Any]]] = defaultdict(list)
+        for number in range(args.trials):
+            like, new = kept[number % len(kept)], number + 1
+            factor, better = 1 - 1e-6 * (number // len(kept)), chance.normal(0, 0.003)
+            made["trials"].append([new, number, *like[2:]])
+            for name, known in tables.items():
+                for row in known[like[0]]:
+                    copy = [None, new, *row[2:]]
+                    if name == "trial_params" and copy[2] == "learning_rate":
+                        copy[3] *= factor
+                    elif name == "trial_user_attributes":
+                        copy[3] = json.dumps(changed(copy[2], json.loads(copy[3]), number, factor, better))
+                    made[name].append(copy)
+        for name, all_rows in made.items():
+            database.executemany(f"INSERT INTO {name} VALUES ({', '.join('?' * len(all_rows[0]))})", all_rows)
+    say({"what": "grow", "trials": args.trials, "of": len(kept), "record_mb": round(record_megabytes(args.folder), 1)})
+
+
+def changed(name: str, value: Any, number: int, factor: float, better: float) -> Any:
+    if not isinstance(value, str) or not value.startswith("{"):
+        return value
+    plain = json.loads(value)
+    if "learning_rate" in plain:
+        plain["learning_rate"] *= factor
+    if "seed" in plain:
+        plain["seed"] = (plain["seed"] + number) % 2**31
+    if name.startswith("measurement"):
+        plain["trial"] = number
+        plain["cost"]["finished_at"] += 3_000_000.0 * (1 - factor) * 1e3
+        plain["metrics"]["validation/accuracy"] = min(0.93, plain["metrics"]["validation/accuracy"] + better)
+    return json.dumps(plain)
 
 
 def ask(args: argparse.Namespace, say: Callable[[dict[str, Any]], None]) -> None:
     """What a trial costs with another sampler, on a copy of a record that is there."""
-    with tempfile.TemporaryDirectory() as copy:
-        folder = Path(copy) / "study"
-        folder.mkdir()
-        shutil.copy(args.folder / "study.db", folder / "study.db")
-        simulation = Simulation(the_study(folder, args), args.lanes)
-        simulation.fill()  # what was in flight, and the first ask of all, which reads the record's trials
-        for _ in range(args.lanes):
-            simulation.step()
+    with tempfile.TemporaryDirectory(dir=args.folder.parent) as copy:
+        spec = the_study(Path(copy) / "study", args)
+        claim_output(spec)
+        shutil.copy(args.folder / "study.db", spec.output / "study.db")
+        simulation = Simulation(spec, args.lanes)
+        simulation.fill()  # with the first ask of all, which reads the record's trials
         first = sum(simulation.parts.seconds.values())
-        simulation.fill()
         simulation.parts.seconds.clear()
         begun, before = time.perf_counter(), len(simulation.searcher.outcomes)
         while len(simulation.searcher.outcomes) < before + 60:
@@ -275,7 +317,7 @@ def ask(args: argparse.Namespace, say: Callable[[dict[str, Any]], None]) -> None
         say(
             {
                 "what": "ask", "sampler": args.sampler, "lanes": args.lanes, "halving": args.halving, "budgeted": args.budgeted,
-                "trials": before, "first_s": round(first, 2),
+                "trials": before, "first_asks_s": round(first, 2),
                 "ms_a_trial": {name: round(1e3 * seconds, 2) for name, seconds in sorted(spent.items())},
                 "ms_in_all": round(1e3 * sum(spent.values()), 2),
                 "wall_ms_a_trial": round(1e3 * (time.perf_counter() - begun) / 60, 2), "driver_mb": round(megabytes()),
@@ -301,11 +343,11 @@ def open_again(args: argparse.Namespace, say: Callable[[dict[str, Any]], None]) 
         found[f"{command}_cpu_s"] = round(spent.ru_utime + spent.ru_stime - before.ru_utime - before.ru_stime, 2)
         found["most_mb_of_a_command"] = round(spent.ru_maxrss / 1024)
     found["report_mb"] = round((args.folder / "report.html").stat().st_size / 1e6, 2)
-    with tempfile.TemporaryDirectory() as copy:
-        folder = Path(copy) / "study"
-        folder.mkdir()
-        shutil.copy(args.folder / "study.db", folder / "study.db")
-        simulation = Simulation(the_study(folder, args), args.lanes)
+    with tempfile.TemporaryDirectory(dir=args.folder.parent) as copy:
+        spec = the_study(Path(copy) / "study", args)
+        claim_output(spec)
+        shutil.copy(args.folder / "study.db", spec.output / "study.db")
+        simulation = Simulation(spec, args.lanes)
         begun = time.perf_counter()
         simulation.fill()
         found |= {
@@ -317,7 +359,7 @@ def open_again(args: argparse.Namespace, say: Callable[[dict[str, Any]], None]) 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["run", "fill", "ask", "open"])
+    parser.add_argument("what", choices=["run", "grow", "ask", "open"])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--trials", type=int, default=20_000)
     parser.add_argument("--lanes", type=int, default=64)
@@ -338,7 +380,7 @@ def main() -> None:
             with args.record.open("a") as file:
                 file.write(text + "\n")
 
-    {"run": run, "fill": fill, "ask": ask, "open": open_again}[args.what](args, say)
+    {"run": run, "grow": grow, "ask": ask, "open": open_again}[args.what](args, say)
 
 
 if __name__ == "__main__":
