@@ -1,5 +1,6 @@
 """The broker and Tune at scale: a real Ray, a real broker, and lanes that only speak to it, many to a process.
 
+    python benchmarks/scale/lanes.py ledger LANES       the broker's own work for a segment, without Ray
     python benchmarks/scale/lanes.py broker LANES [--item-seconds 30] [--seconds 60]   latency, the broker's share of a core
     python benchmarks/scale/lanes.py tune LANES [--item-seconds 30] [--seconds 60]     what a segment costs through Tune
 
@@ -27,7 +28,7 @@ import ray
 sys.path.append(str(Path(__file__).resolve().parent.parent / "speed"))
 from memory import command_of, family, held
 
-from search.lanes.broker import POLL_SECONDS, start_broker
+from search.lanes.broker import POLL_SECONDS, Broker, start_broker
 from search.lanes.quiet import start_ray
 from search.lanes.trainable import SegmentSearcher, run_segments
 from spaces.trial import WorkItem, WorkKind, WorkResult
@@ -182,6 +183,50 @@ def broker_alone(args: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
+def broker_without_ray(args: argparse.Namespace) -> dict[str, Any]:
+    """The broker's own work for a segment, while all lanes are busy and each segment is waited for: no process but this one."""
+    segments = 300
+
+    async def everybody() -> float:
+        broker = Broker(recycle_after=10**9)
+        taken, sequences = dict[int, WorkItem](), dict[int, int]()
+        waiting: dict[str, asyncio.Task[bool]] = {}
+
+        async def submit(number: int) -> None:
+            await broker.submit(item_of(number))
+            waiting[f"trial:{number}"] = asyncio.create_task(broker.settled(f"trial:{number}", POLL_SECONDS))
+
+        async def take(lane: int) -> None:
+            sequences[lane] = sequences.get(lane, -1) + 1
+            answer = await broker.next_item(lane, 1, sequences[lane])
+            assert isinstance(answer, WorkItem)
+            taken[lane] = answer
+
+        for lane in range(args.lanes):
+            broker._ledger.lane_started(lane)
+            await submit(lane)
+        await submit(args.lanes)
+        for lane in range(args.lanes):
+            await take(lane)
+        begun = 0.0
+        for number in range(2 * segments):
+            if number == segments:  # from here on it is warm
+                begun = time.process_time()
+            lane = number % args.lanes
+            item = taken[lane]
+            await broker.post(
+                WorkResult(key=item.key, kind=item.kind, trial=item.trial, attempt=item.attempt, lane=lane)
+            )
+            await waiting.pop(item.key)
+            await broker.acknowledge(item.key)
+            await submit(args.lanes + 1 + number)
+            await take(lane)
+            await asyncio.sleep(0)
+        return (time.process_time() - begun) / segments
+
+    return {"what": "ledger", "lanes": args.lanes, "ms_a_segment": round(1e3 * asyncio.run(everybody()), 3)}
+
+
 class Endless(SegmentSearcher):
     """As many segments as there is time for, and what the driver spends between them."""
 
@@ -246,7 +291,7 @@ def with_tune(args: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["broker", "tune"])
+    parser.add_argument("what", choices=["ledger", "broker", "tune"])
     parser.add_argument("lanes", type=int)
     parser.add_argument("--item-seconds", type=float, default=30.0, help="half to one and a half of it")
     parser.add_argument("--seconds", type=float, default=60.0)
@@ -256,7 +301,7 @@ def main() -> None:
     parser.add_argument("--record", type=Path)
     parser.add_argument("--note", default="")
     args = parser.parse_args()
-    found = {"broker": broker_alone, "tune": with_tune}[args.what](args)
+    found = {"ledger": broker_without_ray, "broker": broker_alone, "tune": with_tune}[args.what](args)
     text = json.dumps({**({"note": args.note} if args.note else {}), **found})
     print(text, flush=True)
     if args.record:
