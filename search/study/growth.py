@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from search.results.front import ParetoFront, Reference
+from search.results.front import ParetoFront, Reference, candidates, dominates
 from search.suggest.changes import Changes
 from spaces.budget import FlatSpec
 from spaces.study import StudySpec
@@ -69,7 +69,7 @@ class Growth:
         front, hypervolume = (last.front, last.hypervolume) if last else ((), 0.0)
         counts = outcome.number >= self._since and measurement.share == outcome.measurements[0].share
         num_measured = (last.num_measured if last else 0) + counts
-        if measurement.share >= 1:
+        if measurement.share >= 1 and self._may_change(front, outcome):
             found = ParetoFront.of([*front, outcome], self._spec, self._references)
             front = tuple(each for each in (*front, outcome) if each.number in found.trials)
             hypervolume = found.hypervolume
@@ -81,6 +81,13 @@ class Growth:
                 key, outcome, measurement, front, hypervolume, num_measured, flat or (last is not None and last.is_flat)
             )
         )
+
+    def _may_change(self, front: Sequence[TrialOutcome], outcome: TrialOutcome) -> bool:
+        """Not where one of the front is better in everything, as with most of thousands of trials."""
+        names, directions = list(self._spec.objectives), list(self._spec.objectives.values())
+        rows = [[values[name] for name in names] for each in front for values in [each.values()]]
+        new = candidates([outcome], self._spec, self._references)
+        return bool(new) and not any(dominates(row, list(new[0].values.values()), directions) for row in rows)
 
 
 def _key(measurement: Measurement) -> Key:

@@ -151,7 +151,8 @@ class ForestSampler:
     def _look_at(self, outcomes: Sequence[TrialOutcome]) -> None:
         """Reads what changed since the last ask."""
         if len(outcomes) < len(self._trials):  # another study's
-            for column in (self._trials, self._plays, *self._sizes.values(), *self._believed.values()):
+            del self._trials[len(outcomes) :], self._plays[len(outcomes) :]
+            for column in (*self._sizes.values(), *self._believed.values()):
                 del column[len(outcomes) :]
             self._order = [entry for entry in self._order if entry[1] < len(outcomes)]
             self._unseen = {place for place in self._unseen if place < len(outcomes)}
