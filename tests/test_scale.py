@@ -19,6 +19,7 @@ import spaces
 from search.lanes.broker import Broker
 from search.record.record import Record, open_storage
 from search.record.storage import RDBStorage, Storage
+from search.results.trials import _packed
 from search.study import budget as budget_module
 from search.study.budget import Budget
 from search.study.searcher import StudySearcher
@@ -160,3 +161,11 @@ def test_of_a_thousand_who_wait_one_is_woken() -> None:
         return before, one
 
     assert asyncio.run(everybody()) == (1000, 1)
+
+
+def test_a_column_of_few_words_is_packed() -> None:
+    column: list[Any] = ["used", None, "full", "used"] * 40
+    packed = _packed(column)
+    assert isinstance(packed, dict)
+    assert [packed["words"][place] for place in packed["at"]] == column
+    assert _packed([*range(40)]) == [*range(40)]
