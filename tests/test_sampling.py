@@ -15,7 +15,7 @@ from search.results.front import non_dominated
 from search.study.budget import Budget
 from search.suggest import samplers as samplers_module
 from search.suggest import sampling as sampling_module
-from search.suggest.samplers import measured_at_one_rung
+from search.suggest.samplers import AtRungs
 from search.suggest.sampling import Sampling
 from spaces.errors import InputError
 from spaces.trial import TrialOutcome, TrialState
@@ -331,11 +331,11 @@ def test_a_sampler_is_asked_about_one_rung_alone() -> None:
         return outcome.model_copy(update={"measurements": tuple(steps)})
 
     some = [at_rungs(outcome, 1 + (outcome.number < 4) + (outcome.number < 1)) for outcome in outcomes]
-    seen = measured_at_one_rung(spec, some)
+    seen = AtRungs(spec).at_one(some)
     assert [(outcome.number, outcome.share) for outcome in seen] == [(number, 1 / 3) for number in range(4)]
     fewer = [at_rungs(outcome, 1 + (outcome.number < 2)) for outcome in outcomes]
-    assert {outcome.share for outcome in measured_at_one_rung(spec, fewer)} == {1 / 9}
-    assert len(measured_at_one_rung(spec, fewer)) == 9
+    assert {outcome.share for outcome in AtRungs(spec).at_one(fewer)} == {1 / 9}
+    assert len(AtRungs(spec).at_one(fewer)) == 9
 
 
 def test_a_space_that_is_used_up_ends_the_suggestions() -> None:

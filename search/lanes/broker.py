@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 import ray
@@ -19,6 +19,7 @@ from spaces.trial import WorkItem, WorkResult
 
 T = TypeVar("T")
 
+LANES = ""  # what lanes ask about; others ask about an item's key
 POLL_SECONDS = 30.0  # the longest a question stays open: who asked may be dead, and is asked to ask again
 PING_SECONDS = 1.0
 
@@ -39,7 +40,8 @@ class Broker:
             silence_seconds=silence_seconds,
         )
         self._silence_seconds = silence_seconds
-        self._changed = asyncio.Event()
+        # Who asks, by what about: of a thousand who wait for a segment each, one is woken when it is back.
+        self._asking: dict[str, set[asyncio.Event]] = {}
         self._workers: dict[int, ActorHandle] = {}  # rank 0 of each lane
         self._controllers: dict[int, ActorHandle] = {}  # Train's, of each lane
         self._closed = False
@@ -49,7 +51,7 @@ class Broker:
 
     async def submit(self, item: WorkItem) -> None:
         self._ledger.submit(item)
-        self._notify()
+        self._notify(LANES)
 
     async def wait(self, key: str, timeout: float = POLL_SECONDS) -> WorkResult | None:
         """The result, or None after `timeout` seconds. Raises StudyError if there will be none."""
@@ -57,7 +59,7 @@ class Broker:
 
     async def wait_any(self, keys: list[str], timeout: float = POLL_SECONDS) -> WorkResult | None:
         """Whichever result is there first, or None after `timeout` seconds."""
-        return await self._until(lambda: next(filter(None, map(self._ledger.result, keys)), None), timeout)
+        return await self._until(lambda: next(filter(None, map(self._ledger.result, keys)), None), timeout, keys)
 
     async def settled(self, key: str, timeout: float = POLL_SECONDS) -> bool:
         """Whether there is a result: `wait` for those who have no use for what is in it."""
@@ -69,10 +71,10 @@ class Broker:
     async def next_item(self, lane: int, incarnation: int, sequence: int, rank: int = 0) -> Answer | None:
         """What the lane is to do as its `sequence`-th thing: an item, "stop" or "recycle". None: ask again."""
         answer: Answer | None = await self._until(
-            lambda: self._ledger.next_answer(lane, incarnation, sequence, rank), POLL_SECONDS
+            lambda: self._ledger.next_answer(lane, incarnation, sequence, rank), POLL_SECONDS, [LANES]
         )
         if rank == 0 and answer is not None:
-            self._notify()  # the other ranks may have asked already
+            self._notify(LANES)  # the other ranks may have asked already
         return answer
 
     async def heartbeat(self, lane: int, incarnation: int, done: int, total: int) -> bool:
@@ -80,7 +82,7 @@ class Broker:
 
     async def post(self, result: WorkResult) -> bool:
         accepted = self._ledger.post(result)
-        self._notify()
+        self._notify(result.key)
         return accepted
 
     async def lane_expected(self, lane: int) -> None:
@@ -136,21 +138,28 @@ class Broker:
         for actor in (*self._controllers.values(), *self._workers.values()):
             ray.kill(actor)
 
-    def _notify(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
+    def _notify(self, *about: str) -> None:
+        """Whoever asks about one of these asks again; of nothing named, everybody."""
+        for name in about or tuple(self._asking):
+            for woken in self._asking.get(name, ()):
+                woken.set()
 
-    async def _until(self, question: Callable[[], T | None], timeout: float) -> T | None:
-        deadline = time.monotonic() + timeout
-        while (answer := question()) is None:
-            remaining = deadline - time.monotonic()
-            if remaining <= 0:
-                return None
-            try:
-                await asyncio.wait_for(self._changed.wait(), remaining)
-            except TimeoutError:
-                return None
-        return answer
+    async def _until(self, question: Callable[[], T | None], timeout: float, about: Sequence[str]) -> T | None:
+        deadline, woken = time.monotonic() + timeout, asyncio.Event()
+        for name in about:
+            self._asking.setdefault(name, set()).add(woken)
+        try:
+            while (answer := question()) is None:
+                woken.clear()
+                await asyncio.wait_for(woken.wait(), deadline - time.monotonic())
+            return answer
+        except TimeoutError:
+            return None
+        finally:
+            for name in about:
+                self._asking[name].discard(woken)
+                if not self._asking[name]:
+                    del self._asking[name]
 
     def _attend(self, watch: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(watch)

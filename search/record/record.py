@@ -17,14 +17,15 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.storages import BaseStorage, RDBStorage
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, create_trial
 from optuna.trial import TrialState as OptunaState
+from optuna.trial import create_trial
 from sqlalchemy import make_url
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from search.record.server import ServerStorage, is_postgres, open_server, reason_of
+from search.record.storage import Row, Storage
 from spaces.errors import InputError, StudyError
 from spaces.parameters import Choice, IntRange, Parameter
 from spaces.secrets import MASK, mask_secrets
@@ -57,7 +58,7 @@ OPTUNA_STATE = {
 FINISHED = {TrialState.ENDED, TrialState.FAILED, TrialState.DONE}
 
 
-def open_storage(storage: str, output: Path, *, unchecked: bool = False) -> BaseStorage:
+def open_storage(storage: str, output: Path, *, unchecked: bool = False) -> Storage:
     """`sqlite` is `study.db` in the output; anything else is an Optuna storage URL. `unchecked` leaves out looking whether its
     tables are there and of this version, which takes most of the time of reading a small study."""
     url = storage_url(storage, output)
@@ -65,7 +66,7 @@ def open_storage(storage: str, output: Path, *, unchecked: bool = False) -> Base
         if not url.startswith("sqlite"):
             return open_server(url, unchecked=unchecked)
         skipped = {"skip_compatibility_check": unchecked, "skip_table_creation": unchecked}
-        opened = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}}, **skipped)
+        opened = Storage(url, engine_kwargs={"connect_args": {"timeout": 60}}, **skipped)
         if storage == "sqlite" and not unchecked and not _on_network(output):
             # One wait for the disk a write instead of four or five; the file remembers it.
             with opened.engine.connect() as connection, suppress(OperationalError):  # another process writes just now
@@ -129,7 +130,7 @@ def distribution(parameter: Parameter) -> BaseDistribution:
 class Record:
     """One study's trials. Opening it twice is opening the same record; `facts` are the study's own attributes."""
 
-    def __init__(self, storage: BaseStorage, name: str, directions: Mapping[str, str], *, create: bool = True) -> None:
+    def __init__(self, storage: Storage, name: str, directions: Mapping[str, str], *, create: bool = True) -> None:
         self._storage, self.objectives = storage, list(directions)
         wanted = [
             StudyDirection.MAXIMIZE if way == "maximize" else StudyDirection.MINIMIZE for way in directions.values()
@@ -147,13 +148,11 @@ class Record:
     @cached_property
     def _ids(self) -> dict[int, int]:
         """The storage's id of each trial, by its number."""
-        trials = self._storage.get_all_trials(self._study_id, deepcopy=False)
-        return {trial.number: trial._trial_id for trial in trials}
+        return self._storage.ids(self._study_id)
 
     def close(self) -> None:
         """Gives the storage's connections back, which folds SQLite's log into its file. A later call opens them again."""
-        if isinstance(self._storage, RDBStorage):
-            self._storage.engine.dispose()
+        self._storage.engine.dispose()
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -222,7 +221,7 @@ class Record:
         )
         expected = self.next_number()
         trial_id = self._storage.create_new_trial(self._study_id, template_trial=template)
-        number = self._storage.get_trial(trial_id).number
+        number = self._storage.get_trial_number_from_id(trial_id)
         if number != expected and isinstance(self._storage, ServerStorage):
             trial_id, number = self._storage.only_once(self._study_id, trial_id, expected)
         self._ids[number] = trial_id
@@ -247,11 +246,12 @@ class Record:
     def set_state(self, number: int, state: TrialState, values: Iterable[float] | None = None, error: str = "") -> None:
         """Moves a trial on; a trial that is finished stays as it is."""
         trial_id = self._ids[number]
-        if self._storage.get_trial(trial_id).state.is_finished():
+        try:
+            if error:
+                self._storage.set_trial_user_attr(trial_id, "error", error[:4000])
+            self._storage.set_trial_user_attr(trial_id, "state", state.value)
+        except UpdateFinishedTrialError:
             return
-        if error:
-            self._storage.set_trial_user_attr(trial_id, "error", error[:4000])
-        self._storage.set_trial_user_attr(trial_id, "state", state.value)
         if state in FINISHED:
             self._storage.set_trial_state_values(
                 trial_id, OPTUNA_STATE[state], list(values) if values is not None else None
@@ -259,22 +259,19 @@ class Record:
 
     def outcomes(self) -> list[TrialOutcome]:
         """Every trial by number."""
-        trials = self._storage.get_all_trials(self._study_id, deepcopy=False)
-        return [
-            _outcome(trial) for trial in sorted(trials, key=lambda trial: trial.number) if "config" in trial.user_attrs
-        ]
+        return [_outcome(row) for row in self._storage.rows(self._study_id) if "config" in row.attrs]
 
     def attempts(self) -> dict[int, int]:
-        trials = self._storage.get_all_trials(self._study_id, deepcopy=False)
-        return {trial.number: int(trial.user_attrs.get("attempt", 1)) for trial in trials}
+        rows = self._storage.rows(self._study_id, only="attempt")
+        return {row.number: int(row.attrs.get("attempt", 1)) for row in rows}
 
 
 def _place(measurement: Measurement) -> str:
     return f"measurement:{measurement.share:.6f}"
 
 
-def _outcome(trial: FrozenTrial) -> TrialOutcome:
-    attrs = trial.user_attrs
+def _outcome(trial: Row) -> TrialOutcome:
+    attrs = trial.attrs
     measurements = [
         Measurement.model_validate_json(value)
         for name, value in sorted(attrs.items())

@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
-from optuna.storages import RDBStorage
 from optuna.storages._rdb.models import TrialModel
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import URL, Connection, event, make_url, text
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 
+from search.record.storage import Row, Storage
 from spaces.errors import StudyError
 
 AWAY_SECONDS = 120.0  # for a server to come back, or to give a lock; the lanes go on meanwhile
@@ -44,7 +44,7 @@ def engine_arguments(url: URL) -> dict[str, Any]:
     return {}
 
 
-class ServerStorage(RDBStorage):
+class ServerStorage(Storage):
     """Optuna's, on a server. A call that finds it away is made again, for AWAY_SECONDS in all; then it raises StudyError, and so
     do later ones at once until it is back. A call whose answer was lost after the server had done it counts once."""
 
@@ -102,6 +102,15 @@ class ServerStorage(RDBStorage):
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         return self._patiently(super().get_trial, trial_id)
+
+    def rows(self, *arguments: Any, **named: Any) -> list[Row]:
+        return self._patiently(super().rows, *arguments, **named)
+
+    def ids(self, study_id: int) -> dict[int, int]:
+        return self._patiently(super().ids, study_id)
+
+    def get_trial_number_from_id(self, trial_id: int) -> int:
+        return self._patiently(super().get_trial_number_from_id, trial_id)
 
     # -- written
 

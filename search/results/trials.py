@@ -94,8 +94,14 @@ def _columns(outcomes: Sequence[TrialOutcome], scores: Sequence[str], costs: Seq
         "shapes": list(shapes),
         "shape": places,
         # As they were suggested, to the last digit: they are copied to train the student again.
-        "parameters": {name: [outcome.parameters.get(name) for outcome in outcomes] for name in parameters},
+        "parameters": {name: _packed([outcome.parameters.get(name) for outcome in outcomes]) for name in parameters},
     }
+
+
+def _packed(column: list[Any]) -> list[Any] | dict[str, list[Any]]:
+    """A column of few words as these and their places; `chart.js` unpacks it."""
+    words = {word: place for place, word in enumerate(dict.fromkeys(column))}
+    return {"words": list(words), "at": [words[each] for each in column]} if 20 * len(words) < len(column) else column
 
 
 def _student(row: StudentRow, scores: Sequence[str]) -> dict[str, Any]:

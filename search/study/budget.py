@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from itertools import islice
+from itertools import compress, islice
 from statistics import median
+
+import numpy as np
 
 from search.results.front import Reference
 from search.study.growth import Growth
+from search.suggest.changes import Columns
 from spaces.student import StudentShape
 from spaces.study import StudySpec
 from spaces.trial import TrialConfig, TrialOutcome, TrialState
@@ -44,6 +47,12 @@ class Budget:
         self._spec, self._lanes, self._tokens = spec, num_lanes, max(1, round(tokens_per_text))
         self.deadline, self._front_size, self._clock = deadline, front_size, clock
         self._scoring_share, self._trial_tokens = scoring_share, trial_tokens
+        self._columns = Columns(
+            is_done=lambda outcome: outcome.state is TrialState.DONE,
+            in_play=lambda outcome: outcome.state in IN_PLAY,
+            seconds=lambda outcome: outcome.train_seconds,
+            tokens=lambda outcome: outcome.train_tokens,
+        )
         self._growth = spec.budget.flat and Growth(spec, spec.budget.flat, references, since)
 
     def allows(self, outcomes: Sequence[TrialOutcome]) -> bool:
@@ -74,48 +83,54 @@ class Budget:
         """What is not spent by the trials measured so far, nor will be by those that run; None where nothing bounds it."""
         if self._spec.budget.training_tokens is None:
             return None
+        known = self._columns.of(outcomes)
         coming = sum(
             self._trial_tokens(outcome.config) * (outcome.until - outcome.share)
-            for outcome in outcomes
-            if outcome.state in IN_PLAY
+            for outcome in compress(outcomes, known["in_play"])
         )
-        return self._spec.budget.training_tokens - sum(outcome.train_tokens for outcome in outcomes) - coming
+        return self._spec.budget.training_tokens - sum(known["tokens"]) - coming
 
     def has_time_for(self, shape: StudentShape, outcomes: Sequence[TrialOutcome], share: float = 1.0) -> bool:
         """Whether this share of a trial of this shape would end before what comes after the search has to begin. Running trials
         are counted in: a new one begins when a lane is free."""
         if self.deadline is None:
             return True
-        seconds = self.seconds_for(shape, outcomes)
-        if seconds is None:
+        rate = self._seconds_a_flop(outcomes)
+        if rate is None:
             return True
         waiting = [
-            (self.seconds_for(outcome.config.shape, outcomes) or 0.0) * (outcome.until - outcome.share)
-            for outcome in outcomes
-            if outcome.state in IN_PLAY
+            rate * outcome.config.shape.flops(self._tokens) * (outcome.until - outcome.share)
+            for outcome in compress(outcomes, self._columns.of(outcomes)["in_play"])
         ]
         ahead = max(0.0, sum(waiting) / 2 / self._lanes) if len(waiting) >= self._lanes else 0.0
+        seconds = rate * shape.flops(self._tokens)
         return self._clock() + ahead + seconds * share + self.kept_back(outcomes) < self.deadline
 
     def seconds_for(self, shape: StudentShape, outcomes: Sequence[TrialOutcome]) -> float | None:
         """The predicted seconds of one full trial; None before anything was measured."""
+        rate = self._seconds_a_flop(outcomes)
+        return None if rate is None else rate * shape.flops(self._tokens)
+
+    def _seconds_a_flop(self, outcomes: Sequence[TrialOutcome]) -> float | None:
         measured = (
             outcome.train_seconds / outcome.share / outcome.config.shape.flops(self._tokens)
             for outcome in reversed(outcomes)
             if outcome.train_seconds
         )
         rates = list(islice(measured, RECENT))
-        return median(rates) * shape.flops(self._tokens) if rates else None
+        return median(rates) if rates else None
 
     def kept_back(self, outcomes: Sequence[TrialOutcome]) -> float:
         """Seconds for confirmation and delivery: each point again with more seeds, and without distillation; then scored."""
         confirm, points = self._spec.confirm, self._front_size() or FRONT_GUESS
         again = points * (confirm.seeds - 1) + {"all": points, "best": 1, "none": 0}[confirm.without_distillation]
-        done = [outcome.train_seconds for outcome in outcomes if outcome.state is TrialState.DONE]
-        if not done:
+        known = self._columns.of(outcomes)
+        done = np.array(list(compress(known["seconds"], known["is_done"])))
+        if not len(done):
             return OVERHEAD_SECONDS
-        training = max(again * median(done) / self._lanes, max(done) if again else 0.0)
-        return OVERHEAD_SECONDS + training + points * median(done) * self._scoring_share / self._lanes
+        middle = float(np.median(done))
+        training = max(again * middle / self._lanes, float(done.max()) if again else 0.0)
+        return OVERHEAD_SECONDS + training + points * middle * self._scoring_share / self._lanes
 
     def seconds_left(self) -> float | None:
         return None if self.deadline is None else self.deadline - self._clock()

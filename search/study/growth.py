@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from search.results.front import ParetoFront, Reference
+from search.results.front import ParetoFront, Reference, candidates, dominates
+from search.suggest.changes import Changes
 from spaces.budget import FlatSpec
 from spaces.study import StudySpec
 from spaces.trial import Measurement, TrialOutcome
@@ -37,6 +38,7 @@ class Growth:
     def __init__(self, spec: StudySpec, flat: FlatSpec, references: Sequence[Reference], since: int = 0) -> None:
         self._spec, self._flat, self._references, self._since = spec, flat, references, since
         self._steps: list[Step] = []
+        self._changes = Changes()
         self._known = set[tuple[int, float]]()
 
     @property
@@ -44,11 +46,11 @@ class Growth:
         more = f" by more than {100 * self._flat.growth:.4g}%" if self._flat.growth else ""
         return f"the front has not grown{more} for {self._flat.trials} trials"
 
-    def is_flat(self, outcomes: Iterable[TrialOutcome]) -> bool:
+    def is_flat(self, outcomes: Sequence[TrialOutcome]) -> bool:
         """Whether it has stopped growing by now. Only what was measured since the last call costs anything to speak of."""
         new = [
             (_key(measurement), outcome, measurement)
-            for outcome in outcomes
+            for outcome in map(outcomes.__getitem__, self._changes.of(outcomes))
             for measurement in outcome.measurements
             if (measurement.trial, measurement.share) not in self._known
         ]
@@ -67,7 +69,7 @@ class Growth:
         front, hypervolume = (last.front, last.hypervolume) if last else ((), 0.0)
         counts = outcome.number >= self._since and measurement.share == outcome.measurements[0].share
         num_measured = (last.num_measured if last else 0) + counts
-        if measurement.share >= 1:
+        if measurement.share >= 1 and self._may_change(front, outcome):
             found = ParetoFront.of([*front, outcome], self._spec, self._references)
             front = tuple(each for each in (*front, outcome) if each.number in found.trials)
             hypervolume = found.hypervolume
@@ -79,6 +81,13 @@ class Growth:
                 key, outcome, measurement, front, hypervolume, num_measured, flat or (last is not None and last.is_flat)
             )
         )
+
+    def _may_change(self, front: Sequence[TrialOutcome], outcome: TrialOutcome) -> bool:
+        """Not where one of the front is better in everything, as with most of thousands of trials."""
+        names, directions = list(self._spec.objectives), list(self._spec.objectives.values())
+        rows = [[values[name] for name in names] for each in front for values in [each.values()]]
+        new = candidates([outcome], self._spec, self._references)
+        return bool(new) and not any(dominates(row, list(new[0].values.values()), directions) for row in rows)
 
 
 def _key(measurement: Measurement) -> Key:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from search.lanes.trainable import SegmentSearcher
 from search.record.record import FINISHED, Record
-from search.results.front import ParetoFront, Reference
+from search.results.front import ParetoFront, Reference, candidates, dominates
 from search.study.budget import Budget
 from search.study.output import segment_folder, trial_folder, weights_folder
 from search.study.shape_costs import ShapeCosts
@@ -123,17 +123,18 @@ class StudySearcher(SegmentSearcher):
         return None
 
     def _new(self) -> WorkItem | None:
-        self.ended = self._budget.spent(self.ordered)
+        outcomes = self.ordered
+        self.ended = self._budget.spent(outcomes)
         if self.ended:
             return None
         number = self._record.next_number()
-        point = self._sampling.suggest(self.ordered, number, self.front)
+        point = self._sampling.suggest(outcomes, number, self.front)
         if point is None:
             self.ended = "the space holds nothing else that is worth a trial"
             return None
         parameters, shape = point
         config = trial_config(self._spec, parameters, shape, self._teacher_depth, number)
-        self.ended = self._budget.refuses(config, self.ordered)
+        self.ended = self._budget.refuses(config, outcomes)
         if self.ended:
             return None
         until = self._ladder.next_share(0.0)
@@ -170,13 +171,22 @@ class StudySearcher(SegmentSearcher):
             for hopeless in self._ladder.hopeless(measurement.share, self._spec.budget.trials):
                 self._end(hopeless)
             if measurement.share >= 1:
-                # Who beats no point of the front belongs to no later one either: these alone decide.
-                candidates = [self.outcomes[trial] for trial in {*self.front.trials, number}]
-                self.front = ParetoFront.of(candidates, self._spec, self._references)
-                self._forget_weights(candidates)
+                self._grow_front(number)
             if before is not None:
                 shutil.rmtree(segment_folder(self._spec, number, before.share), ignore_errors=True)
         self._told(self.outcomes[number])
+
+    def _grow_front(self, number: int) -> None:
+        """Who beats no point of the front belongs to no later one either: these alone decide, and most who come change nothing."""
+        directions = list(self._spec.objectives.values())
+        new = [
+            list(point.values.values()) for point in candidates([self.outcomes[number]], self._spec, self._references)
+        ]
+        if not new or any(dominates(list(point.values.values()), new[0], directions) for point in self.front.points):
+            return self._forget_weights([self.outcomes[number]])
+        deciding = [self.outcomes[trial] for trial in {*self.front.trials, number}]
+        self.front = ParetoFront.of(deciding, self._spec, self._references)
+        self._forget_weights(deciding)
 
     def _with_costs(self, measurement: Measurement) -> Measurement:
         if self._shape_costs is None:

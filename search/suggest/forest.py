@@ -11,13 +11,16 @@ Legend: N trials or points, F features, R rungs, M objectives.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, insort
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 import numpy as np
 from scipy.stats import norm
 
 from search.results.front import SMALLEST, hypervolume
+from search.suggest.changes import Changes
 from search.suggest.costs import Costs
 from search.suggest.curves import Curves
 from search.suggest.halving import fronts
@@ -64,6 +67,20 @@ class _Trial:
     def key(self) -> tuple[int, int]:
         return self.outcome.number, len(self.outcome.measurements)
 
+    @property
+    def counts(self) -> bool:
+        return self.outcome.state is not TrialState.FAILED
+
+    @property
+    def plays(self) -> bool:
+        """Whether it is on the front, or may still come there."""
+        return self.outcome.state not in (TrialState.FAILED, TrialState.ENDED)
+
+    def measured(self, place: int) -> set[tuple[float, int, float]]:
+        """When, here, and at which share of its training."""
+        its = self.outcome.measurements if self.counts else ()
+        return {(measurement.cost.get("finished_at", 0.0), place, measurement.share) for measurement in its}
+
 
 class ForestSampler:
     """Ranks points of the space. `shape_of` raises InvalidStudent, also for what is out of bounds that arithmetic knows.
@@ -90,24 +107,38 @@ class ForestSampler:
         self._pool: list[Point] = []
         self._curves: dict[str, Curves] = {}
         self._learnt = 0
-        self._trials: dict[int, _Trial] = {}
-        # What is expected of each trial, by it and the rungs it was measured at, as the present forest sees it.
-        self._believed: dict[tuple[int, int], list[float]] = {}
+        # By their place among the outcomes; of thousands an ask reads those alone that changed.
+        self._changes = Changes()
+        self._trials: list[_Trial] = []
+        self._plays: list[bool] = []
+        self._sizes: dict[str, list[float]] = {name: [] for name in spec.objectives if name in COSTS}
+        # What is expected of each, as the present forest sees it, but for those that it has not looked at.
+        self._believed: dict[str, list[float]] = {name: [] for name in self._modelled}
+        self._unseen = set[int]()
+        self._order: list[
+            tuple[float, int, float]
+        ] = []  # measurements as they came: when, of which trial, at which share
 
     def best(self, outcomes: Sequence[TrialOutcome], rng: np.random.Generator) -> list[Point]:
         """Points, the most promising first; at least one of the outcomes is measured."""
-        known = [self._trial(outcome) for outcome in outcomes if outcome.state is not TrialState.FAILED]
-        self._learn(known)
-        in_play = [trial for trial in known if trial.outcome.state is not TrialState.ENDED]
-        believed = self._expected(in_play)
-        rows = self._rows([trial.point for trial in in_play], believed)
-        certain = np.full(len(in_play), 1e-6)
+        self._look_at(outcomes)
+        self._learn()
+        believed = self._expected()
+        in_play = list(compress(self._trials, self._plays))
         points = [trial.point for trial in in_play]
+        columns = [
+            -believed[name] if name not in COSTS
+            else self._logs(name, points) if name in self._costs.measured
+            else np.array(list(compress(self._sizes[name], self._plays)), float)
+            for name in self._spec.objectives
+        ]  # fmt: skip
+        rows = np.stack(columns, axis=1)
+        certain = np.full(len(in_play), 1e-6)
         keeps = self._feasible({name: (believed[name], certain) for name in self._limits}, points) > 0.5
         kept = np.flatnonzero(keeps)
         places = kept[next(fronts(rows[kept]))] if len(kept) else kept
         front, near = rows[places], [in_play[place].point for place in places]
-        candidates = self._candidates(near or [trial.point for trial in known], rng)
+        candidates = self._candidates(near or [trial.point for trial in self._trials if trial.counts], rng)
         seen = np.array([point.features for point in candidates])
         predicted = {name: self._curves[name].predict(seen) for name in self._modelled}
         gain = self._feasible(predicted, candidates)
@@ -117,59 +148,75 @@ class ForestSampler:
 
     # -- learning
 
-    def _trial(self, outcome: TrialOutcome) -> _Trial:
-        """Read once for each state that it was in: an ask at thousands of trials looks at the new ones."""
-        known = self._trials.get(outcome.number)
-        if known is None or known.outcome is not outcome:
-            point = known.point if known else self._point(outcome.parameters, outcome.config.shape)
-            scores = np.full((len(self._modelled), len(self._spec.search.rungs)), np.nan)
-            for measurement in outcome.measurements:
-                for rung, share in enumerate(self._spec.search.rungs):  # an earlier study may have had others
-                    if abs(share - measurement.share) < 1e-6:
-                        metrics = measurement.metrics
-                        scores[:, rung] = [metrics.get(f"validation/{name}", math.nan) for name in self._modelled]
-            known = self._trials[outcome.number] = _Trial(outcome, point, np.where(np.isfinite(scores), scores, np.nan))
-        return known
+    def _look_at(self, outcomes: Sequence[TrialOutcome]) -> None:
+        """Reads what changed since the last ask."""
+        if len(outcomes) < len(self._trials):  # another study's
+            del self._trials[len(outcomes) :], self._plays[len(outcomes) :]
+            for column in (*self._sizes.values(), *self._believed.values()):
+                del column[len(outcomes) :]
+            self._order = [entry for entry in self._order if entry[1] < len(outcomes)]
+            self._unseen = {place for place in self._unseen if place < len(outcomes)}
+        for place in self._changes.of(outcomes):
+            old = self._trials[place] if place < len(self._trials) else None
+            new = self._trial(outcomes[place], old)
+            before, after = old.measured(place) if old else set(), new.measured(place)
+            for entry in before - after:
+                del self._order[bisect_left(self._order, entry)]
+            for entry in after - before:
+                insort(self._order, entry)
+            self._trials[place : place + 1] = [new]
+            self._plays[place : place + 1] = [new.plays]
+            for name, column in self._sizes.items():
+                column[place : place + 1] = [new.point.sizes.get(name, math.nan)]
+            if old is None or old.key != new.key:
+                self._unseen.add(place)
+                for column in self._believed.values():
+                    column[place : place + 1] = [math.nan]
 
-    def _learn(self, known: Sequence[_Trial]) -> None:
+    def _trial(self, outcome: TrialOutcome, old: _Trial | None = None) -> _Trial:
+        same = old is not None and old.outcome.number == outcome.number
+        point = old.point if old and same else self._point(outcome.parameters, outcome.config.shape)
+        scores = np.full((len(self._modelled), len(self._spec.search.rungs)), np.nan)
+        for measurement in outcome.measurements:
+            for rung, share in enumerate(self._spec.search.rungs):  # an earlier study may have had others
+                if abs(share - measurement.share) < 1e-6:
+                    metrics = measurement.metrics
+                    scores[:, rung] = [metrics.get(f"validation/{name}", math.nan) for name in self._modelled]
+        return _Trial(outcome, point, np.where(np.isfinite(scores), scores, np.nan))
+
+    def _learn(self) -> None:
         """From the first so many measurements, in the order in which they came: a number that grows in steps, so that a forest
         serves some asks, and one that is continued from the record is the one that would have been."""
-        order = sorted(
-            (measurement.cost.get("finished_at", 0.0), place, measurement.share)
-            for place, trial in enumerate(known)
-            for measurement in trial.outcome.measurements
-        )
-        count = _step_below(len(order))
+        count = _step_below(len(self._order))
         if self._curves and count == self._learnt:
             return
-        self._learnt, self._believed = count, {}
+        self._learnt, self._unseen = count, set(range(len(self._trials)))
         shares: dict[int, float] = {}
-        for _, place, share in order[:count]:
+        for _, place, share in self._order[:count]:
             shares[place] = share  # the last of each trial
-        chosen = list(shares)
+        chosen, trials = list(shares), self._trials
         if len(chosen) > MOST:  # half of them the latest; of the others those that came farthest
             old, late = chosen[: -MOST // 2], chosen[-MOST // 2 :]
             chosen = [*sorted(old, key=lambda place: -shares[place])[: MOST // 2], *late]
-        features = np.array([known[place].point.features for place in chosen])
+        features = np.array([trials[place].point.features for place in chosen])
         until = np.array([shares[place] for place in chosen])
         later = np.array(self._spec.search.rungs) > until[:, None] + 1e-6
         for row, name in enumerate(self._modelled):
-            scores = np.where(later, np.nan, np.stack([known[place].scores[row] for place in chosen]))
+            scores = np.where(later, np.nan, np.stack([trials[place].scores[row] for place in chosen]))
             self._curves[name] = Curves(features, scores, derived_seed(self._spec.seed, "forest", count))
 
-    def _expected(self, trials: Sequence[_Trial]) -> dict[str, np.ndarray]:
-        """What each scores at its end, measured or as the forest expects; (N,) by metric."""
-        new = [trial for trial in trials if trial.key not in self._believed]
+    def _expected(self) -> dict[str, np.ndarray]:
+        """What each that plays scores at its end, measured or as the forest expects; (N,) by metric."""
+        new = [place for place in sorted(self._unseen) if self._plays[place]]
         if new:
-            features = np.array([trial.point.features for trial in new])
-            columns = [
-                self._curves[name].predict(features, np.stack([trial.scores[row] for trial in new]))[0]
-                for row, name in enumerate(self._modelled)
-            ]
-            for place, trial in enumerate(new):
-                self._believed[trial.key] = [float(column[place]) for column in columns]
-        table = np.array([self._believed[trial.key] for trial in trials]).reshape(len(trials), len(self._modelled))
-        return {name: table[:, row] for row, name in enumerate(self._modelled)}
+            trials = [self._trials[place] for place in new]
+            features = np.array([trial.point.features for trial in trials])
+            for row, name in enumerate(self._modelled):
+                found = self._curves[name].predict(features, np.stack([trial.scores[row] for trial in trials]))[0]
+                for place, score in zip(new, found.tolist(), strict=True):
+                    self._believed[name][place] = score
+            self._unseen.difference_update(new)
+        return {name: np.array(list(compress(column, self._plays)), float) for name, column in self._believed.items()}
 
     # -- worth
 

@@ -8,6 +8,7 @@ suggests what an uninterrupted one would have.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, insort
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -26,6 +27,7 @@ from optuna.trial import TrialState as OptunaState
 
 from search.record.record import distribution
 from search.results.front import non_dominated
+from search.suggest.changes import Changes
 from spaces.errors import InputError
 from spaces.named import function_named
 from spaces.parameters import Choice, IntRange, Parameter, Value
@@ -56,6 +58,7 @@ class OptunaAsks:
     def __init__(self, spec: StudySpec, limits: Mapping[str, tuple[float, float]]) -> None:
         self._spec, self._limits = spec, limits
         self._make = _maker(spec.search.sampler)
+        self._measured = AtRungs(spec)
         self._seen: list[
             tuple[int, float]
         ] = []  # the trials that the in-memory study holds, each with its rung, in its order
@@ -67,7 +70,7 @@ class OptunaAsks:
     def ask(self, outcomes: Sequence[TrialOutcome], seed: int) -> dict[str, Value]:
         """A point, in view of what was measured."""
         sampler = self._make(seed)
-        return self._asked(self._study_of(measured_at_one_rung(self._spec, outcomes), sampler), sampler)
+        return self._asked(self._study_of(self._measured.at_one(outcomes), sampler), sampler)
 
     def draw(self, seed: int, given: Mapping[str, Value]) -> dict[str, Value]:
         """A random point, but for what is given."""
@@ -105,10 +108,10 @@ class OptunaAsks:
     def _new_study(self) -> optuna.Study:
         return optuna.create_study(directions=list(self._spec.objectives.values()))
 
-    def _study_of(self, measured: Sequence[TrialOutcome], sampler: BaseSampler) -> optuna.Study:
+    def _study_of(self, measured: list[TrialOutcome], sampler: BaseSampler) -> optuna.Study:
         """The in-memory study with these trials, or with what is remembered of very many. It grows with them, as making it anew
         costs a second by 2,000, and is made anew where a block is forgotten or another rung is looked at."""
-        ordered = self._remembered(sorted(measured, key=lambda outcome: (_finished_at(outcome), outcome.number)))
+        ordered = self._remembered(measured)
         seen = [(outcome.number, outcome.share) for outcome in ordered]
         if seen[: len(self._seen)] != self._seen:
             self._study, self._seen = self._new_study(), []
@@ -166,19 +169,48 @@ class OptunaAsks:
         )
 
 
-def measured_at_one_rung(spec: StudySpec, outcomes: Sequence[TrialOutcome]) -> list[TrialOutcome]:
-    """The trials that were measured at the highest rung at which enough were, each as it stood there."""
-    found: list[TrialOutcome] = []
-    for rung in reversed(spec.search.rungs):
-        found = [
-            outcome.model_copy(update={"measurements": (measurement,)})
-            for outcome in outcomes
+class AtRungs:
+    """The trials that were measured at each rung, as they stood there, in the order in which they came."""
+
+    def __init__(self, spec: StudySpec) -> None:
+        self._rungs, self._enough = spec.search.rungs, spec.search.startup_trials
+        self._changes = Changes()
+        self._seen: list[dict[tuple[int, float, int], TrialOutcome]] = []  # of each outcome: by rung, time and number
+        self._order: list[list[tuple[int, float, int]]] = [[] for _ in self._rungs]
+        self._stood: dict[tuple[int, float, int], TrialOutcome] = {}
+
+    def at_one(self, outcomes: Sequence[TrialOutcome]) -> list[TrialOutcome]:
+        """Those of the highest rung at which enough were measured; else of the lowest."""
+        for entries in self._seen[len(outcomes) :]:
+            self._forget(entries)
+        del self._seen[len(outcomes) :]
+        for place in self._changes.of(outcomes):
+            known = self._seen[place] if place < len(self._seen) else {}
+            now = self._entries(outcomes[place])
+            if now.keys() != known.keys():
+                self._forget(known)
+                for entry, outcome in now.items():
+                    insort(self._order[entry[0]], entry)
+                    self._stood[entry] = outcome
+            self._seen[place : place + 1] = [now]
+        order = next((rung for rung in reversed(self._order) if len(rung) >= self._enough), self._order[0])
+        return [self._stood[entry] for entry in order]
+
+    def _entries(self, outcome: TrialOutcome) -> dict[tuple[int, float, int], TrialOutcome]:
+        return {
+            (rung, measurement.cost.get("finished_at", 0.0), outcome.number): outcome.model_copy(
+                update={"measurements": (measurement,)}
+            )
             for measurement in outcome.measurements
-            if abs(measurement.share - rung) < 1e-6
-        ]
-        if len(found) >= spec.search.startup_trials:
-            return found
-    return found
+            for rung, share in enumerate(self._rungs)
+            if abs(measurement.share - share) < 1e-6
+        }
+
+    def _forget(self, entries: Mapping[tuple[int, float, int], TrialOutcome]) -> None:
+        for entry in entries:
+            order = self._order[entry[0]]
+            del order[bisect_left(order, entry)]
+            del self._stood[entry]
 
 
 def _generation(sampler: BaseSampler, place: int) -> dict[str, int]:
@@ -205,10 +237,6 @@ def _maker(name: str) -> Callable[[int], BaseSampler]:
             return made()
 
     return make
-
-
-def _finished_at(outcome: TrialOutcome) -> float:
-    return outcome.last.cost.get("finished_at", 0.0) if outcome.last else 0.0
 
 
 def _suggest(trial: Trial, name: str, parameter: Parameter) -> Value:

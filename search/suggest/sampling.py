@@ -15,6 +15,7 @@ import numpy as np
 from scipy.stats.qmc import Sobol
 
 from search.results.front import ParetoFront, dominates
+from search.suggest.changes import Columns
 from search.suggest.costs import Costs
 from search.suggest.first import within
 from search.suggest.forest import ForestSampler
@@ -64,6 +65,7 @@ class Sampling:
             raise InputError.of("space", self._why_empty())
         self._by_size = sorted(self._valid, key=lambda valid: valid[1].num_parameters)
         self._asks = OptunaAsks(spec, limits)
+        self._points_of = Columns(point=lambda outcome: frozenset(outcome.parameters.items()))
         counted = map(spec.deployment.counted, self.shapes)
         reference = {**max(counted, key=lambda sizes: sizes["parameters"]), **(worst or {})}
         self._forest = ForestSampler(
@@ -119,9 +121,13 @@ class Sampling:
     ) -> tuple[dict[str, Value], StudentShape] | None:
         """The parameters of trial `number`: valid, within the bounds that arithmetic knows, not tried before, and not beaten by
         the front before it begins. None where the space holds no such point any more."""
-        tried = [outcome.parameters for outcome in outcomes]
+        tried = set(self._points_of.of(outcomes)["point"])
         for values, shape in self._proposals(outcomes, number, front):
-            if values not in tried and not self.is_beaten(shape, front) and not self._is_too_costly(shape):
+            if (
+                frozenset(values.items()) not in tried
+                and not self.is_beaten(shape, front)
+                and not self._is_too_costly(shape)
+            ):
                 return values, shape
         return None
 
@@ -136,7 +142,9 @@ class Sampling:
         """Valid points, the sampler's own first; then random ones; of a space without real numbers, in the end all."""
         given = self._first[number] if number < len(self._first) else {}
         name, known = self._spec.search.sampler, [*self._earlier, *outcomes]
-        explores = bool(given) or sum(bool(each.measurements) for each in known) < self._spec.search.startup_trials
+        startup = self._spec.search.startup_trials
+        measured = itertools.islice((each for each in known if each.measurements), startup)
+        explores = bool(given) or sum(1 for _ in measured) < startup
         if name in OWN and not given:
             if name == "forest" and not explores:
                 rng = np.random.default_rng(derived_seed(self._spec.seed, "ask", number))
@@ -145,7 +153,8 @@ class Sampling:
                 yield self._evenly(number)
         for attempt in range(TRIES):
             seed = derived_seed(self._spec.seed, "ask", number, attempt)
-            values = self._asks.draw(seed, given) if explores or name in OWN else self._asks.ask(known, seed)
+            at_random = explores or name in (*OWN, "random")
+            values = self._asks.draw(seed, given) if at_random else self._asks.ask(known, seed)
             with suppress(InvalidStudent):
                 yield values, self._shape_within_bounds(values)
         # The sampler keeps missing what is wanted: fix a valid architecture, and draw the rest.

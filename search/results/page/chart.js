@@ -2,6 +2,9 @@
 
 const byId = id => document.getElementById(id);
 const data = JSON.parse(byId("data").textContent);
+for (const [name, column] of Object.entries(data.trials.parameters)) {
+  if (column.words) data.trials.parameters[name] = column.at.map(place => column.words[place]);
+}
 const trials = data.trials;
 const placeOf = new Map(trials.number.map((number, place) => [number, place]));
 const isKnown = value => typeof value === "number";
