@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from optuna.storages import InMemoryStorage
 from small_search import REFERENCES, TEACHER, a_sampling, a_spec
 
 from search.record.record import FINISHED, Record
+from search.record.storage import Storage
 from search.study.budget import Budget
 from search.study.output import trial_folder
 from search.study.searcher import StudySearcher, trial_config
@@ -160,7 +160,7 @@ def searched(
     return handed
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     lanes=st.sampled_from([1, 2, 3, 8, 64]), trials=st.integers(1, 40), seed=st.integers(0, 10**6),
     fails=st.sampled_from([0.0, 0.1, 0.5, 1.0]), killed_after=st.one_of(st.none(), st.integers(1, 40)),
@@ -169,7 +169,7 @@ def test_every_search_ends_with_every_trial_accounted_for(
     tmp_path_factory: pytest.TempPathFactory, lanes: int, trials: int, seed: int, fails: float, killed_after: int | None
 ) -> None:
     folder, rng = tmp_path_factory.mktemp("searched"), np.random.default_rng(seed)
-    storage = InMemoryStorage()
+    storage = Storage("sqlite://")
     spec = a_spec(folder)
     searcher = a_searcher(Record(storage, "tiny", spec.objectives), folder, lanes, trials)
     if killed_after is not None:
@@ -203,7 +203,7 @@ def test_every_search_ends_with_every_trial_accounted_for(
 
 def test_a_segment_goes_on_from_the_checkpoint_of_the_one_before(tmp_path: Path) -> None:
     spec = a_spec(tmp_path)
-    searcher = a_searcher(Record(InMemoryStorage(), "tiny", spec.objectives), tmp_path, 1, 9)
+    searcher = a_searcher(Record(Storage("sqlite://"), "tiny", spec.objectives), tmp_path, 1, 9)
     handed = searched(searcher, 1, np.random.default_rng(0), 0.0)
     for item in handed:
         trial = trial_folder(spec, item.trial or 0)
@@ -216,7 +216,7 @@ def test_a_segment_goes_on_from_the_checkpoint_of_the_one_before(tmp_path: Path)
 
 
 def test_what_was_promoted_and_cut_off_goes_on_where_it_was_going(tmp_path: Path) -> None:
-    storage, spec = InMemoryStorage(), a_spec(tmp_path)
+    storage, spec = Storage("sqlite://"), a_spec(tmp_path)
     rng = np.random.default_rng(0)
     searcher = a_searcher(Record(storage, "tiny", spec.objectives), tmp_path, 1, 9)
     for number in range(3):
@@ -248,7 +248,7 @@ def test_scores_below_a_bound_are_held_against_what_they_will_be(tmp_path: Path)
     """At the first rung all scores are below the bound. Trials gained 0.2 from there to the end: 0.75 and more will keep it."""
     spec = a_spec(tmp_path, search={"sampler": "random", "halving": HALVING})
     ladder = Ladder(spec, {"accuracy": (0.95, math.inf)})
-    record = Record(InMemoryStorage(), "tiny", spec.objectives)
+    record = Record(Storage("sqlite://"), "tiny", spec.objectives)
     sampling = a_sampling(spec)
     for number, (first, last) in enumerate(
         [(0.7, 0.9), (0.76, 0.96), (0.78, None), (0.6, None), (0.62, None), (0.61, None)]
@@ -302,7 +302,7 @@ def test_what_could_not_reach_the_front_is_not_run(tmp_path: Path) -> None:
     """A student as good as the teacher ends the search among larger ones."""
     spec = a_spec(tmp_path, budget={"trials": 30}, search={"sampler": "random"})
     sampling = Sampling(spec, TEACHER, {"full": 143, "used": 90}, {}, {"accuracy": 0.9})
-    record = Record(InMemoryStorage(), "tiny", spec.objectives)
+    record = Record(Storage("sqlite://"), "tiny", spec.objectives)
     searcher = StudySearcher(
         spec, record, sampling, Budget(spec, num_lanes=1, tokens_per_text=10.0, deadline=None, front_size=lambda: 1),
         Ladder(spec, {}), references=REFERENCES, teacher_depth=TEACHER.depth, payload={}, told=lambda outcome: None,

@@ -33,12 +33,12 @@ import numpy as np
 from rich.console import Console
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "speed"))
+from search.study.gpu_hours import GpuHours
 from simulated import REFERENCES, TEACHER
 
 from search.results.front import ParetoFront
 from search.study import searcher as searcher_module
 from search.study.budget import Budget
-from search.study.gpu_hours import GpuHours
 from search.study.output import claim_output, open_record
 from search.study.progress import Progress
 from search.study.searcher import StudySearcher

@@ -16,10 +16,10 @@ from typing import Any, Protocol
 
 import numpy as np
 import optuna
-from optuna.storages import InMemoryStorage
 from surrogate import HERE, SHARES, Point, Surrogate
 
 from search.record.record import Record
+from search.record.storage import Storage
 from search.results.front import Reference
 from search.study.budget import Budget
 from search.study.searcher import StudySearcher
@@ -135,7 +135,7 @@ class Ours:
         sampling = Sampling(
             spec, world.teacher, world.vocabularies, {}, scores, {"accuracy": world.majority}, first=first
         )
-        record = Record(InMemoryStorage(), f"replay-{seed}", spec.objectives)
+        record = Record(Storage("sqlite://"), f"replay-{seed}", spec.objectives)
         self.searcher = StudySearcher(
             spec, record, sampling, budget, Ladder(spec, {}),
             references=[teacher, majority], teacher_depth=world.teacher.depth, payload={}, told=lambda outcome: None,
