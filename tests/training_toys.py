@@ -48,7 +48,7 @@ def some_states(batch: Batch) -> torch.Tensor:
 
 
 def fit_some(rank: int = 0, world_size: int = 1, parts: int = 1) -> tuple[dict[str, torch.Tensor], float]:
-    """The weights after two epochs with every kind of loss, and this rank's share of the mean loss."""
+    """The weights after two epochs with every kind of loss, and the mean loss."""
     student = a_student()
     wider = SimpleNamespace(config=SimpleNamespace(hidden_size=24))
     matcher = Matcher("mse", [(0, 0), (2, 4)], student, wider)

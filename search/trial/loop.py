@@ -168,6 +168,8 @@ def fit(
         num_tokens += int(lengths[rows].sum())  # of all workers
         step += 1
         context.heartbeat(step, total)
+        if step == last_step and world > 1:
+            torch.distributed.all_reduce(loss_sum)  # until here each worker had its own share
         if step % CHECK_EVERY == 0 or step == last_step:
             looked_at = loss_sum.item()
             if not math.isfinite(looked_at):
