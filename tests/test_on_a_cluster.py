@@ -129,7 +129,7 @@ def test_a_lane_over_two_nodes_follows_the_curve_of_one_worker(
             path = study(
                 f"{name}.yaml", name=name, budget={"trials": 1}, resources=resources, training={"epochs": 2},
                 search={"first": [{"family": "bert", "depth": 2, "vocabulary": "full", "embedding_size": "full"}]},
-                space={"family": "bert", "depth": [1, 2], "learning_rate": 3e-3, "batch_size": 16},
+                space={"family": "bert", "depth": [1, 2], "learning_rate": 3e-3, "batch_size": 16, "dropout": 0.0},
                 confirm={"seeds": 1, "without_distillation": "none"},
             )  # fmt: skip
             job = distilsearch("submit", path, "--to", "there")[1].strip()
