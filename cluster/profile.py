@@ -22,7 +22,7 @@ from pydantic_core import PydanticUndefined
 
 from spaces.errors import Fault, InputError, near_miss
 from spaces.student import Frozen
-from spaces.yaml_io import faults_of, parse_yaml
+from spaces.yaml_io import faults_of, not_finite, parse_yaml, small_text
 
 VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
 Variable = Annotated[str, StringConstraints(pattern=VARIABLE)]
@@ -287,8 +287,8 @@ def load_profile(name: str, beside: Path | None = None) -> Profile:
 
 def read_profile(path: Path) -> Profile:
     try:
-        text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = small_text(path)
+    except (OSError, UnicodeDecodeError, ValueError) as error:
         raise InputError.of(str(path), f"cannot be read: {error}") from None
     return parse_profile(parse_yaml(text, str(path)), str(path))
 
@@ -301,9 +301,12 @@ def parse_profile(raw: Any, source: str) -> Profile:
         raise InputError.of(source, f"{kind!r} is no kind of profile{miss}; there are {', '.join(KINDS)}", "kind")
     model = KINDS[kind]
     try:
-        return model.model_validate({str(key): value for key, value in raw.items()})
+        profile = model.model_validate({str(key): value for key, value in raw.items()})
     except ValidationError as error:
         raise InputError(source, [*faults_of(error, model), Fault("", f"{kind} takes\n{options(model)}")]) from None
+    if faults := not_finite(profile):
+        raise InputError(source, faults)
+    return profile
 
 
 def options(model: type[Profile]) -> str:

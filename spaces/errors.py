@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+
+MOST_FAULTS = 50  # told of one file
+LONGEST_WHERE, LONGEST_PROBLEM = 200, 5000  # characters of one fault: a file's own words may be megabytes
+LONGEST_WORD = 100  # that a near miss is looked for
 
 
 @dataclass(frozen=True)
@@ -15,7 +21,8 @@ class Fault:
     problem: str
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.problem}" if self.where else self.problem
+        where, problem = cut(self.where, LONGEST_WHERE), cut(self.problem, LONGEST_PROBLEM)
+        return f"{where}: {problem}" if where else problem
 
 
 class InputError(Exception):
@@ -48,5 +55,29 @@ class StudyError(Exception):
 
 def near_miss(word: str, allowed: Iterable[str]) -> str:
     """`; did you mean "temperature"?`, or the empty string when nothing is near."""
+    if len(word) > LONGEST_WORD:
+        return ""
     close = difflib.get_close_matches(word, list(allowed), n=1, cutoff=0.6)
     return f'; did you mean "{close[0]}"?' if close else ""
+
+
+def cut(text: str, most: int) -> str:
+    """The beginning of what is too long to be told."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def told(faults: list[Fault]) -> list[Fault]:
+    """As many as a person reads, each once, and how many there are beside."""
+    once = list(dict.fromkeys(faults))
+    more = len(once) - MOST_FAULTS
+    return once if more <= 0 else [*once[:MOST_FAULTS], Fault("", f"and {more:,} more")]
+
+
+def printable(text: str) -> str:
+    """For a terminal: what would move its cursor, turn its text round, or has no encoding is written out (\\x1b, \\u202e, \\ud800)."""
+    if text.isascii() and text.replace("\n", "").replace("\t", "").isprintable():
+        return text
+    return "".join(
+        letter.encode("unicode_escape").decode() if unicodedata.category(letter)[0] == "C" and letter not in "\n\t" else letter
+        for letter in text
+    )
