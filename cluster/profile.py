@@ -20,7 +20,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticUndefined
 
-from spaces.errors import Fault, InputError, near_miss
+from spaces.errors import Fault, InputError, near_miss, told
 from spaces.student import Frozen
 from spaces.yaml_io import faults_of, not_finite, parse_yaml, small_text
 
@@ -303,7 +303,9 @@ def parse_profile(raw: Any, source: str) -> Profile:
     try:
         profile = model.model_validate({str(key): value for key, value in raw.items()})
     except ValidationError as error:
-        raise InputError(source, [*faults_of(error, model), Fault("", f"{kind} takes\n{options(model)}")]) from None
+        raise InputError(
+            source, [*told(faults_of(error, model)), Fault("", f"{kind} takes\n{options(model)}")]
+        ) from None
     if faults := not_finite(profile):
         raise InputError(source, faults)
     return profile

@@ -7,7 +7,6 @@ import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-
 MOST_FAULTS = 50  # told of one file
 LONGEST_WHERE, LONGEST_PROBLEM = 200, 5000  # characters of one fault: a file's own words may be megabytes
 LONGEST_WORD = 100  # that a near miss is looked for
@@ -67,10 +66,9 @@ def cut(text: str, most: int) -> str:
 
 
 def told(faults: list[Fault]) -> list[Fault]:
-    """As many as a person reads, each once, and how many there are beside."""
+    """As many as a person reads, each once, and whether there are more."""
     once = list(dict.fromkeys(faults))
-    more = len(once) - MOST_FAULTS
-    return once if more <= 0 else [*once[:MOST_FAULTS], Fault("", f"and {more:,} more")]
+    return once if len(once) <= MOST_FAULTS else [*once[:MOST_FAULTS], Fault("", "and more; mend these first")]
 
 
 def printable(text: str) -> str:
@@ -78,6 +76,8 @@ def printable(text: str) -> str:
     if text.isascii() and text.replace("\n", "").replace("\t", "").isprintable():
         return text
     return "".join(
-        letter.encode("unicode_escape").decode() if unicodedata.category(letter)[0] == "C" and letter not in "\n\t" else letter
+        letter.encode("unicode_escape").decode()
+        if unicodedata.category(letter)[0] == "C" and letter not in "\n\t"
+        else letter
         for letter in text
     )

@@ -235,7 +235,7 @@ def parse_space(raw: Any) -> tuple[SearchSpace, list[Fault]]:
         return SearchSpace(), [Fault("", "write a preset's name, or parameters such as depth: {int: [1, 6]}")]
     faults: list[Fault] = []
     parsed: dict[str, Parameter] = {}
-    for name in itertools.islice((name for name in map(str, raw) if name not in PARAMETERS), MOST_FAULTS):
+    for name in itertools.islice((name for name in map(str, raw) if name not in PARAMETERS), MOST_FAULTS + 1):
         faults.append(Fault(name, f"unknown parameter{near_miss(name, PARAMETERS)}; there are {', '.join(PARAMETERS)}"))
     order = list(PARAMETERS)
     for name, info in PARAMETERS.items():

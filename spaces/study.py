@@ -259,7 +259,7 @@ class StudySpec(Frozen):
     @classmethod
     def _defaults(cls, raw: Any) -> Any:
         if isinstance(raw, dict) and not raw.get("objectives"):
-            task = TASKS.get(raw.get("task", "text-classification"), TASKS["text-classification"])
+            task = next((each for name, each in TASKS.items() if name == raw.get("task")), TASKS["text-classification"])
             raw = {**raw, "objectives": {task.metrics[0]: "maximize", "parameters": "minimize"}}
         return raw
 

@@ -168,7 +168,7 @@ def parse_best_config(raw: Any, source: str) -> BestConfig:
     try:
         return BestConfig.model_validate(raw)
     except ValidationError as error:
-        raise InputError(source, faults_of(error, BestConfig)) from None
+        raise InputError(source, told(faults_of(error, BestConfig))) from None
 
 
 def parse_study(raw: Any, source: str, folder: Path, *, files_must_exist: bool = True) -> StudySpec:
@@ -308,8 +308,7 @@ def not_finite(model: BaseModel) -> list[Fault]:
 
 def faults_of(error: ValidationError, model: type[BaseModel]) -> list[Fault]:
     """One fault for each thing that is wrong: where a word or keys are allowed, pydantic complains of both."""
-    details = error.errors(include_url=False)
-    found = [(_fault(detail, model), detail) for detail in details[:MOST_FAULTS]]
+    found = [(_fault(detail, model), detail) for detail in error.errors(include_url=False)[: MOST_FAULTS + 1]]
     kept: list[Fault] = []
     for fault, detail in found:
         others = [(other.where, each["type"]) for other, each in found if other is not fault]
@@ -321,8 +320,7 @@ def faults_of(error: ValidationError, model: type[BaseModel]) -> list[Fault]:
             keys = ", ".join(_fields_at(model, fault.where.split(".")))
             fault = Fault(fault.where, f"{fault.problem}, or have keys: {keys}")
         kept.append(fault)
-    more = len(details) - MOST_FAULTS
-    return kept if more <= 0 else [*kept, Fault("", f"and {more:,} more")]
+    return kept
 
 
 def _fault(detail: Mapping[str, Any], model: type[BaseModel]) -> Fault:

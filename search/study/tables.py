@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -87,7 +88,7 @@ def read_table(name: str, where: Path | HubSource, cache: Path, reader: str | No
     import datasets
 
     datasets.disable_progress_bars()
-    datasets.logging.set_verbosity_error()
+    datasets.logging.set_verbosity(logging.CRITICAL)  # what it cannot read is told by our error
     path = f"data.{name}"
     try:
         if isinstance(where, HubSource):

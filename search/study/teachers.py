@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,7 @@ def match_labels(source: TeacherSource, data_labels: list[str], task: Task) -> l
             )  # fmt: skip
         return data_labels
     generic = all(name.upper().startswith("LABEL_") for name in source.labels)
-    if generic and all(label.isdigit() and int(label) < len(source.labels) for label in data_labels):
+    if generic and all(re.fullmatch(r"[0-9]{1,9}", label) and int(label) < len(source.labels) for label in data_labels):
         return [str(index) for index in range(len(source.labels))]
     by_lower = {name.lower(): index for index, name in enumerate(source.labels)}
     unknown = [label for label in data_labels if label.lower() not in by_lower]

@@ -37,7 +37,13 @@ def chunk(kind: str, number: int, folder: Path, done: dict[str, Any]) -> None:
     """CHUNK inputs, counted into `done`. Hypothesis draws the same ones from the same number."""
 
     @seed(number)
-    @settings(max_examples=CHUNK, deadline=None, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=CHUNK,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
     @given(hostile.KINDS[kind])
     def one(drawn: Any) -> None:
         before, begun = peak_mb(), time.perf_counter()
@@ -61,14 +67,28 @@ def main() -> None:
     asked = parser.parse_args()
     logging.disable(logging.CRITICAL)
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
-    empty = {"chunks": 0, "taken": 0, "refused": 0, "seconds": 0.0, "slowest_seconds": 0.0, "slowest_seed": 0, "most_grown_mb": 0.0}
-    record: dict[str, Any] = {"kinds": {kind: dict(empty) for kind in SHARES}, "peak_mb": 0.0, "python": platform.python_version()}
+    empty = {
+        "chunks": 0,
+        "taken": 0,
+        "refused": 0,
+        "seconds": 0.0,
+        "slowest_seconds": 0.0,
+        "slowest_seed": 0,
+        "most_grown_mb": 0.0,
+    }
+    record: dict[str, Any] = {
+        "kinds": {kind: dict(empty) for kind in SHARES},
+        "peak_mb": 0.0,
+        "python": platform.python_version(),
+    }
     if asked.file.is_file():
         record = json.loads(asked.file.read_text())
     with tempfile.TemporaryDirectory() as scratch:
         while True:
             kinds = record["kinds"]
-            left = {kind: SHARES[kind] * asked.inputs - kinds[kind]["taken"] - kinds[kind]["refused"] for kind in SHARES}
+            left = {
+                kind: SHARES[kind] * asked.inputs - kinds[kind]["taken"] - kinds[kind]["refused"] for kind in SHARES
+            }
             kind = max(left, key=lambda name: left[name] / SHARES[name])
             if left[kind] <= 0:
                 break
