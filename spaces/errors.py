@@ -72,12 +72,11 @@ def told(faults: list[Fault]) -> list[Fault]:
 
 
 def printable(text: str) -> str:
-    """For a terminal: what would move its cursor, turn its text round, or has no encoding is written out (\\x1b, \\u202e, \\ud800)."""
+    """For a terminal: what would move its cursor, turn its text, or has no encoding is written out (\\x1b, \\u202e, \\ud800)."""
     if text.isascii() and text.replace("\n", "").replace("\t", "").isprintable():
         return text
-    return "".join(
-        letter.encode("unicode_escape").decode()
-        if unicodedata.category(letter)[0] == "C" and letter not in "\n\t"
-        else letter
-        for letter in text
-    )
+    return "".join(letter.encode("unicode_escape").decode() if _commands(letter) else letter for letter in text)
+
+
+def _commands(letter: str) -> bool:
+    return letter not in "\n\t" and unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")

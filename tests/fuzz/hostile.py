@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import unicodedata
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -30,10 +31,51 @@ DATA = ("train.tsv", "train.csv", "train.jsonl", "train.json", "train.txt", "tra
 # what is drawn
 
 WORDS = st.sampled_from(
-    ["", "x", "text", "label", "none", "auto", "full", "bert", "0", "-1", "--5", "²", "1/9", "97%", "nan", "inf", "1e400", "~nobody/x", "../../etc/x",
-     "/dev/null", ".", "a\0b", "\u202egnp.exe", "\x1b[2J", "\ud800", "\ufeff", "a:b", "nowhere.py:f", "json:loads", "package:x/..", "s3://b/k",
-     "postgresql://u:p@h/d", "${HOME}", "$(id)", "`id`", "'; id #", "<script>", "=1+1", "é", "e\u0301", "𝔘", "a" * 5000]
-)  # fmt: skip
+    [
+        "",
+        "x",
+        "text",
+        "label",
+        "none",
+        "auto",
+        "full",
+        "bert",
+        "0",
+        "-1",
+        "--5",
+        "²",
+        "1/9",
+        "97%",
+        "nan",
+        "inf",
+        "1e400",
+        "~nobody/x",
+        "../../etc/x",
+        "/dev/null",
+        ".",
+        "a\0b",
+        "\u202egnp.exe",
+        "\x1b[2J",
+        "\ud800",
+        "\ufeff",
+        "a:b",
+        "nowhere.py:f",
+        "json:loads",
+        "package:x/..",
+        "s3://b/k",
+        "postgresql://u:p@h/d",
+        "${HOME}",
+        "$(id)",
+        "`id`",
+        "'; id #",
+        "<script>",
+        "=1+1",
+        "é",
+        "e\u0301",
+        "𝔘",
+        "a" * 5000,
+    ]
+)
 NUMBERS = st.sampled_from(
     [
         0,
@@ -56,15 +98,67 @@ NUMBERS = st.sampled_from(
 )
 LEAVES = st.none() | st.booleans() | NUMBERS | st.integers() | st.floats() | WORDS | st.text(max_size=20)
 VALUES = st.recursive(
-    LEAVES, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(WORDS | st.text(max_size=8), inner, max_size=4), max_leaves=8
-)  # fmt: skip
+    LEAVES,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(WORDS | st.text(max_size=8), inner, max_size=4),
+    max_leaves=8,
+)
 SNIPPETS = st.sampled_from(
-    [b"\0", b"\xff\xfe", b"\xef\xbb\xbf", b"\xed\xa0\x80", b"\t", b"\r", b"\n\n", b"\x85", "\u2028\u202e\u2066".encode(), b"&a ", b"*a", b"<<: ", b"? ",
-     b"- ", b"!!python/object/apply:os.system ['id']\n", b"!!python/name:os.system\n", b"!!int ''\n", b"!!bool x\n", b"!!timestamp x\n", b"!!set {a}\n",
-     b"!!binary /w==\n", b"!local x\n", b"%YAML 1.9\n---\n", b"--- ", b"...\n", b"'", b'"', b"|\n", b">-\n", b"[" * 3000, b"{a: " * 800, b"- " * 900,
-     b"0x" + b"f" * 6000, b"9" * 6000, b"1" + b":1" * 3000, b"2001-99-99", b"0001-01-01 00:00:00 +23:59", b".nan", b"-.inf", b"1e999", b"=", b"~", b"0o8",
-     b"{", b"}", b"]", b",", b": ", b"#", b"\\u0000", b'"\\ud800"', b'"\\U0010ffff"', b"a" * 20000]
-)  # fmt: skip
+    [
+        b"\0",
+        b"\xff\xfe",
+        b"\xef\xbb\xbf",
+        b"\xed\xa0\x80",
+        b"\t",
+        b"\r",
+        b"\n\n",
+        b"\x85",
+        "\u2028\u202e\u2066".encode(),
+        b"&a ",
+        b"*a",
+        b"<<: ",
+        b"? ",
+        b"- ",
+        b"!!python/object/apply:os.system ['id']\n",
+        b"!!python/name:os.system\n",
+        b"!!int ''\n",
+        b"!!bool x\n",
+        b"!!timestamp x\n",
+        b"!!set {a}\n",
+        b"!!binary /w==\n",
+        b"!local x\n",
+        b"%YAML 1.9\n---\n",
+        b"--- ",
+        b"...\n",
+        b"'",
+        b'"',
+        b"|\n",
+        b">-\n",
+        b"[" * 3000,
+        b"{a: " * 800,
+        b"- " * 900,
+        b"0x" + b"f" * 6000,
+        b"9" * 6000,
+        b"1" + b":1" * 3000,
+        b"2001-99-99",
+        b"0001-01-01 00:00:00 +23:59",
+        b".nan",
+        b"-.inf",
+        b"1e999",
+        b"=",
+        b"~",
+        b"0o8",
+        b"{",
+        b"}",
+        b"]",
+        b",",
+        b": ",
+        b"#",
+        b"\\u0000",
+        b'"\\ud800"',
+        b'"\\U0010ffff"',
+        b"a" * 20000,
+    ]
+)
 
 
 def _written_again(raw: Any) -> bytes:
@@ -176,24 +270,62 @@ def _parquet() -> bytes:
 STUDIES: tuple[Any, ...] = (
     {"name": "a", "data": {"builtin": "docstrings"}, "teacher": "some/teacher"},
     {
-        "name": "b", "task": "multi-label-classification", "data": {"builtin": "docstrings", "labels": {"0": "no"}, "columns": {"text": "a"}, "max_length": 32},
-        "teacher": {"model": "m", "fine_tune": {"epochs": 2}}, "space": {"depth": {"int": [1, 3]}, "temperature": {"float": [1, 4], "log": True}, "layers": [[0, 2]],
-        "num_hidden_groups": {"int": [1, 2], "when": {"family": "albert"}}, "family": ["bert", "albert"]}, "metrics": {"own": "json:loads"},
-        "objectives": {"micro_f1": "maximize", "bytes": "minimize"}, "bounds": {"bytes": {"max": 1e6}, "micro_f1": {"min": "97%"}},
-        "budget": {"trials": 3, "minutes": 2, "flat": {"trials": 3, "growth": "1%"}}, "search": {"halving": {"rungs": ["1/9", 1]}, "first": [{"depth": 2}]},
-        "resources": {"lanes": 2, "price": {"per_lane_hour": 1}, "custom_per_worker": {"spot": 1}}, "confirm": {"seeds": 2}, "tracking": {"wandb": {"project": "p"}},
-        "deployment": {"runtime": "onnx", "threads": 1}, "storage": "sqlite", "seed": 3, "trial_seeds": [1, 2],
+        "name": "b",
+        "task": "multi-label-classification",
+        "data": {"builtin": "docstrings", "labels": {"0": "no"}, "columns": {"text": "a"}, "max_length": 32},
+        "teacher": {"model": "m", "fine_tune": {"epochs": 2}},
+        "space": {
+            "depth": {"int": [1, 3]},
+            "temperature": {"float": [1, 4], "log": True},
+            "layers": [[0, 2]],
+            "num_hidden_groups": {"int": [1, 2], "when": {"family": "albert"}},
+            "family": ["bert", "albert"],
+        },
+        "metrics": {"own": "json:loads"},
+        "objectives": {"micro_f1": "maximize", "bytes": "minimize"},
+        "bounds": {"bytes": {"max": 1e6}, "micro_f1": {"min": "97%"}},
+        "budget": {"trials": 3, "minutes": 2, "flat": {"trials": 3, "growth": "1%"}},
+        "search": {"halving": {"rungs": ["1/9", 1]}, "first": [{"depth": 2}]},
+        "resources": {"lanes": 2, "price": {"per_lane_hour": 1}, "custom_per_worker": {"spot": 1}},
+        "confirm": {"seeds": 2},
+        "tracking": {"wandb": {"project": "p"}},
+        "deployment": {"runtime": "onnx", "threads": 1},
+        "storage": "sqlite",
+        "seed": 3,
+        "trial_seeds": [1, 2],
     },
     *(parse_yaml(preset_text("studies", name), name) for name in preset_names("studies")),
-)  # fmt: skip
+)
 BEST_CONFIGS = tuple(parse_yaml(path.read_text(), path.name) for path in sorted(SAMPLES.glob("best-config-*.yaml")))
 PROFILES: tuple[Any, ...] = (
     {"kind": "local", "python": "python"},
-    {"kind": "ray-jobs", "address": "http://h:1", "headers": {"X": "$A"}, "shared": ["/a"], "environment": {"A": "b"}, "secrets": {"K": "/f"}},
-    {"kind": "slurm", "nodes": 2, "time": "1:00:00", "memory_per_node": "4G", "extra": ["--x"], "setup": ["true"], "partition": "p"},
-    {"kind": "kuberay", "image": "i", "output": "/o/x", "volumes": [{"claim": "c", "mount": "/o"}], "workers": [{"replicas": 1, "max_replicas": 2}],
-     "secrets": {"K": "a/b"}, "head": {"cpus": 1, "tolerations": [{"key": "k"}]}},
-)  # fmt: skip
+    {
+        "kind": "ray-jobs",
+        "address": "http://h:1",
+        "headers": {"X": "$A"},
+        "shared": ["/a"],
+        "environment": {"A": "b"},
+        "secrets": {"K": "/f"},
+    },
+    {
+        "kind": "slurm",
+        "nodes": 2,
+        "time": "1:00:00",
+        "memory_per_node": "4G",
+        "extra": ["--x"],
+        "setup": ["true"],
+        "partition": "p",
+    },
+    {
+        "kind": "kuberay",
+        "image": "i",
+        "output": "/o/x",
+        "volumes": [{"claim": "c", "mount": "/o"}],
+        "workers": [{"replicas": 1, "max_replicas": 2}],
+        "secrets": {"K": "a/b"},
+        "head": {"cpus": 1, "tolerations": [{"key": "k"}]},
+    },
+)
 CHANGED = json.dumps(STUDIES[1]).encode()
 assert len(STUDIES) >= 5
 assert len(BEST_CONFIGS) >= 3
@@ -202,9 +334,13 @@ KINDS: dict[str, st.SearchStrategy[Any]] = {
     "study": files(STUDIES),
     "best-config": files(BEST_CONFIGS),
     "profile": files(PROFILES),
-    "change": st.tuples(st.sampled_from(["name", "space.depth", "budget", "data.labels", "teacher.fine_tune", "x.y", "a=b", ".", ""]) | WORDS, VALUES.map(_written_again)),
+    "change": st.tuples(
+        st.sampled_from(["name", "space.depth", "budget", "data.labels", "teacher.fine_tune", "x.y", "a=b", ".", ""])
+        | WORDS,
+        VALUES.map(_written_again),
+    ),
     "texts": texts(),
-}  # fmt: skip
+}
 
 # what reads it
 
@@ -252,8 +388,12 @@ def _texts(file: tuple[str, bytes, str], folder: Path) -> None:
 
 
 READERS: dict[str, Callable[[Any, Path], None]] = {
-    "study": _study, "best-config": _study, "profile": _profile, "change": _change, "texts": _texts,
-}  # fmt: skip
+    "study": _study,
+    "best-config": _study,
+    "profile": _profile,
+    "change": _change,
+    "texts": _texts,
+}
 
 
 def drive(kind: str, drawn: Any, folder: Path) -> str:
@@ -266,6 +406,8 @@ def drive(kind: str, drawn: Any, folder: Path) -> str:
         shown = printable(str(error))
         shown.encode()
         assert 0 < len(shown) < LONGEST_ERROR, len(shown)
-        assert all(letter.isprintable() or letter in "\n\t" for letter in shown), shown
+        assert all(
+            letter.isprintable() or letter in "\n\t" or unicodedata.category(letter) == "Zs" for letter in shown
+        ), shown
         return "refused"
     return "taken"

@@ -1,5 +1,5 @@
-"""`make fuzz`: many hostile inputs, in chunks that are each drawn from their own seed. What is done is written down after each, so that
-the same command goes on where it was stopped; a finding ends it with the input, its seed and the traceback.
+"""`make fuzz`: many hostile inputs, in chunks that are each drawn from their own seed. What is done is written down after each,
+so that the same command goes on where it was stopped; a finding ends it with the input and the traceback.
 
     python tests/fuzz/long.py FILE.json [--inputs 100000]
 """

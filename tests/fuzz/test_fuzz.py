@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from spaces.errors import InputError, near_miss, printable
-from spaces.yaml_io import load_study
+from spaces.yaml_io import load_study, parse_yaml
 
 EXAMPLES = {"study": 120, "best-config": 60, "profile": 120, "change": 60, "texts": 25}
 
@@ -79,6 +79,11 @@ def test_a_study_file_that_is_refused(text: str, words: str, tmp_path: Path) -> 
     assert words in refused(lambda: load_study(path))
     assert not (tmp_path / "ran").exists()
     assert not Path("ran").exists()
+
+
+def test_what_json_writes_in_two_halves_is_one_letter() -> None:
+    assert parse_yaml('{"name": "\\ud83d\\ude00"}', "x") == {"name": "\U0001f600"}
+    assert "half a surrogate" in refused(lambda: parse_yaml('{"name": "\\ud83d"}', "x"))
 
 
 def test_no_more_of_a_file_is_read_than_a_study_may_have() -> None:
