@@ -24,7 +24,7 @@ def refuse_chance(spec: StudySpec, outputs: np.ndarray, labels: np.ndarray) -> N
         "",
         f"on {len(labels):,} validation texts its answers agree with the labels no better than chance ({found:+.1f} standard "
         f"deviations from answers in any order; {SHOWN_FROM:+.1f} would show that it knows something), so students would learn "
-        "nothing from it. Is it made for this task, and do data.labels name its classes as it does? Without a task head it would be "
+        "nothing from it. Is it made for this task, and do data.labels name its classes as it does? One without a head would be "
         "fine-tuned here, by teacher.fine_tune. To go on all the same, write accept: [chance]",
         "teacher",
     )

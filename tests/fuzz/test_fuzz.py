@@ -115,3 +115,22 @@ def test_labels_that_look_like_numbers(labels: str, tmp_path: Path) -> None:
     file = f"text\tlabel\n{rows}".encode()
     for task in ("text-classification", "multi-label-classification"):  # any word is a class
         assert hostile.drive("texts", ("train.tsv", file, task), tmp_path / "in") == "taken"
+
+
+@pytest.mark.parametrize("name", ["train.json", "train.jsonl", "train.csv", "train.tsv", "train.txt"])
+def test_bytes_that_are_no_text_are_refused(name: str, tmp_path: Path) -> None:
+    rows = [f'{{"text": "text {n}", "label": "{n % 2}"}}' if "json" in name else f"text {n},{n % 2}" for n in range(30)]
+    content = (
+        "\n".join(["text,label", *rows][1 if "json" in name else 0 :]).encode().replace(b"text 7", b"\xe2\xf2\xff")
+    )
+    assert hostile.drive("texts", (name, content, "text-classification"), tmp_path / "in") == "refused"
+
+
+def test_a_time_without_a_year_of_pythons_is_refused(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    far = pa.array([2**62] * 30, pa.timestamp("s"))
+    pq.write_table(pa.table({"text": [f"text {n}" for n in range(30)], "label": far}), tmp_path / "far.parquet")
+    drawn = ("train.parquet", (tmp_path / "far.parquet").read_bytes(), "text-classification")
+    assert hostile.drive("texts", drawn, tmp_path / "in") == "refused"
