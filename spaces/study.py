@@ -249,7 +249,9 @@ class StudySpec(Frozen):
     resources: ResourcesSpec = Field(default=ResourcesSpec(), validate_default=True)
     confirm: ConfirmSpec = ConfirmSpec()
     tracking: TrackingSpec = TrackingSpec()
-    accept: tuple[Literal["chance"], ...] = ()  # what would stop the study: chance, a teacher that is no better than that
+    accept: tuple[
+        Literal["chance"], ...
+    ] = ()  # what would stop the study: chance, a teacher that is no better than that
     output: Path
     storage: Text = "sqlite"
     cache: Path = Path("~/.cache/distilsearch")

@@ -95,7 +95,8 @@ def parse_yaml(text: str, source: str) -> Any:
         where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise InputError.of(source, f"is not valid YAML: {error.problem}", where) from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InputError.of(source, f"is not valid YAML: {str(error).splitlines()[0]}") from None
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError.of(source, f"is not valid YAML: {cut(first, 300)}") from None
 
 
 @dataclass(frozen=True)

@@ -140,7 +140,7 @@ def _copy_model(source: Path, folder: Path, made_from: str) -> None:
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     for path in source.iterdir():
-        if path.is_file() and path.suffix in (".json", ".safetensors", ".bin", ".txt", ".model"):
+        if path.is_file() and path.suffix in (".json", ".safetensors", ".txt", ".model"):
             shutil.copyfile(path, temporary / path.name)
     (temporary / "made_from.txt").write_text(made_from)
     shutil.rmtree(folder, ignore_errors=True)

@@ -130,7 +130,7 @@ def test_a_time_without_a_year_of_pythons_is_refused(tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    far = pa.array([2**62] * 30, pa.timestamp("s"))
+    far = pa.array([2**62] * 30, pa.timestamp("us"))
     pq.write_table(pa.table({"text": [f"text {n}" for n in range(30)], "label": far}), tmp_path / "far.parquet")
     drawn = ("train.parquet", (tmp_path / "far.parquet").read_bytes(), "text-classification")
     assert hostile.drive("texts", drawn, tmp_path / "in") == "refused"
