@@ -21,6 +21,7 @@ from pydantic import (
 from pydantic_core import PydanticUndefined
 
 from spaces.errors import Fault, InputError, near_miss, told
+from spaces.secrets import mask_secrets
 from spaces.student import Frozen
 from spaces.yaml_io import faults_of, not_finite, parse_yaml, small_text
 
@@ -28,6 +29,7 @@ VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
 Variable = Annotated[str, StringConstraints(pattern=VARIABLE)]
 Line = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\n\r\x00]*$")]
 Count = Annotated[int, Field(ge=0, le=100_000)]
+SECRET_HEADER = re.compile(r"authorization|cookie|token|secret|key|password", re.IGNORECASE)
 SLURM_TIME = re.compile(r"^(\d+-)?\d+(:\d+){0,2}$")
 
 
@@ -40,6 +42,18 @@ class Profile(Frozen):
     secrets: dict[Variable, Line] = {}  # a variable -> a file on the cluster that holds it
     upload_limit_mb: Annotated[float, Field(ge=0, le=10_000)] = 200  # of data, teacher and code, all together
     versions: Literal["refuse", "warn"] = "refuse"  # where distilsearch there is another one than here
+
+    @field_validator("environment")
+    @classmethod
+    def _no_secrets(cls, value: dict[str, str]) -> dict[str, str]:
+        """They would be sent as they stand, and kept with the job: here, and by the cluster."""
+        for name in value:
+            if mask_secrets({name: value[name]})[name] != value[name]:
+                raise ValueError(
+                    f"{name} looks like a secret, which would be sent and kept with the job. Put it into a file there, and "
+                    f"name that: secrets: {{{name}: FILE}} (kuberay: SECRET/KEY)"
+                )
+        return value
 
 
 class LocalProfile(Profile):
@@ -61,6 +75,25 @@ class RayJobsProfile(Profile):
     code: Line = "installed"  # or a wheel's file, or a folder with distilsearch's source, which is sent
     python: Line = "python"  # the command there
     cpus: Annotated[float, Field(ge=0, le=1000)] = 0  # that the driver itself reserves
+
+    @field_validator("headers")
+    @classmethod
+    def _by_name(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, text in value.items():
+            if SECRET_HEADER.search(name) and "$" not in text:
+                raise ValueError(
+                    f"{name} would be kept with the job as it stands; write it as $NAME, which is read from this environment"
+                )
+        return value
+
+    @field_validator("address")
+    @classmethod
+    def _no_password(cls, value: str) -> str:
+        if mask_secrets(value) != value:
+            raise ValueError(
+                "it holds a password, which would be kept with the job; write headers: {Authorization: $NAME}"
+            )
+        return value
 
 
 Memory = Annotated[str, StringConstraints(pattern=r"^\d+(\.\d+)?([KMGT]i?)?$")]

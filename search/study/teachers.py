@@ -102,8 +102,8 @@ def _check_encoder(config: dict[str, Any], folder: Path) -> None:
     if "auto_map" in config:
         raise InputError.of(
             "teacher",
-            f"{folder} needs code of its own (auto_map in config.json), which is not executed, and no setting says otherwise; name a "
-            "model of a kind that transformers has, such as bert or roberta",
+            f"{folder} needs code of its own (auto_map in config.json), which is not executed, and no setting says otherwise; "
+            "name a model of a kind that transformers has, such as bert or roberta",
             "model",
         )
     needs = (
