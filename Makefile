@@ -19,7 +19,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile torch==2.13.0
 ifdef HASHED
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps --require-hashes --requirement requirements.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps --editable .
 else
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable ".[dev]"
 endif
@@ -63,7 +63,7 @@ lock:  ## requirements.txt, from constraints.txt; needs uv
 	mv requirements.new requirements.txt
 
 audit:  ## known weaknesses of what is pinned; needs pip-audit, and the network beyond the package index
-	pip-audit --requirement requirements.txt --no-deps --disable-pip
+	pip-audit --strict --requirement requirements.txt --no-deps --disable-pip
 
 licences: setup  ## docs/licences.md
 	$(BIN)/python tests/licences.py
