@@ -57,8 +57,8 @@ fuzz: setup  ## 100,000 hostile files, hours; stopped, it goes on where it was
 
 # Neither is installed by `setup`. Torch has other bytes on every index (PyPI, PyTorch's own, a build for each CUDA), so its version is
 # pinned and its hash is not: who wants that too gives pip's --hash for the index that is configured.
-lock:  ## requirements.txt, from constraints.txt; needs uv
-	{ sed -n '/^#/p' requirements.txt; grep -v '^#\|^torch==' constraints.txt | \
+lock: setup  ## requirements.txt, from constraints.txt; needs uv
+	{ sed -n '/^#/p' requirements.txt; $(BIN)/python tests/licences.py pins | \
 	uv pip compile - --no-deps --generate-hashes --no-annotate --no-header --python-version 3.11 --universal --quiet; } > requirements.new
 	mv requirements.new requirements.txt
 

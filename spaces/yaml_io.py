@@ -45,14 +45,14 @@ class _Loader(yaml.SafeLoader):
         if self.num_values > MAX_VALUES:
             self._refuse(event, f"more than {MAX_VALUES:,} values are not allowed; a study file is small")
         node = super().compose_node(parent, index)
-        if isinstance(node, yaml.ScalarNode) and not node.value.isascii():
-            try:  # JSON writes a letter beyond the first 65,536 as two halves, which belong together
-                node.value = node.value.encode("utf-16", "surrogatepass").decode("utf-16")
-            except UnicodeDecodeError:
-                self._refuse(event, "half a surrogate is not allowed; no encoding has it")
-        is_number = isinstance(node, yaml.ScalarNode) and node.tag.endswith((":int", ":float"))
-        if is_number and len(node.value) > MAX_DIGITS:
-            self._refuse(event, f"a number of {len(node.value):,} digits is not allowed")
+        if isinstance(node, yaml.ScalarNode):
+            if not node.value.isascii():
+                try:  # JSON writes a letter beyond the first 65,536 as two halves, which belong together
+                    node.value = node.value.encode("utf-16", "surrogatepass").decode("utf-16")
+                except UnicodeDecodeError:
+                    self._refuse(event, "half a surrogate is not allowed; no encoding has it")
+            if node.tag.endswith((":int", ":float")) and len(node.value) > MAX_DIGITS:
+                self._refuse(event, f"a number of {len(node.value):,} digits is not allowed")
         return node
 
     @staticmethod

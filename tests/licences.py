@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 
@@ -112,5 +113,14 @@ def page() -> str:
     return "\n".join(parts)
 
 
+def pins() -> list[str]:
+    """The lines of constraints.txt that `pip install -e .[dev]` uses, without torch."""
+    lines = (PAGE.parent.parent / "constraints.txt").read_text().splitlines()
+    return [line for line in lines if canonicalize_name(line.partition("==")[0]) in needed(("dev",)).keys() - {"torch"}]
+
+
 if __name__ == "__main__":
-    PAGE.write_text(page())
+    if sys.argv[1:] == ["pins"]:
+        print("\n".join(pins()))
+    else:
+        PAGE.write_text(page())

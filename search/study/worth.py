@@ -56,8 +56,8 @@ def _of_classes(answers_N: np.ndarray, labels_N: np.ndarray, num_classes: int) -
     num_rows = len(labels_N)
     p, q = (np.bincount(each, minlength=num_classes) / num_rows for each in (answers_N, labels_N))
     product = float(p @ q)
-    variance = num_rows**2 * (product - p @ q**2 - p**2 @ q + product**2) / max(1, num_rows - 1)
-    return _standardised(float((answers_N == labels_N).sum()) - num_rows * product, variance, q.max() == 1)
+    variance = num_rows**2 * float(product - p @ q**2 - p**2 @ q + product**2) / max(1, num_rows - 1)
+    return _standardised(float((answers_N == labels_N).sum()) - num_rows * product, variance, bool(q.max() == 1))
 
 
 def _of_columns(answers_NC: np.ndarray, labels_NC: np.ndarray) -> float:
