@@ -4,9 +4,9 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: setup demo faults test lint-and-unit-tests ray-tests test-all lint fast clean
+.PHONY: setup demo faults test lint-and-unit-tests ray-tests test-all lint fast fuzz lock audit licences clean
 
-setup: $(STAMP)  ## the environment: a venv, pip, versions pinned by constraints.txt
+setup: $(STAMP)  ## the environment: a venv, pip, versions pinned by constraints.txt; HASHED=1: every file but torch's by its hash
 
 # Byte code is written once, at the first import, whatever the environment says: every lane is a process of its own, and
 # compiling torch and transformers again in each costs more than a small study.
@@ -17,7 +17,12 @@ IMPORTED := search.study.run, search.trial.work, search.results.report, ray.trai
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile torch==2.13.0
+ifdef HASHED
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps --require-hashes --requirement requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps --editable .
+else
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable ".[dev]"
+endif
 	$(BIN)/python -c "import $(IMPORTED)"
 	touch $@
 
@@ -52,6 +57,22 @@ faults: setup  ## studies whose processes are killed at random, many times; what
 
 fast: setup  ## the tests that need no Ray
 	$(BIN)/python -m pytest -m "not ray and not slow"
+
+fuzz: setup  ## 100,000 hostile files, hours; stopped, it goes on where it was
+	$(BIN)/python tests/fuzz/long.py runs/fuzz.json
+
+# Neither is installed by `setup`. Torch has other bytes on every index (PyPI, PyTorch's own, a build for each CUDA), so its version is
+# pinned and its hash is not: who wants that too gives pip's --hash for the index that is configured.
+lock: setup  ## requirements.txt, from constraints.txt; needs uv
+	{ sed -n '/^#/p' requirements.txt; $(BIN)/python tests/licences.py pins | \
+	uv pip compile - --no-deps --generate-hashes --no-annotate --no-header --python-version 3.11 --universal --quiet; } > requirements.new
+	mv requirements.new requirements.txt
+
+audit:  ## known weaknesses of what is pinned; needs pip-audit, and the network beyond the package index
+	pip-audit --strict --requirement requirements.txt --no-deps --disable-pip
+
+licences: setup  ## docs/licences.md
+	$(BIN)/python tests/licences.py
 
 clean:  ## results and caches of tools; never the environment
 	rm -rf runs .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

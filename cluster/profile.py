@@ -22,13 +22,15 @@ from pydantic import (
 )
 from pydantic_core import PydanticUndefined
 
-from spaces.errors import Fault, InputError, near_miss
+from spaces.errors import Fault, InputError, near_miss, told
+from spaces.secrets import mask_secrets
 from spaces.student import Frozen
 
 VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
 Variable = Annotated[str, StringConstraints(pattern=VARIABLE)]
 Line = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\n\r\x00]*$")]
 Count = Annotated[int, Field(ge=0, le=100_000)]
+SECRET_HEADER = re.compile(r"authorization|cookie|token|secret|key|password", re.IGNORECASE)
 SLURM_TIME = re.compile(r"^(\d+-)?\d+(:\d+){0,2}$")
 
 
@@ -42,6 +44,18 @@ class Profile(Frozen):
     secrets: dict[Variable, Line] = {}  # a variable -> a file on the cluster that holds it
     upload_limit_mb: Annotated[float, Field(ge=0, le=10_000)] = 200  # of data, teacher and code, all together
     versions: Literal["refuse", "warn"] = "refuse"  # where distilsearch there is another one than here
+
+    @field_validator("environment")
+    @classmethod
+    def _no_secrets(cls, value: dict[str, str]) -> dict[str, str]:
+        """They would be sent as they stand, and kept with the job: here, and by the cluster."""
+        for name in value:
+            if mask_secrets({name: value[name]})[name] != value[name]:
+                raise ValueError(
+                    f"{name} looks like a secret, which would be sent and kept with the job. Put it into a file there, and "
+                    f"name that: secrets: {{{name}: FILE}} (kuberay: SECRET/KEY)"
+                )
+        return value
 
 
 class LocalProfile(Profile):
@@ -63,6 +77,25 @@ class RayJobsProfile(Profile):
     code: Line = "installed"  # or a wheel's file, or a folder with distilsearch's source, which is sent
     python: Line = "python"  # the command there
     cpus: Annotated[float, Field(ge=0, le=1000)] = 0  # that the driver itself reserves
+
+    @field_validator("headers")
+    @classmethod
+    def _by_name(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, text in value.items():
+            if SECRET_HEADER.search(name) and "$" not in text:
+                raise ValueError(
+                    f"{name} would be kept with the job as it stands; write it as $NAME, which is read from this environment"
+                )
+        return value
+
+    @field_validator("address")
+    @classmethod
+    def _no_password(cls, value: str) -> str:
+        if mask_secrets(value) != value:
+            raise ValueError(
+                "it holds a password, which would be kept with the job; write headers: {Authorization: $NAME}"
+            )
+        return value
 
 
 Memory = Annotated[str, StringConstraints(pattern=r"^\d+(\.\d+)?([KMGT]i?)?$")]
@@ -298,18 +331,18 @@ def load_profile(name: str, beside: Path | None = None) -> Profile:
 
 
 def read_profile(path: Path) -> Profile:
-    from spaces.yaml_io import parse_yaml
+    from spaces.yaml_io import parse_yaml, small_text
 
     try:
-        text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = small_text(path)
+    except (OSError, UnicodeDecodeError, ValueError) as error:
         raise InputError.of(str(path), f"cannot be read: {error}") from None
     return parse_profile(parse_yaml(text, str(path)), str(path))
 
 
 def parse_profile(raw: Any, source: str) -> Profile:
     """Raises InputError with every fault, and with the kind's options and their defaults."""
-    from spaces.yaml_io import faults_of
+    from spaces.yaml_io import faults_of, not_finite
 
     kind = raw.get("kind") if isinstance(raw, Mapping) else None
     if not isinstance(kind, str) or kind not in KINDS:
@@ -317,9 +350,14 @@ def parse_profile(raw: Any, source: str) -> Profile:
         raise InputError.of(source, f"{kind!r} is no kind of profile{miss}; there are {', '.join(KINDS)}", "kind")
     model = KINDS[kind]
     try:
-        return model.model_validate({str(key): value for key, value in raw.items()})
+        profile = model.model_validate({str(key): value for key, value in raw.items()})
     except ValidationError as error:
-        raise InputError(source, [*faults_of(error, model), Fault("", f"{kind} takes\n{options(model)}")]) from None
+        raise InputError(
+            source, [*told(faults_of(error, model)), Fault("", f"{kind} takes\n{options(model)}")]
+        ) from None
+    if faults := not_finite(profile):
+        raise InputError(source, faults)
+    return profile
 
 
 def options(model: type[Profile]) -> str:

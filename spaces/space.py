@@ -20,7 +20,7 @@ from spaces.architecture import (
     is_width,
     widths_of,
 )
-from spaces.errors import Fault, near_miss
+from spaces.errors import MOST_FAULTS, Fault, near_miss
 from spaces.families import FAMILIES
 from spaces.heads import HEADS, STOCK
 from spaces.matching import HIDDEN_LAYERS, HIDDEN_LOSSES, matched_states
@@ -235,11 +235,8 @@ def parse_space(raw: Any) -> tuple[SearchSpace, list[Fault]]:
         return SearchSpace(), [Fault("", "write a preset's name, or parameters such as depth: {int: [1, 6]}")]
     faults: list[Fault] = []
     parsed: dict[str, Parameter] = {}
-    for name in map(str, raw):
-        if name not in PARAMETERS:
-            faults.append(
-                Fault(name, f"unknown parameter{near_miss(name, PARAMETERS)}; there are {', '.join(PARAMETERS)}")
-            )
+    for name in itertools.islice((name for name in map(str, raw) if name not in PARAMETERS), MOST_FAULTS + 1):
+        faults.append(Fault(name, f"unknown parameter{near_miss(name, PARAMETERS)}; there are {', '.join(PARAMETERS)}"))
     order = list(PARAMETERS)
     for name, info in PARAMETERS.items():
         if name not in raw:

@@ -30,7 +30,7 @@ Text = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
 ImportPath = Annotated[str, StringConstraints(pattern=IMPORT_PATH)]  # module:function or file.py:function
 Share = Annotated[float, Field(ge=0, le=1)]
 # What may change between two runs of one study without making it another.
-FREE = {"budget", "confirm", "resources", "tracking", "output", "cache", "storage"}
+FREE = {"accept", "budget", "confirm", "resources", "tracking", "output", "cache", "storage"}
 
 
 class HubSource(Frozen):
@@ -249,6 +249,9 @@ class StudySpec(Frozen):
     resources: ResourcesSpec = Field(default=ResourcesSpec(), validate_default=True)
     confirm: ConfirmSpec = ConfirmSpec()
     tracking: TrackingSpec = TrackingSpec()
+    accept: tuple[
+        Literal["chance"], ...
+    ] = ()  # what would stop the study: chance, a teacher that is no better than that
     output: Path
     storage: Text = "sqlite"
     cache: Path = Path("~/.cache/distilsearch")
@@ -259,7 +262,7 @@ class StudySpec(Frozen):
     @classmethod
     def _defaults(cls, raw: Any) -> Any:
         if isinstance(raw, dict) and not raw.get("objectives"):
-            task = TASKS.get(raw.get("task", "text-classification"), TASKS["text-classification"])
+            task = next((each for name, each in TASKS.items() if name == raw.get("task")), TASKS["text-classification"])
             raw = {**raw, "objectives": {task.metrics[0]: "maximize", "parameters": "minimize"}}
         return raw
 

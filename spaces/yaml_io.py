@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from spaces.errors import Fault, InputError, near_miss
+from spaces.errors import MOST_FAULTS, Fault, InputError, cut, near_miss, told
 from spaces.families import register
 from spaces.heads import register_heads
 from spaces.space import parse_space
@@ -24,19 +25,39 @@ from spaces.study import Columns, StudySpec
 from spaces.trial import BEST_CONFIG, BEST_CONFIG_VERSION, BestConfig
 
 MAX_STUDY_BYTES = 1_000_000
+MAX_VALUES = 50_000  # of a file, keys too: a second's reading, while a megabyte of brackets takes a minute
+MAX_DIGITS = 400
 RELATIVE = ("output", "cache")
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe, reads 1e-5 as a number (YAML 1.2), and refuses duplicate keys and aliases."""
+    """Safe, reads 1e-5 as a number (YAML 1.2), and refuses duplicate keys, aliases, tags, and what is too much or too long."""
+
+    num_values = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.events.AliasEvent):
-            mark = self.peek_event().start_mark
-            raise yaml.constructor.ConstructorError(
-                None, None, "aliases (*name) are not allowed; write the value out", mark
-            )
-        return super().compose_node(parent, index)
+        event = self.peek_event()
+        self.num_values += 1
+        if isinstance(event, yaml.events.AliasEvent):
+            self._refuse(event, "aliases (*name) are not allowed; write the value out")
+        if event.tag not in (None, "!"):
+            self._refuse(event, f"tags ({cut(event.tag, 60)}) are not allowed; write the value alone")
+        if self.num_values > MAX_VALUES:
+            self._refuse(event, f"more than {MAX_VALUES:,} values are not allowed; a study file is small")
+        node = super().compose_node(parent, index)
+        if isinstance(node, yaml.ScalarNode):
+            if not node.value.isascii():
+                try:  # JSON writes a letter beyond the first 65,536 as two halves, which belong together
+                    node.value = node.value.encode("utf-16", "surrogatepass").decode("utf-16")
+                except UnicodeDecodeError:
+                    self._refuse(event, "half a surrogate is not allowed; no encoding has it")
+            if node.tag.endswith((":int", ":float")) and len(node.value) > MAX_DIGITS:
+                self._refuse(event, f"a number of {len(node.value):,} digits is not allowed")
+        return node
+
+    @staticmethod
+    def _refuse(event: Any, problem: str) -> None:
+        raise yaml.constructor.ConstructorError(None, None, problem, event.start_mark)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -44,7 +65,7 @@ class _Loader(yaml.SafeLoader):
             key = key_node.value if isinstance(key_node.value, str) else str(key_node.start_mark)
             if key in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} stands there twice", key_node.start_mark
+                    None, None, f"key {cut(key, 200)!r} stands there twice", key_node.start_mark
                 )
             seen.add(key)
         return super().construct_mapping(node, deep)
@@ -74,7 +95,8 @@ def parse_yaml(text: str, source: str) -> Any:
         where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise InputError.of(source, f"is not valid YAML: {error.problem}", where) from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InputError.of(source, f"is not valid YAML: {str(error).splitlines()[0]}") from None
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError.of(source, f"is not valid YAML: {cut(first, 300)}") from None
 
 
 @dataclass(frozen=True)
@@ -93,18 +115,24 @@ def read_study(path: str | Path) -> Written:
     if not path.exists() and path.name == str(path) and path.name in preset_names("studies"):
         return Written(parse_yaml(preset_text("studies", path.name), path.name), path.name, Path.cwd())
     try:
-        text = path.read_text("utf-8")
+        text = small_text(path)
     except FileNotFoundError:
         hint = (
             near_miss(str(path), preset_names("studies")) or f"; shipped studies: {', '.join(preset_names('studies'))}"
         )
         raise InputError.of(str(path), f"there is no such file{hint}") from None
     except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise InputError.of(str(path), f"cannot be read: {error}") from None
+        raise InputError.of(str(path), f"cannot be read: {cut(str(error), 300)}") from None
     raw = parse_yaml(text, str(path))
     if isinstance(raw, dict) and raw.get("kind") == BEST_CONFIG:
         return Written(parse_best_config(raw, str(path)).study, str(path), path.parent.resolve(), is_best_config=True)
     return Written(raw, str(path), path.parent.resolve())
+
+
+def small_text(path: Path) -> str:
+    """Of a file, no more than a study may have, and a byte: what is larger is refused unread."""
+    with open(path, "rb") as file:
+        return file.read(MAX_STUDY_BYTES + 1).decode("utf-8-sig", "strict")
 
 
 def load_study(path: str | Path) -> StudySpec:
@@ -146,7 +174,7 @@ def parse_best_config(raw: Any, source: str) -> BestConfig:
     try:
         return BestConfig.model_validate(raw)
     except ValidationError as error:
-        raise InputError(source, faults_of(error, BestConfig)) from None
+        raise InputError(source, told(faults_of(error, BestConfig))) from None
 
 
 def parse_study(
@@ -187,13 +215,14 @@ def parse_study(
         spec = StudySpec.model_validate(raw)
     except ValidationError as error:
         faults += faults_of(error, StudySpec)
-        raise InputError(source, _unique(faults)) from None
+        raise InputError(source, told(faults)) from None
+    faults += not_finite(spec)
     for index, values in enumerate(spec.search.first):
         problem = "" if space_faults else space.fault_of(values)
         if problem:
             faults.append(Fault(f"search.first[{index}]", problem))
     if faults:
-        raise InputError(source, _unique(faults))
+        raise InputError(source, told(faults))
     return _resolve_paths(spec, folder)
 
 
@@ -268,13 +297,28 @@ def _absolute_function(path: str, folder: Path) -> str:
     return f"{_absolute(Path(module), folder)}:{function}" if module.endswith(".py") else path
 
 
-def _unique(faults: list[Fault]) -> list[Fault]:
-    return list(dict.fromkeys(faults))
+def not_finite(model: BaseModel) -> list[Fault]:
+    """Numbers that are none (.nan, .inf, the word nan), wherever they stand: no bound refuses a NaN."""
+
+    def walk(value: Any, where: str) -> Iterator[Fault]:
+        if isinstance(value, float) and not math.isfinite(value):
+            yield Fault(where, f"{value} is not allowed; write a finite number")
+        elif isinstance(value, BaseModel):
+            for name, field in type(value).model_fields.items():
+                yield from walk(getattr(value, name), f"{where}.{field.alias or name}".lstrip("."))
+        elif isinstance(value, Mapping):
+            for key, inner in value.items():
+                yield from walk(inner, f"{where}.{key}".lstrip("."))
+        elif isinstance(value, list | tuple):
+            for index, inner in enumerate(value):
+                yield from walk(inner, f"{where}[{index}]")
+
+    return list(walk(model, ""))
 
 
 def faults_of(error: ValidationError, model: type[BaseModel]) -> list[Fault]:
     """One fault for each thing that is wrong: where a word or keys are allowed, pydantic complains of both."""
-    found = [(_fault(detail, model), detail) for detail in error.errors()]
+    found = [(_fault(detail, model), detail) for detail in error.errors(include_url=False)[: MOST_FAULTS + 1]]
     kept: list[Fault] = []
     for fault, detail in found:
         others = [(other.where, each["type"]) for other, each in found if other is not fault]
@@ -312,8 +356,7 @@ def _fault(detail: Mapping[str, Any], model: type[BaseModel]) -> Fault:
     if detail["type"] == "missing":
         return Fault(where, "is missing; it has no default")
     problem = str(detail["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
-    shown = repr(detail["input"])
-    shown = shown if len(shown) <= 80 else shown[:77] + "..."
+    shown = cut(repr(detail["input"]), 80)
     if detail["type"] == "value_error":
         return Fault(where, problem)
     if detail["type"] == "dict_type" and where == "objectives":

@@ -96,6 +96,7 @@ def study_of(data_folder: Path, teacher: Path, tmp_path: Path) -> Any:
             },
             "training": {"epochs": 2},
             "tracking": "none",
+            "accept": ["chance"],  # the teacher was never trained
             "output": str(tmp_path / "run"),
             "cache": str(tmp_path / "cache"),
         }

@@ -289,7 +289,7 @@ def test_a_metric_of_ones_own(study_of: Callable[..., StudySpec], tmp_path: Path
 @pytest.mark.parametrize(
     ("path", "words"),
     [
-        ("own.py:word", "returned 'high', which is no number"),
+        ("own.py:word", "returned 'high', which is no finite number"),
         ("own.py:broken", "raised AttributeError"),
         ("own.py:nothing", "raised AttributeError"),
         ("no_such_module:metric", "raised ModuleNotFoundError"),

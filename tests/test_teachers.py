@@ -85,7 +85,7 @@ def test_a_folder_that_holds_no_model(tmp_path: Path, copied: Callable[..., Path
         ({"is_encoder_decoder": True}, "is no encoder"),
         (
             {"model_type": "mine", "auto_map": {"AutoModel": "code.Model"}},
-            "needs code of its own, which is not executed",
+            "needs code of its own (auto_map in config.json), which is not executed",
         ),
         ({"num_hidden_layers": None}, "its config.json says no num_hidden_layers"),
         ({"vocab_size": None}, "its config.json says no vocab_size"),

@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 
 from search.cli import export, inspect, jobs, report, results, studies, upkeep
-from spaces.errors import InputError, StudyError
+from spaces.errors import InputError, StudyError, printable
 from spaces.secrets import mask_secrets
 
 INTERRUPTED = 130  # by Ctrl-C, or told to end
@@ -84,20 +84,20 @@ def guarded(command: Callable[[], Any]) -> int:
     try:
         command()
     except InputError as error:
-        stderr.print(mask_secrets(str(error)), style="red", markup=False, soft_wrap=True)
+        stderr.print(printable(mask_secrets(str(error))), style="red", markup=False, soft_wrap=True)
         return 2
     except StudyError as error:
-        stderr.print(mask_secrets(str(error)), style="red", markup=False, soft_wrap=True)
+        stderr.print(printable(mask_secrets(str(error))), style="red", markup=False, soft_wrap=True)
         return 1
     except KeyboardInterrupt:
-        again = mask_secrets(shlex.join(["distilsearch", *sys.argv[1:]]))
+        again = printable(mask_secrets(shlex.join(["distilsearch", *sys.argv[1:]])))
         goes_on = f"; run the same command again to continue: {again}" if sys.argv[1:2] == ["run"] else ""
         stderr.print(f"stopped{goes_on}", markup=False, soft_wrap=True)
         return INTERRUPTED
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise
-        stderr.print(_disk_trouble(error), style="red", markup=False, soft_wrap=True)
+        stderr.print(printable(_disk_trouble(error)), style="red", markup=False, soft_wrap=True)
         return 1
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

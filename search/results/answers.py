@@ -67,7 +67,26 @@ def answers(
         because = f"{_what_a_knee_is(at_knee, rows)} {told}".strip()
         answer = f"Trial {at_knee.trial}"
         out.append(Answer(question="The knee of the front", answer=answer, because=because, trial=at_knee.trial))
-    return [*out, *_beats_words(chosen or at_knee or best, spec, references), *_pays(chosen or at_knee or best, spec)]
+    shown = chosen or at_knee or best
+    return [*out, *_beats_words(shown, spec, references), *_weak(spec, references), *_pays(shown, spec)]
+
+
+def weak_teacher(spec: StudySpec, references: Sequence[Reference]) -> str:
+    """A warning where the teacher is no better than the bag of words on validation, or nothing."""
+    teacher, floor = reference_named(references, "teacher"), reference_named(references, "ngrams")
+    if teacher is None or floor is None or not teacher.value(spec.quality) <= floor.value(spec.quality):
+        return ""
+    name = METRIC_WORDS.get(spec.quality, spec.quality)
+    return (
+        f"the teacher's {name} on validation, {percent(teacher.value(spec.quality))}, is no better than that of a {floor.label} "
+        f"({percent(floor.value(spec.quality))}), which costs next to nothing to run: is it the right teacher, and trained enough?"
+    )
+
+
+def _weak(spec: StudySpec, references: Sequence[Reference]) -> list[Answer]:
+    told = weak_teacher(spec, references)
+    question = "Is the teacher worth more than a bag of words?"
+    return [Answer(question=question, answer="No", because=f"{told[0].upper()}{told[1:]}", tone="bad")] if told else []
 
 
 def _what_a_knee_is(row: StudentRow, rows: Sequence[StudentRow]) -> str:

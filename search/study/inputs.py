@@ -82,11 +82,10 @@ def _tokenise(
     transformers_logging.disable_progress_bar()
     notes: list[str] = []
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source.folder)
+        tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False)
     except Exception as error:
-        raise InputError.of(
-            "teacher", f"{source.folder} holds no tokenizer that loads: {str(error).splitlines()[0]}", "model"
-        ) from None
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError.of("teacher", f"{source.folder} holds no tokenizer that loads: {first}", "model") from None
     names = getattr(tokenizer, "vocab_files_names", {}).values()
     if names and not any((source.folder / name).is_file() for name in names):
         # transformers 5 makes a tokenizer of special tokens alone, to which every text is unknown
@@ -166,7 +165,7 @@ def unlabelled_split(inputs: Inputs, texts: LabelledTexts) -> Split:
     """More texts without labels, in the pieces of every vocabulary of the study."""
     from transformers import AutoTokenizer
 
-    transfer, tokenizer = inputs.transfer, AutoTokenizer.from_pretrained(inputs.source.folder)
+    transfer, tokenizer = inputs.transfer, AutoTokenizer.from_pretrained(inputs.source.folder, trust_remote_code=False)
     full = Tokens.encode(tokenizer, texts.texts, texts.pairs, transfer.max_length)
     tokens = _in_every_vocabulary(texts, full, transfer.vocabularies, transfer.max_length)
     return Split(tokens, _labels(texts, UNLABELLED, transfer.label_names, transfer.target))

@@ -16,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from search.results.report import report_page
 from search.study.output import from_record, records_of, reported, spec_of
 from spaces.errors import InputError, StudyError
+from spaces.secrets import mask_secrets
 
 LOOPBACK = "127.0.0.1"
 NOT_OURS = "this server answers to its own address alone"
@@ -46,7 +47,7 @@ class LiveReport:
                 try:
                     self._look()
                 except StudyError as error:
-                    self._page = WAITING.format(html.escape(str(error)))
+                    self._page = WAITING.format(html.escape(str(mask_secrets(str(error)))))
                 except SQLAlchemyError:
                     pass  # locked for a moment: what was seen last still holds
                 now = self._clock()

@@ -20,10 +20,11 @@ from search.study.augment import with_made_up_texts
 from search.study.hidden import with_hidden_states
 from search.study.inputs import FORMAT, Inputs, Say, key_of
 from search.study.teachers import fingerprint
+from search.study.worth import refuse_chance
 from search.trial.checkpoint import PROGRESS_FORMAT
 from search.trial.data import TransferSet
 from search.trial.start.importance import FILE as IMPORTANCE_FILE
-from spaces.errors import StudyError
+from spaces.errors import StudyError, TrialError
 from spaces.trial import WorkItem, WorkKind
 from spaces.yaml_io import write_whole
 
@@ -64,6 +65,7 @@ def prepare(inputs: Inputs, reference: ray.ObjectRef, pool: LanePool, threads: i
         _copy_model(source, folder, made_from)
     ranking = _ask_for_importance(inputs, pool, reference, folder, made_from)
     logits, passes = _teacher_outputs(inputs, pool, reference, folder, say)
+    refuse_chance(spec, logits["validation"], transfer.splits["validation"].labels)
     if ranking is not None:
         result = pool.wait(ranking)
         pool.acknowledge(ranking)
@@ -138,7 +140,7 @@ def _copy_model(source: Path, folder: Path, made_from: str) -> None:
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     for path in source.iterdir():
-        if path.is_file() and path.suffix in (".json", ".safetensors", ".bin", ".txt", ".model"):
+        if path.is_file() and path.suffix in (".json", ".safetensors", ".txt", ".model"):
             shutil.copyfile(path, temporary / path.name)
     (temporary / "made_from.txt").write_text(made_from)
     shutil.rmtree(folder, ignore_errors=True)
@@ -189,7 +191,10 @@ def _references(inputs: Inputs, transfer: TransferSet, logits: dict[str, np.ndar
 
     metrics: dict[str, float] = {}
     for name in ("validation", "test"):
-        scored = transfer.measure(logits[name], transfer.splits[name].labels)
+        try:
+            scored = transfer.measure(logits[name], transfer.splits[name].labels)
+        except TrialError as error:
+            raise StudyError(f"the teacher could not be scored: {error}") from None
         metrics |= {f"{name}/{metric}": value for metric, value in scored.items()}
     size = inputs.teacher.num_parameters
     folder_bytes = sum(path.stat().st_size for path in (inputs.spec.output / "teacher").glob("*.safetensors"))

@@ -19,6 +19,7 @@ from search.lanes.room import growing_room, wait_for_room
 from search.lanes.trainable import run_segments
 from search.record.lease import Lease
 from search.record.record import Record, storage_errors
+from search.results.answers import weak_teacher
 from search.results.front import ParetoFront, Reference, reference_named
 from search.results.near import near_front
 from search.study.budget import Budget
@@ -189,6 +190,8 @@ def run_study(spec: StudySpec, display: Display | None = None, more: int | None 
         stages.ended("confirmation")
         delivered = delivery.collect()
         references = floors.collect(prepared.references)
+        if warning := weak_teacher(spec, references):
+            show.say(f"warning: {warning}")
         stages.ended("delivery")
         idle = pool.status()
         record.keep("provenance", provenance)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -87,7 +88,7 @@ def read_table(name: str, where: Path | HubSource, cache: Path, reader: str | No
     import datasets
 
     datasets.disable_progress_bars()
-    datasets.logging.set_verbosity_error()
+    datasets.logging.set_verbosity(logging.CRITICAL)  # what it cannot read is told by our error
     path = f"data.{name}"
     try:
         if isinstance(where, HubSource):
@@ -109,6 +110,7 @@ def read_table(name: str, where: Path | HubSource, cache: Path, reader: str | No
             if where.suffix.lower() == ".tsv":
                 options |= {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
         data = datasets.load_dataset(kind, data_files=str(where), split="train", cache_dir=str(cache), **options)
+        data.data.table.validate(full=True)  # Arrow's readers of JSON and Parquet take bytes that are no UTF-8
         return _named(data)
     except InputError:
         raise
@@ -151,7 +153,10 @@ def _named(data: Any) -> Table:
         if pa.types.is_string(cells.type) or pa.types.is_large_string(cells.type):
             return Texts(cells.cast(pa.large_string()))  # which a whole data set's bytes fit in
         if name not in classes:
-            return cells.to_pylist()
+            try:
+                return cells.to_pylist()
+            except (ValueError, OverflowError) as error:  # a time that Python's has no years for
+                raise InputError.of("", f"column {name!r} holds what cannot be read: {error}", "data") from None
         names = {-1: "-1", **dict(enumerate(classes[name]))}
         return [
             [names[number] for number in cell] if isinstance(cell, list) else names.get(cell)

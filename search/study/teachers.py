@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
-from spaces.errors import InputError
+from spaces.errors import InputError, cut
 from spaces.student import TeacherShape
 from spaces.study import TeacherSpec
 from spaces.task import Task
@@ -57,13 +58,15 @@ def find_teacher(spec: TeacherSpec) -> TeacherSource:
     folder = _folder(spec)
     try:
         config = json.loads((folder / "config.json").read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
+        config = None
+    if not isinstance(config, dict):
         raise InputError.of(
             "teacher", f"{folder} holds no readable config.json; name a Hugging Face model folder", "model"
-        ) from None
-    weights = _weights(folder)
+        )
+    weights = sorted(folder.glob("*.safetensors"))
     if not weights:
-        raise InputError.of("teacher", f"{folder} holds no weights (model.safetensors)", "model")
+        raise InputError.of("teacher", f"{folder} holds no weights (model.safetensors){_pickled(folder)}", "model")
     if spec.sha256 and (found := _sha256(weights[0])) != spec.sha256:
         raise InputError.of(
             "teacher", f"{weights[0].name} has hash {found}, not {spec.sha256}; it is not the model named", "sha256"
@@ -71,26 +74,45 @@ def find_teacher(spec: TeacherSpec) -> TeacherSource:
     _check_encoder(config, folder)
     names = config.get("architectures") or []
     head = any(name.endswith("ForSequenceClassification") for name in names)
-    labels = None
-    if head:
+    try:
         table = config.get("id2label") or {str(i): f"LABEL_{i}" for i in range(config.get("num_labels", 2))}
-        labels = tuple(table[key] for key in sorted(table, key=int))
-    return TeacherSource(folder, config, labels, fingerprint(folder))
+        labels = tuple(str(table[key]) for key in sorted(table, key=int)) if head else None
+        source = TeacherSource(folder, config, labels, fingerprint(folder))
+        source.shape(2)
+    except (TypeError, ValueError, LookupError, AttributeError, SafetensorError) as error:  # pydantic's is a ValueError
+        problem = f"{folder} holds a config.json or weights that make no model: {cut(str(error), 300)}"
+        raise InputError.of("teacher", problem, "model") from None
+    return source
+
+
+def _pickled(folder: Path) -> str:
+    """What to do where the weights are there, in a form whose reading may run whatever its author wrote."""
+    if not any(folder.glob("pytorch_model*.bin")):
+        return ""
+    return (
+        "; pytorch_model.bin is a pickle, which distilsearch does not read. Where you trust its author, load it with transformers "
+        "and save_pretrained it, which writes model.safetensors"
+    )
 
 
 def _check_encoder(config: dict[str, Any], folder: Path) -> None:
     from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES as KNOWN
 
     kind = config.get("model_type", "")
-    if "auto_map" in config and kind not in KNOWN:
-        raise InputError.of("teacher", f"{folder} needs code of its own, which is not executed", "model")
+    if "auto_map" in config:
+        raise InputError.of(
+            "teacher",
+            f"{folder} needs code of its own (auto_map in config.json), which is not executed, and no setting says otherwise; "
+            "name a model of a kind that transformers has, such as bert or roberta",
+            "model",
+        )
     needs = (
         ("num_hidden_layers", "n_layers"),
         ("hidden_size", "dim"),
         ("num_attention_heads", "n_heads"),
         ("vocab_size",),
     )
-    if kind not in KNOWN or config.get("is_encoder_decoder") or config.get("is_decoder"):
+    if not isinstance(kind, str) or kind not in KNOWN or config.get("is_encoder_decoder") or config.get("is_decoder"):
         raise InputError.of(
             "teacher", f"model type {kind!r} is no encoder that classifies text, such as bert or roberta", "model"
         )
@@ -116,7 +138,7 @@ def match_labels(source: TeacherSource, data_labels: list[str], task: Task) -> l
             )  # fmt: skip
         return data_labels
     generic = all(name.upper().startswith("LABEL_") for name in source.labels)
-    if generic and all(label.isdigit() and int(label) < len(source.labels) for label in data_labels):
+    if generic and all(re.fullmatch(r"[0-9]{1,9}", label) and int(label) < len(source.labels) for label in data_labels):
         return [str(index) for index in range(len(source.labels))]
     by_lower = {name.lower(): index for index, name in enumerate(source.labels)}
     unknown = [label for label in data_labels if label.lower() not in by_lower]
@@ -176,10 +198,6 @@ def _folder(spec: TeacherSpec) -> Path:
             "Check the name and the network, or name a local folder",
             "model",
         ) from None
-
-
-def _weights(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
 
 
 def _num_parameters(folder: Path) -> int:

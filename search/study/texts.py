@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from search.study.tables import Table, Texts, in_parts, read_table
-from spaces.errors import Fault, InputError, near_miss
+from spaces.errors import Fault, InputError, cut, near_miss
 from spaces.study import DataSpec, StudySpec
 from spaces.trial import derived_seed
 
@@ -24,6 +25,8 @@ USUAL = {
     "text_pair": ("text_pair", "text_b", "sentence2", "hypothesis", "question2"),
     "label": ("label", "labels", "class", "category", "target", "score"),
 }
+WHOLE = r"-?[0-9]{1,18}"  # a class that is a number; str.isdigit holds ² for one, and int takes no 5,000 digits
+LARGEST = 3e38  # of a single precision float
 CUT_SHARE, CUT_MOST = 0.1, 5000  # what is cut off train where a split is missing
 
 
@@ -127,14 +130,19 @@ def read_texts(spec: StudySpec, source: str = "data") -> StudyTexts:
     seen = {label for split in texts.splits.values() for label in split.labels}
     if len(seen) < 2 and not faults:
         what = "class" if target == "class" else "label"
-        faults.append(Fault("data.train", f"has one {what} only ({sorted(seen)}); there is nothing to learn"))
+        faults.append(
+            Fault("data.train", f"has one {what} only ({cut(str(sorted(seen)), 200)}); there is nothing to learn")
+        )
     known = _names(texts.splits["train"].labels, target)
     for name in ("validation", "test"):
         unknown = sorted(_names(texts.splits[name].labels, target) - known)
         if unknown:
             hint = " (a test split without labels? leave it out and one is cut from train)" if unknown == ["-1"] else ""
             faults.append(
-                Fault(f"data.{name}", f"label {unknown[0]!r} does not occur in train{hint}; train has {sorted(known)}")
+                Fault(
+                    f"data.{name}",
+                    f"label {cut(unknown[0], 100)!r} does not occur in train{hint}; train has {cut(str(sorted(known)), 500)}",
+                )
             )
     if faults:
         raise InputError(source, faults)
@@ -174,7 +182,7 @@ def _label_names(splits: dict[str, LabelledTexts], target: str, order: list[str]
     names = _names(splits["train"].labels, target) if "train" in splits else set()
     if names and names <= set(order):
         return [name for name in order if name in names]
-    whole = all(name.lstrip("-").isdigit() for name in names)
+    whole = all(re.fullmatch(WHOLE, name) for name in names)
     return sorted(names, key=(lambda name: (int(name), name)) if whole else None)
 
 
@@ -261,10 +269,10 @@ def _classes_of(cell: Any, data: DataSpec) -> tuple[str, ...]:
 def _number_of(cell: Any, data: DataSpec) -> float:
     try:
         number = float(cell)
-    except (TypeError, ValueError):
-        raise ValueError(f"label {cell!r}, which is no number") from None
-    if not math.isfinite(number):
-        raise ValueError(f"label {cell!r}, which is no number")
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not abs(number) <= LARGEST:
+        raise ValueError(f"label {cut(repr(cell), 100)}, which is no number that training can hold")
     return number
 
 

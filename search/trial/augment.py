@@ -96,15 +96,23 @@ def replacing(base: str, words: str, candidates: int, max_length: int, texts: tu
     TrialError where a masked-LM head is wanted and its weights are not there."""
     from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=False)
     if words == "embeddings":
-        table = AutoModel.from_pretrained(base).get_input_embeddings().weight.detach().float().numpy()
+        table = (
+            AutoModel.from_pretrained(base, trust_remote_code=False, use_safetensors=True)
+            .get_input_embeddings()
+            .weight.detach()
+            .float()
+            .numpy()
+        )
         return NearWords(near_words(texts, tokenizer, table, candidates))
     if not tokenizer.is_fast:
         raise TrialError(
             f"{base} has no fast tokenizer, which says where in a text a piece lies; write words: embeddings"
         )
-    model, loaded = AutoModelForMaskedLM.from_pretrained(base, output_loading_info=True)
+    model, loaded = AutoModelForMaskedLM.from_pretrained(
+        base, output_loading_info=True, trust_remote_code=False, use_safetensors=True
+    )
     if loaded["missing_keys"]:
         raise TrialError(
             f"{base} has no weights of a masked-LM head ({sorted(loaded['missing_keys'])[0]}); write words: embeddings"

@@ -59,15 +59,24 @@ def of_number(outputs_N1: np.ndarray, labels_N: np.ndarray) -> dict[str, float]:
         }
 
 
+CORRELATIONS = ("matthews", "pearson", "spearman")  # from -1; the other metrics from 0; all to 1
+ROUNDING = 1e-6
 METRICS = {"class": of_class, "classes": of_classes, "number": of_number}
 
 
 def measure(target: str, own: Mapping[str, str], outputs_NC: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """The task's metrics, and the study's own: name -> "module:function", a function of (outputs, labels) that returns a
-    number to maximise. Raises TrialError where one does not."""
-    return METRICS[target](outputs_NC, labels) | {
-        name: _own_metric(name, path, outputs_NC, labels) for name, path in own.items()
-    }
+    number to maximise. Raises TrialError where one does not, where one of the task's is no number or out of its range, and where
+    the outputs hold a NaN: its highest class would be one that the model never chose."""
+    if np.isnan(outputs_NC).any():
+        rows = int(np.isnan(outputs_NC).any(-1).sum())
+        raise TrialError(f"the model's outputs for {rows:,} of {len(outputs_NC):,} texts are no numbers")
+    metrics = METRICS[target](outputs_NC, labels)
+    for name, value in metrics.items():
+        lowest = -1.0 if name in CORRELATIONS else 0.0
+        if not lowest - ROUNDING <= value <= 1 + ROUNDING:
+            raise TrialError(f"metric {name} is {value}, which is not between {lowest:g} and 1")
+    return metrics | {name: _own_metric(name, path, outputs_NC, labels) for name, path in own.items()}
 
 
 def _own_metric(name: str, path: str, outputs_NC: np.ndarray, labels: np.ndarray) -> float:
@@ -77,8 +86,8 @@ def _own_metric(name: str, path: str, outputs_NC: np.ndarray, labels: np.ndarray
         raise TrialError(f"metric {name} ({path}) raised {type(error).__name__}: {error}") from None
     try:
         number = float(found)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
-        raise TrialError(f"metric {name} ({path}) returned {found!r}, which is no number")
+        raise TrialError(f"metric {name} ({path}) returned {found!r}, which is no finite number")
     return number

@@ -29,7 +29,7 @@ class StoredStates:
     def __init__(self, folder: Path, tokens: Tokens, stored: Sequence[int], wanted: Sequence[int]) -> None:
         found = sorted((int(path.stem), path) for path in folder.glob("*.npy"))
         self._first = np.array([first for first, _ in found])
-        self._parts = [np.load(path, mmap_mode="r") for _, path in found]
+        self._parts = [np.load(path, mmap_mode="r", allow_pickle=False) for _, path in found]
         self._offsets = tokens.offsets
         self._places = [list(stored).index(index) for index in wanted]
 

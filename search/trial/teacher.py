@@ -19,7 +19,9 @@ def load_teacher(folder: str) -> Any:
     """The teacher with its head, in eval mode; kept by the process, since every trial starts from its weights."""
     from transformers import AutoModelForSequenceClassification
 
-    return AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    return AutoModelForSequenceClassification.from_pretrained(
+        folder, trust_remote_code=False, use_safetensors=True
+    ).eval()
 
 
 def fine_tune(
@@ -51,6 +53,8 @@ def fine_tune(
     dropouts = {} if rate is None else {"hidden_dropout_prob": rate, "attention_probs_dropout_prob": rate}
     model = AutoModelForSequenceClassification.from_pretrained(
         base,
+        trust_remote_code=False,
+        use_safetensors=True,
         num_labels=len(names),
         problem_type=transfer.problem_type,
         id2label=dict(enumerate(names)),

@@ -105,7 +105,7 @@ def load_tokenizer(vocabulary: Vocabulary) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         write_tokenizer(vocabulary, Path(folder))
         (Path(folder) / "config.json").write_text('{"model_type": "bert"}')
-        return AutoTokenizer.from_pretrained(folder)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 
 def _pad_id(tokenizer: Any) -> int:

@@ -95,15 +95,14 @@ class Forms:
     def _load(self, folder: Path) -> Any:
         from transformers import AutoModelForSequenceClassification
 
-        own_code = {"trust_remote_code": True} if self._own_code else {}
-        return AutoModelForSequenceClassification.from_pretrained(folder, **own_code).eval()
+        return AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=self._own_code).eval()
 
     @cached_property
     def _tokens(self) -> tuple[dict[str, Tokens], int]:
         """Each split as the folder's own tokenizer has it, and the padding's id."""
         from transformers import AutoTokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(self._source)
+        tokenizer = AutoTokenizer.from_pretrained(self._source, trust_remote_code=False)
         encoded = {
             name: Tokens.encode(tokenizer, *split.texts, max_length=self._max_length)
             for name, split in self._splits.items()

@@ -41,9 +41,9 @@ def deliver(
             write_code(student, temporary)
         student.save_pretrained(temporary)
         write_tokenizer(vocabulary, temporary, max_length=config.shape.max_positions)
-    own_code = {"trust_remote_code": True} if config.shape.head != STOCK else {}
-    model = AutoModelForSequenceClassification.from_pretrained(folder, **own_code)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    own_code = config.shape.head != STOCK  # the study's own head, which write_code put there
+    model = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=own_code)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     counted = sum(parameter.numel() for parameter in model.parameters())
     num_bytes = (folder / "model.safetensors").stat().st_size
     if (counted, num_bytes) != (config.shape.num_parameters, config.shape.num_bytes):
