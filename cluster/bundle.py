@@ -157,9 +157,9 @@ def contents(job: Job) -> Iterator[tuple[str, Path | bytes]]:
     """The bundle's files: the study, what the other side is told, and what is sent."""
     import json
 
-    import yaml
+    from spaces.yaml_io import to_yaml
 
-    yield "study.yaml", yaml.safe_dump(job.study, sort_keys=False, allow_unicode=True).encode()
+    yield "study.yaml", to_yaml(job.study).encode()
     yield "job.json", json.dumps(job.arrival, indent=2, sort_keys=True).encode()
     for file in job.files:
         yield file.name, file.path

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import io
 import json
 import subprocess
-import tarfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -16,7 +13,7 @@ from pathlib import Path
 from cluster.collect import check_empty
 from cluster.job import Job, JobHandle, JobState, JobStatus
 from cluster.kubectl import AlreadyThere, Kubectl, NotFound, missing
-from cluster.pack import END, START
+from cluster.pack import unpack
 from cluster.profile import KuberayProfile
 from cluster.rayjob import (
     HEAD,
@@ -148,11 +145,7 @@ class KuberayLauncher:
                 text = self._kubectl.run("exec", pod, f"--container={container}", "--", *packer, seconds=FETCH_SECONDS)
             except StudyError as error:
                 raise StudyError(f"{handle.output} could not be fetched: {error}") from None
-        packed, whole, _ = text.partition(START)[2].partition(END)
-        if not whole:
-            raise StudyError(f"{handle.output} could not be fetched: it did not come whole; try again")
-        with tarfile.open(fileobj=io.BytesIO(base64.b64decode(packed)), mode="r:gz") as archive:
-            archive.extractall(folder, filter="data")
+        unpack(text, handle.output, folder)
 
     def _check_claims(self) -> None:
         """Pods would wait for a volume that does not exist, and for ever."""

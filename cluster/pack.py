@@ -1,11 +1,14 @@
-"""`python -m cluster.pack OUTPUT`: what a study left, as text on stdout. For a place that can be reached by a job's log alone."""
+"""`python -m cluster.pack OUTPUT`: what a study left, as text on stdout; `unpack`: a folder again, here. For a place that can be
+reached by a job's log alone."""
 
 from __future__ import annotations
 
 import base64
+import io
 import sys
 import tarfile
 import tempfile
+import zlib
 from pathlib import Path
 
 from cluster.collect import copy_output
@@ -13,6 +16,24 @@ from spaces.errors import StudyError
 
 START, END = "-----BEGIN OUTPUT-----", "-----END OUTPUT-----"
 LIMIT_BYTES = 500_000_000
+UNPACKED_BYTES = 20 * LIMIT_BYTES  # weights hardly shrink: an archive of more was made to fill a disk
+
+
+def unpack(text: str, output: str, folder: Path) -> None:
+    """What a log says between the marks, into an empty folder. Raises StudyError for what is no archive of ours; nothing is written
+    outside the folder."""
+    packed, whole, _ = text.partition(START)[2].partition(END)
+    if not whole:
+        raise StudyError(f"{output} could not be fetched: it did not come whole; try again")
+    try:
+        with tarfile.open(fileobj=io.BytesIO(base64.b64decode(packed)), mode="r:gz") as archive:
+            if sum(member.size for member in archive) > UNPACKED_BYTES:
+                raise StudyError(
+                    f"{output} would unpack to more than {UNPACKED_BYTES / 1e9:.0f} GB; copy it from there"
+                )
+            archive.extractall(folder, filter="data")
+    except (tarfile.TarError, EOFError, zlib.error, ValueError, OSError) as error:
+        raise StudyError(f"{output} could not be unpacked into {folder}: {error}") from None
 
 
 def main() -> None:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import io
 import os
 import re
 import shlex
-import tarfile
 import tempfile
 import time
 import zipfile
@@ -20,7 +17,7 @@ from cluster.arrive import SOURCE
 from cluster.bundle import contents, write_zip
 from cluster.collect import check_empty, copy_output
 from cluster.job import Job, JobHandle, JobState, JobStatus, Sent
-from cluster.pack import END, START
+from cluster.pack import unpack
 from cluster.profile import RayJobsProfile
 from spaces.errors import InputError, StudyError
 
@@ -137,11 +134,9 @@ class RayJobsLauncher:
                     client.stop_job(name)
                 raise
             client.delete_job(name)
-        packed = text.partition(START)[2].partition(END)[0] if END in text else ""
-        if state is not JobState.SUCCEEDED or not packed:
+        if state is not JobState.SUCCEEDED:
             raise StudyError(f"{handle.output} could not be fetched: {_last_line(text)}")
-        with tarfile.open(fileobj=io.BytesIO(base64.b64decode(packed)), mode="r:gz") as archive:
-            archive.extractall(folder, filter="data")
+        unpack(text, handle.output, folder)
 
     @contextlib.contextmanager
     def _asked(self) -> Iterator[Any]:
@@ -216,7 +211,7 @@ class RayJobsLauncher:
             raise InputError.of("token_file", f"{self._profile.token_file} cannot be read: {error.strerror}") from None
 
     def _entrypoint(self) -> str:
-        return f"{self._profile.python} -m cluster.arrive ."
+        return f"{shlex.quote(self._profile.python)} -m cluster.arrive ."
 
     def _modules(self, files: Iterable[Sent], folder: Path) -> dict[str, Any]:
         """The parts beside the study, as folders: Ray puts each where Python finds it, on every node."""
