@@ -133,7 +133,8 @@ def test_a_lane_over_two_nodes_follows_the_curve_of_one_worker(
                 confirm={"seeds": 1, "without_distillation": "none"},
             )  # fmt: skip
             job = distilsearch("submit", path, "--to", "there")[1].strip()
-            assert state_after(distilsearch, job, "succeeded", "failed", seconds=600)["state"] == "succeeded"
+            ended = state_after(distilsearch, job, "succeeded", "failed", seconds=600)
+            assert ended["state"] == "succeeded", distilsearch("logs", job)[1]
             record, _ = open_record(spec_of(tmp_path / "outputs" / name))
             (outcome,) = record.outcomes()
             assert outcome.last is not None
