@@ -21,13 +21,14 @@ from training_toys import a_config, same
 
 from search.trial.context import WorkerContext
 from search.trial.data import Tokens, TransferSet
+from search.trial.device import told_of_memory
 from search.trial.evaluate import predict
 from search.trial.loop import Schedule, fit
 from search.trial.losses import soft_loss
 from search.trial.metrics import of_class
 from search.trial.students import build_student
 from search.trial.teacher import fine_tune, load_teacher, teach
-from spaces.errors import TrialError
+from spaces.errors import OutOfMemory, TrialError
 from spaces.study import FineTune
 
 # the teacher
@@ -222,6 +223,19 @@ def test_a_batch_in_parts_takes_the_same_steps() -> None:
         found, again = training_toys.fit_some(parts=parts)
         assert again == pytest.approx(loss, rel=1e-5)
         assert_near(found, expected)
+
+
+def test_memory_that_ends_is_told_from_other_errors() -> None:
+    """The allocator's own error, of a processor; of a GPU it is a kind of its own."""
+    with pytest.raises(OutOfMemory, match="out of memory with batches of 16 in 8 parts; "), told_of_memory(16, 8):
+        torch.empty(2**52)
+    with pytest.raises(OutOfMemory), told_of_memory(16, 1):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+    with pytest.raises(TrialError, match="out of memory with one text at a time; ") as caught, told_of_memory(16, 16):
+        torch.empty(2**52)
+    assert not isinstance(caught.value, OutOfMemory)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"), told_of_memory(16, 1):
+        torch.ones(2, 3) @ torch.ones(2, 3)
 
 
 def assert_near(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
