@@ -18,6 +18,7 @@ from search.results.picks import Pick, as_plain, choose, costs_of
 from search.study.card import model_card
 from search.study.output import open_study
 from search.study.texts import StudyTexts, read_texts
+from search.trial import mirror
 from spaces.errors import InputError, TrialError, near_miss
 from spaces.heads import STOCK
 from spaces.student import Frozen, StudentShape
@@ -71,7 +72,7 @@ def export(
     picked = choose(pick, spec, result.front, result.rows, result.outcomes)
     trial = picked.row.trial
     source = spec.output / "best" / f"trial-{trial}"
-    if not (source / "model.safetensors").is_file():
+    if not (mirror.bring(source) and (source / "model.safetensors").is_file()):
         raise InputError.of(
             str(folder),
             f"the weights of trial {trial} are not in {source.relative_to(spec.output)} (yet); run the study to its end",
