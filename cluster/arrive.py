@@ -56,7 +56,7 @@ def main() -> None:
             sys.exit(REFUSED)
     os.environ.setdefault("COLUMNS", "160")
     if "keep_in" in told:
-        folder = kept(folder, Path(told["keep_in"]))
+        folder = kept(folder, Path(told["keep_in"]).expanduser())
     os.chdir(folder)
     sys.stderr.flush()
     os.execv(sys.executable, [sys.executable, "-m", "search.cli", "run", "study.yaml", *sys.argv[2:]])

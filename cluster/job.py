@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cluster.profile import AnyProfile
+from spaces.remote import is_url
 from spaces.student import Frozen
 
 
@@ -63,7 +64,8 @@ class Job(Frozen):
     @property
     def arrival(self) -> dict[str, Any]:
         """What `python -m cluster.arrive` on the other side is told."""
-        kept = {"keep_in": str(PurePosixPath(self.output).parent / ".jobs" / self.id)}
+        beside = "~/.cache/distilsearch" if is_url(self.output) else PurePosixPath(self.output).parent
+        kept = {"keep_in": f"{beside}/.jobs/{self.id}"}
         return {
             **(kept if self.profile.kind == "ray-jobs" else {}),
             "versions": self.versions,
