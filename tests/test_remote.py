@@ -12,13 +12,15 @@ from typing import Any
 
 import pytest
 import yaml
-from commands import Run, record_of
+from commands import THREE, Run, finish, record_of, results_written
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from postgres_server import PASSWORD, PostgresServer, postgres_server
 from s3_server import UNSET, S3Server, s3_server
 from training_toys import a_config
 
-from search.study.output import claim_output, fingerprint, one_point_study
+from search.study.earlier import read_earlier
+from search.study.output import claim_output, fingerprint, one_point_study, send_results
 from search.trial import mirror
 from search.trial.context import Dropped, WorkerContext
 from spaces.errors import InputError, StudyError
@@ -355,6 +357,53 @@ def test_an_output_that_cannot_be_written_is_told_before_ray_starts(
     status, _, err = distilsearch("run", study(output="s3://no-such-bucket/a", storage=POSTGRES))
     assert status == 2
     assert "s3://no-such-bucket/a/study.yaml: there is no such bucket" in err
+
+
+# -- looked at from anywhere
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[PostgresServer]:
+    with postgres_server() as server:
+        yield server
+
+
+def test_whoever_looks_needs_the_url_alone(
+    bucket: str, s3: S3Server, postgres: PostgresServer, study_of: Callable[..., StudySpec], distilsearch: Run,
+    elsewhere: Callable[[], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+) -> None:  # fmt: skip
+    output, storage = f"s3://{bucket}/runs/tiny", postgres.database()
+    monkeypatch.setenv("PGPASSWORD", PASSWORD)
+    spec = finish(study_of(output=output, storage=storage, search=THREE))
+    send_results(results_written(spec))
+    mirror.send(filled(spec.output / "best" / "trial-1", **{"model.safetensors": "not one"}))
+    mirror.send(filled(spec.output / "trials" / "1" / "1.000" / "attempt-1", **{"weights.safetensors": "not either"}))
+    before = s3.keys(bucket)
+    elsewhere()
+    looks: dict[tuple[str, ...], str] = {
+        ("front", output): "50.0 %",
+        ("analyse", output): "Hypervolume",
+        ("show", output): f"output: {output}",
+        ("show", output, "--trial", "1"): f"{output}/best/trial-1",
+        ("list", output): "interrupted",
+        ("list", f"s3://{bucket}/runs"): "interrupted",
+        ("report", output): str(folder_of(output) / "report.html"),
+        ("fetch", output, "--into", str(tmp_path / "fetched")): "fetched",
+        ("export", output, "--pick", "trial=0"): f"{output}: the weights of trial 0 are not in best/trial-0 (yet)",
+        ("clean", output): "clean a folder",
+        ("front", f"s3://{bucket}/runs"): f"s3://{bucket}/runs: holds no study.yaml",
+        ("fetch", f"s3://{bucket}/runs"): f"s3://{bucket}/runs: holds no study.yaml",
+    }
+    for arguments, says in looks.items():
+        status, out, err = distilsearch(*arguments)
+        told = out + err
+        assert says in told, (arguments, told)
+        assert status == (0 if says in out else 2), (arguments, told)
+        assert PASSWORD not in told
+    assert s3.keys(bucket) == before  # who looks writes nothing there
+    assert (tmp_path / "fetched" / "best" / "trial-1" / "model.safetensors").read_text() == "not one"
+    assert not (tmp_path / "fetched" / "trials").exists()
+    assert read_earlier(study_of(search={"from": output})) is not None
 
 
 # -- a lane

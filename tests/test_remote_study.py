@@ -100,7 +100,7 @@ def test_a_study_in_a_bucket(
     reach(monkeypatch, {**s3.environment, "PGPASSWORD": PASSWORD, "DISTILSEARCH_SCRATCH": str(tmp_path / "three")})
     status, out, err = distilsearch("front", output, "--json")  # from a third machine
     assert status == 0, err
-    front = [point["trial"] for point in json.loads(out)["students"]]
+    front = [point["trial"] for point in json.loads(out)["rows"]]
     outcomes = {outcome.number: outcome for outcome in record.outcomes()}
     assert len(outcomes) == NUM_TRIALS
     done = [number for number, outcome in before.items() if outcome.state is TrialState.DONE]

@@ -73,7 +73,8 @@ class StudySummary(Frozen):
 def studies_below(folder: Path) -> Iterator[Path]:
     """Output folders of studies at or below a folder. Raises InputError where there is no such folder."""
     if url_of(folder) is not None:  # one level down, since every look is a question to a server
-        below = (folder, *(folder / name for name in sorted(mirror.names(folder) - NOT_BELOW)))
+        found = mirror.names(folder)
+        below = [folder] if "study.yaml" in found else [folder / name for name in sorted(found)]
         yield from (each for each in below if mirror.bring(each / "study.yaml"))
         return
     if not folder.is_dir():

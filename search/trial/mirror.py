@@ -286,7 +286,8 @@ def _remove_here(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     elif url_of(path) is not None:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def _remove_there(path: Path) -> None:
