@@ -274,6 +274,16 @@ def test_a_url_that_is_away_for_a_moment(s3: S3Server, bucket: str, monkeypatch:
     assert s3.keys(bucket) == ["out/model/.whole", "out/model/a"]
 
 
+def test_whoever_is_not_patient_is_told_at_once(s3: S3Server, bucket: str, distilsearch: Run) -> None:
+    s3.line.cut()
+    begun = time.monotonic()
+    status, _, err = distilsearch("front", f"s3://{bucket}/out")
+    assert time.monotonic() - begun < 20
+    assert status == 2
+    assert err.startswith(f"s3://{bucket}/out/study.yaml: cannot be reached: ")
+    assert "AWS_ENDPOINT_URL" in err
+
+
 def test_whom_nobody_waits_for_any_more_does_not_try_again(s3: S3Server, bucket: str) -> None:
     def beat(done: int, total: int) -> None:
         raise Dropped
@@ -290,7 +300,7 @@ def test_removed_here_and_there(s3: S3Server, bucket: str) -> None:
     other = filled(folder_of(f"s3://{bucket}/out/trials/30/1.000/attempt-1"), a="a")
     mirror.send(other)
     mirror.remove(folder_of(f"s3://{bucket}/out/trials/3"))
-    mirror._sweeper().submit(int).result()
+    mirror._sweeper().done()
     assert s3.keys(bucket) == ["out/trials/30/1.000/attempt-1/.whole", "out/trials/30/1.000/attempt-1/a"]
     assert not folder.exists()
     assert other.exists()
@@ -376,6 +386,7 @@ def test_whoever_looks_needs_the_url_alone(
     monkeypatch.setenv("PGPASSWORD", PASSWORD)
     spec = finish(study_of(output=output, storage=storage, search=THREE))
     send_results(results_written(spec))
+    record_of(spec).keep("made_from", {"data": "of these texts", "study": fingerprint(spec)})
     mirror.send(filled(spec.output / "best" / "trial-1", **{"model.safetensors": "not one"}))
     mirror.send(filled(spec.output / "trials" / "1" / "1.000" / "attempt-1", **{"weights.safetensors": "not either"}))
     before = s3.keys(bucket)

@@ -264,8 +264,12 @@ def _row(handle: Any, found: Any) -> dict[str, Any]:
 def _standing(output: Path) -> dict[str, Any] | None:
     """Where the study stands, where its record can be read from here."""
     from search.trial import mirror
+    from spaces.errors import InputError
 
-    if not mirror.bring(output / "study.yaml"):
+    try:
+        if not mirror.bring(output / "study.yaml", patient=False):
+            return None
+    except InputError:  # at a URL that cannot be reached from here
         return None
     from search.study.overview import summary_of
 

@@ -165,7 +165,7 @@ def records_of(spec: StudySpec, folder: Path) -> tuple[Record, Record]:
 def spec_of(folder: Path) -> StudySpec:
     """The resolved study that an output folder belongs to, with that folder as its output wherever it lies now."""
     path = folder / "study.yaml"
-    if not mirror.bring(path):
+    if not mirror.bring(path, patient=False):
         raise InputError.of(written(folder), "holds no study.yaml, so it is no study's output")
     try:
         raw = parse_yaml(path.read_text("utf-8"), str(path))
@@ -184,7 +184,7 @@ def fetch_output(output: Path, into: Path | None = None) -> Path:
     folder = into or Path(output.name)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError.of(str(folder), "is there already and not empty; name another folder (--into)")
-    if not mirror.bring(output / "study.yaml"):
+    if not mirror.bring(output / "study.yaml", patient=False):
         raise InputError.of(written(output), "holds no study.yaml, so it is no study's output")
     mirror.copy(output, folder, {"trials", "teacher", ".cache"})
     return folder

@@ -75,7 +75,7 @@ def studies_below(folder: Path) -> Iterator[Path]:
     if url_of(folder) is not None:  # one level down, since every look is a question to a server
         found = mirror.names(folder)
         below = [folder] if "study.yaml" in found else [folder / name for name in sorted(found)]
-        yield from (each for each in below if mirror.bring(each / "study.yaml"))
+        yield from (each for each in below if mirror.bring(each / "study.yaml", patient=False))
         return
     if not folder.is_dir():
         raise InputError.of(

@@ -321,7 +321,7 @@ def _in_place(spec: StudySpec) -> StudySpec:
 
 def _so_far(spec: StudySpec, more: int | None) -> tuple[Extension, StudyResult | None]:
     """How far the study goes, and its result if it ran that far to its end before."""
-    if not mirror.there(spec.output / "study.yaml") or not (
+    if not mirror.there(spec.output / "study.yaml", patient=False) or not (
         spec.storage != "sqlite" or (spec.output / "study.db").is_file()
     ):
         if more is not None:

@@ -30,7 +30,9 @@ Beat = Callable[[int, int], None]
 
 WHOLE = ".whole"  # the last file of a folder that is sent
 PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)  # between tries: a minute in all
+AWAY_SECONDS = 60.0  # of what did not answer the sweeper
 BLOCK_BYTES = 8 << 20
+TOLD = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")  # to lanes; no secrets
 OURS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}  # of the scratch's disk
 REFUSED = {  # what trying again does not change: the store's words, and ours
     "NO_SUCH_BUCKET": "there is no such bucket; make it, or name another",
@@ -46,12 +48,12 @@ def _silent(done: int, total: int) -> None:
     return None
 
 
-def bring(path: Path, beat: Beat = _silent) -> bool:
+def bring(path: Path, beat: Beat = _silent, *, patient: bool = True) -> bool:
     """Has the file or folder here as it is at its URL; what is not there (any more) is not here either. Returns whether it is.
-    Raises StudyError where the URL cannot be reached, InputError where it refuses."""
+    Raises StudyError where the URL cannot be reached, InputError where it refuses, or does not answer and nobody is `patient`."""
     if url_of(path) is None:
         return path.exists()
-    found = _listed(path, beat)
+    found = _listed(path, beat, patient)
     if found.keys() != {""} and WHOLE not in found:
         _remove_here(path)
         return False
@@ -89,11 +91,11 @@ def seal(folder: Path) -> None:
         _tried(folder, functools.partial(_write, folder / WHOLE, b"whole\n"))
 
 
-def there(path: Path) -> bool:
+def there(path: Path, *, patient: bool = True) -> bool:
     """Whether there is such a file, or whole folder."""
     if url_of(path) is None:
         return path.exists()
-    found = _tried(path, lambda: [_info(each) for each in (path, path / WHOLE)])
+    found = _tried(path, lambda: [_info(each) for each in (path, path / WHOLE)], patient=patient)
     return any(info.is_file for info in found)
 
 
@@ -122,7 +124,7 @@ def remove(path: Path) -> None:
     """Here, and at its URL: there in the background, and what cannot be removed stays."""
     _remove_here(path)
     if url_of(path) is not None:
-        _sweeper().submit(_remove_there, path)
+        _sweeper().remove(path)
 
 
 # -- the lanes
@@ -130,7 +132,12 @@ def remove(path: Path) -> None:
 
 def for_lanes(output: Path) -> dict[str, Any]:
     """What lanes are told, with what else they share (WorkerContext.data): where the paths of their items lie."""
-    return {} if url_of(output) is None else {"scratch": str(scratch_root())}
+    if url_of(output) is None:
+        return {}
+    return {
+        "scratch": str(scratch_root()),
+        "reached_by": {name: os.environ[name] for name in TOLD if name in os.environ},
+    }
 
 
 @contextlib.contextmanager
@@ -141,6 +148,8 @@ def mirrored(item: WorkItem, context: WorkerContext) -> Iterator[WorkItem]:
     if driver is None:
         yield item
         return
+    for name, value in context.data["reached_by"].items():
+        os.environ.setdefault(name, value)
 
     def here(value: Any) -> Any:
         if not isinstance(value, str | Path) or not Path(value).is_relative_to(driver):
@@ -163,10 +172,8 @@ def mirrored(item: WorkItem, context: WorkerContext) -> Iterator[WorkItem]:
     for path in named:
         bring(path, context.heartbeat)
     yield item
-    if context.rank:
-        return
     done_with = [Path(payload[name]) for name in ("continues", "weights") if name in payload]
-    if item.folder and item.leaves.exists():
+    if item.folder and not context.rank and item.leaves.exists():
         send(item.leaves, context.heartbeat)
         done_with += [item.leaves] if item.kind in (WorkKind.TRAIN, WorkKind.DELIVER) else []
     for path in done_with:
@@ -253,7 +260,7 @@ def _seconds(info: Any) -> int:
 # -- folders
 
 
-def _listed(path: Path, beat: Beat = _silent) -> dict[str, Any]:
+def _listed(path: Path, beat: Beat = _silent, patient: bool = True) -> dict[str, Any]:
     """The files of a folder at its URL by their names in it; of a file itself, by no name."""
     from pyarrow.fs import FileSelector
 
@@ -266,7 +273,7 @@ def _listed(path: Path, beat: Beat = _silent) -> dict[str, Any]:
         found = filesystem.get_file_info(FileSelector(place, recursive=True, allow_not_found=True))
         return {each.path.removeprefix(f"{place}/"): each for each in found if each.is_file}
 
-    return _tried(path, listed, beat)
+    return _tried(path, listed, beat, patient)
 
 
 def _here(path: Path) -> set[str]:
@@ -290,18 +297,34 @@ def _remove_here(path: Path) -> None:
             path.unlink()
 
 
-def _remove_there(path: Path) -> None:
-    """The marker first: what is removed in part is no whole folder."""
-    with contextlib.suppress(Exception):
-        _delete(path / WHOLE)
-    filesystem, place = _at(path)
-    with contextlib.suppress(Exception):
-        filesystem.delete_dir(place)
+class Sweeper:
+    """Removes at the URL, in a thread of its own; while that does not answer it removes nothing: the process ends after it."""
+
+    def __init__(self) -> None:
+        self._thread, self._away_until = ThreadPoolExecutor(1, thread_name_prefix="sweeper"), 0.0
+
+    def remove(self, path: Path) -> None:
+        self._thread.submit(self._remove, path)
+
+    def done(self) -> None:
+        self._thread.submit(int).result()
+
+    def _remove(self, path: Path) -> None:
+        if time.monotonic() < self._away_until:
+            return
+        try:
+            _delete(path / WHOLE)  # first: what is removed in part is no whole folder
+            filesystem, place = _at(path)
+            filesystem.delete_dir(place)
+        except FileNotFoundError:
+            pass
+        except Exception:
+            self._away_until = time.monotonic() + AWAY_SECONDS
 
 
 @functools.cache
-def _sweeper() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(1, thread_name_prefix="sweeper")
+def _sweeper() -> Sweeper:
+    return Sweeper()
 
 
 @contextlib.contextmanager
@@ -322,10 +345,10 @@ def _alone(path: Path, beat: Beat) -> Iterator[None]:
 # -- reaching the URL
 
 
-def _tried(path: Path, what: Callable[[], T], beat: Beat = _silent) -> T:
+def _tried(path: Path, what: Callable[[], T], beat: Beat = _silent, patient: bool = True) -> T:
     """What it returns, tried again where the URL does not answer."""
     begun = time.monotonic()
-    for pause in (*PAUSES, None):
+    for pause in (*PAUSES, None) if patient else (None,):
         try:
             return what()
         except (FileNotFoundError, InputError, Dropped):
@@ -337,6 +360,8 @@ def _tried(path: Path, what: Callable[[], T], beat: Beat = _silent) -> T:
             for word, says in REFUSED.items():
                 if word in reason or (word == "ACCESS_DENIED" and isinstance(error, PermissionError)):
                     raise InputError.of(url_of(path) or "", f"{says}. {WHENCE} ({reason})") from None
+            if not patient:
+                raise InputError.of(url_of(path) or "", f"cannot be reached: {reason}. {WHENCE}") from error
             if pause is None:
                 raise StudyError(
                     f"{url_of(path)} cannot be reached for {time.monotonic() - begun:.0f} s now: {reason}. Nothing that was "
