@@ -19,6 +19,10 @@ from postgres_server import PASSWORD, PostgresServer, postgres_server
 from s3_server import UNSET, S3Server, s3_server
 from training_toys import a_config
 
+from cluster.bundle import make_job
+from cluster.profile import KuberayProfile, RayJobsProfile, SlurmProfile
+from cluster.rayjob import _volume_faults
+from cluster.slurm import SlurmLauncher
 from search.study.earlier import read_earlier
 from search.study.output import claim_output, fingerprint, one_point_study, send_results
 from search.trial import mirror
@@ -481,3 +485,28 @@ def test_a_lane_whose_output_is_away_fails_no_trial(
     result = WorkResult(key="trial:1", kind=WorkKind.TRAIN, trial=1, attempt=1, lane=0, error=describe(away.value))
     assert result.remedy == "Run the same command again"
     assert not result.model_copy(update={"error": "TrialError: the loss became NaN"}).remedy
+
+
+# -- as a job's output
+
+
+def test_a_jobs_output_in_a_bucket(study_of: Callable[..., StudySpec]) -> None:
+    profile = RayJobsProfile(output="s3://bucket/results")
+    job = make_job(study_of(storage=POSTGRES), profile, sees_our_files=False)
+    assert job.study["output"] == job.output == "s3://bucket/results/tiny"
+    assert job.study["cache"] == "s3://bucket/results/.cache"
+    assert job.arrival["keep_in"].startswith("~/.cache/distilsearch/.jobs/tiny-")
+    own = make_job(study_of(storage=POSTGRES, output="s3://bucket/own"), RayJobsProfile(), sees_our_files=False)
+    assert (own.output, own.study["cache"]) == ("s3://bucket/own", "s3://bucket/own/.cache")
+    slurm = make_job(study_of(storage=POSTGRES), SlurmProfile(output="s3://bucket/results"), sees_our_files=True)
+    assert "--- " + str(Path("~/.cache/distilsearch/.jobs").expanduser()) in SlurmLauncher(SlurmProfile()).preview(
+        slurm
+    )
+    pods = KuberayProfile(image="x", output="s3://bucket/results")
+    assert not list(_volume_faults(make_job(study_of(storage=POSTGRES), pods, sees_our_files=False), pods))
+    with pytest.raises(InputError, match="an SQLite record is a file of one machine"):
+        make_job(study_of(), profile, sees_our_files=False)
+    with pytest.raises(InputError, match="output: s4:// is no place for it"):
+        make_job(study_of(storage=POSTGRES), RayJobsProfile(output="s4://bucket/results"), sees_our_files=False)
+    with pytest.raises(InputError, match=r"does not see this machine's folders; .* or s3://BUCKET/FOLDER"):
+        make_job(study_of(storage=POSTGRES), RayJobsProfile(), sees_our_files=False)

@@ -128,7 +128,10 @@ def test_a_study_in_a_bucket(
 
     # looked at from there
     assert distilsearch("list", f"s3://{bucket}/runs")[1].count("finished") == 1
-    assert f"trials: {NUM_TRIALS} of" in distilsearch("show", output)[1]
+    assert (
+        f"tiny: finished\ntrials: {sum(each.state is TrialState.DONE for each in outcomes.values())} of {NUM_TRIALS} done"
+        in (distilsearch("show", output)[1])
+    )
     assert f"{output}/best/trial-{front[0]}" in distilsearch("show", output, "--trial", front[0])[1]
     report = distilsearch("report", output)[1].splitlines()[0]
     assert Path(report).is_relative_to(tmp_path / "three")
