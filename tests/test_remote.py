@@ -218,6 +218,26 @@ def test_a_file_that_changed_there_is_brought(bucket: str, elsewhere: Callable[[
     assert path.read_text() == "two"
 
 
+def test_what_another_lane_writes_in_a_folder_stays(bucket: str, elsewhere: Callable[[], None]) -> None:
+    """Such as the ranking of the teacher's parts, while others bring the teacher; until the folder is sent anew."""
+    url = f"s3://{bucket}/out/teacher"
+    mirror.send(filled(folder_of(url), config="c", weights="w"))
+    first = scratch_root()
+    elsewhere()
+    mirror.bring(folder_of(url))
+    filled(folder_of(url), importance="i")
+    second = scratch_root()
+    mirror.bring(folder_of(url))
+    assert contents(folder_of(url)) == {"config": "c", "importance": "i", "weights": "w"}
+    os.environ["DISTILSEARCH_SCRATCH"] = str(first)
+    time.sleep(1.1)
+    (folder_of(url) / "config").unlink()
+    mirror.send(folder_of(url))
+    os.environ["DISTILSEARCH_SCRATCH"] = str(second)
+    mirror.bring(folder_of(url))
+    assert contents(folder_of(url)) == {"weights": "w"}
+
+
 def test_what_is_no_longer_there_is_no_longer_here(s3: S3Server, bucket: str) -> None:
     folder = filled(folder_of(f"s3://{bucket}/out/teacher"), weights="w")
     mirror.send(folder)

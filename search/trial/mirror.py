@@ -58,11 +58,13 @@ def bring(path: Path, beat: Beat = _silent, *, patient: bool = True) -> bool:
         _remove_here(path)
         return False
     with _alone(path, beat):
-        for name in _here(path) - found.keys():
-            (path / name).unlink(missing_ok=True)
-        for name, info in found.items():
-            if name != WHOLE and not _same(path / name, info):
-                _tried(path, functools.partial(_download, _at(path)[0], info, path / name, beat), beat)
+        mark = _mark(path)
+        if mark.exists() and not _same(mark, found[WHOLE]):  # it was sent anew
+            _remove_here(path)
+        for name, info in sorted(found.items(), key=lambda file: (file[0] == WHOLE, file[0])):
+            target = mark if name == WHOLE else path / name
+            if not _same(target, info):
+                _tried(path, functools.partial(_download, _at(path)[0], info, target, beat), beat)
     return True
 
 
@@ -88,7 +90,15 @@ def send(path: Path, beat: Beat = _silent) -> None:
 def seal(folder: Path) -> None:
     """Says of a folder, whose files were sent one by one, that it is whole."""
     if url_of(folder) is not None:
-        _tried(folder, functools.partial(_write, folder / WHOLE, b"whole\n"))
+        info = _tried(folder, functools.partial(_write, folder / WHOLE, b"whole\n"))
+        _mark(folder).write_bytes(b"whole\n")
+        _take_time(_mark(folder), info)
+
+
+def _mark(folder: Path) -> Path:
+    """The same file here, beside the folder: which of those that were sent was brought last. A lane may be writing in the folder,
+    so nothing of it is removed as long as that is the one."""
+    return folder.with_name(f".{folder.name}{WHOLE}")
 
 
 def there(path: Path, *, patient: bool = True) -> bool:
