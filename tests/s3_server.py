@@ -27,7 +27,8 @@ UNSET = ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_DEFAULT_REGION", "AWS_ENDPOINT
 
 
 def program() -> str:
-    return str(PROGRAM) if PROGRAM.is_file() else shutil.which("moto_server") or ""
+    """Of no other place: moto 5.2.1 answers the end of an upload in parts with what pyarrow takes for an error."""
+    return str(PROGRAM) if PROGRAM.is_file() else ""
 
 
 @contextmanager

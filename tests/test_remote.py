@@ -248,13 +248,14 @@ def test_what_is_no_longer_there_is_no_longer_here(s3: S3Server, bucket: str) ->
     assert not folder.exists()
 
 
+@pytest.mark.parametrize("size", [4_000_000, 14_000_000], ids=["one request", "in parts"])
 @pytest.mark.parametrize("again", [False, True], ids=["killed", "goes on"])
 def test_a_folder_that_was_sent_in_part_is_none(
-    again: bool, s3: S3Server, bucket: str, elsewhere: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+    again: bool, size: int, s3: S3Server, bucket: str, elsewhere: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mirror, "PAUSES", (0.1,))
     url = f"s3://{bucket}/out/attempt-1"
-    folder = filled(folder_of(url), a="a" * 1000, b="b" * 5_000_000)
+    folder = filled(folder_of(url), a="a" * 1000, b="b" * size)
     s3.line.cut_after(2_000_000)
     with pytest.raises(StudyError, match=f"{url} cannot be reached for .* run the same command again"):
         mirror.send(folder)
