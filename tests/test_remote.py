@@ -445,13 +445,14 @@ def test_whoever_looks_needs_the_url_alone(
 # -- a lane
 
 
-def test_a_lane_elsewhere(
-    bucket: str, s3: S3Server, teacher: Path, transfer: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize("lanes", ["elsewhere", "beside the driver"])
+def test_a_lanes_files_come_from_the_url_and_go_there(
+    lanes: str, bucket: str, s3: S3Server, teacher: Path, transfer: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Each segment on a machine of its own: what it needs comes from the URL, and what it leaves is there alone."""
+    """Each segment on a machine of its own, or all on the driver's: what it leaves is at the URL alone."""
     from search.trial.work import perform
 
-    output = folder_of(f"s3://{bucket}/run")
+    output, driver = folder_of(f"s3://{bucket}/run"), scratch_root()
     shutil.copytree(teacher, output / "teacher")
     mirror.send(output / "teacher")
     data = {"transfer": transfer, **mirror.for_lanes(output)}
@@ -464,11 +465,12 @@ def test_a_lane_elsewhere(
             folder=str(output / "trials" / "1" / f"{end:.3f}"), payload=payload,
         )  # fmt: skip
         with monkeypatch.context() as there:
-            there.setenv("DISTILSEARCH_SCRATCH", str(tmp_path / f"lane-{end}"))
+            if lanes == "elsewhere":
+                there.setenv("DISTILSEARCH_SCRATCH", str(tmp_path / f"lane-{end}"))
             measured, _ = perform(item, WorkerContext(data=dict(data)))
             assert measured is not None
             mirrored.append(measured.metrics)
-            assert not list((tmp_path / f"lane-{end}").rglob("*.pt")), "a lane keeps no checkpoints"
+            assert (scratch_root() / output.relative_to(driver) / "teacher" / "model.safetensors").is_file()
         payload = {**payload, "continues": str(item.leaves)}
         local = item.model_copy(
             update={
@@ -485,7 +487,41 @@ def test_a_lane_elsewhere(
     assert mirrored == plain
     assert "run/trials/1/0.500/attempt-1/progress.pt" in s3.keys(bucket)
     assert "run/trials/1/1.000/attempt-1/.whole" in s3.keys(bucket)
-    assert not (output / "trials").exists()
+    kept = [
+        path for path in tmp_path.rglob("*") if "trials" in path.parts and path.is_file() and path.suffix != ".lock"
+    ]
+    assert not kept, "nobody keeps checkpoints"
+
+
+def test_a_student_is_delivered_to_the_url_and_exported_from_it(
+    bucket: str, s3: S3Server, postgres: PostgresServer, teacher: Path, transfer: Any, distilsearch: Run,
+    study_of: Callable[..., StudySpec], elsewhere: Callable[[], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+) -> None:  # fmt: skip
+    from search.trial.work import perform
+
+    monkeypatch.setenv("PGPASSWORD", PASSWORD)
+    output = f"s3://{bucket}/run"
+    spec = finish(study_of(output=output, storage=postgres.database(), search=THREE))
+    shutil.copytree(teacher, spec.output / "teacher")
+    mirror.send(spec.output / "teacher")
+    config = a_config(transfer)  # of a shape that this teacher has
+    payload = {"teacher": str(spec.output / "teacher")}
+    trained = WorkItem(
+        key="trial:0", kind=WorkKind.TRAIN, trial=0, config=config, payload=payload,
+        folder=str(spec.output / "trials" / "0" / "1.000"),
+    )  # fmt: skip
+    delivered = WorkItem(
+        key="deliver:0", kind=WorkKind.DELIVER, trial=0, config=config,
+        payload={**payload, "weights": str(trained.leaves)}, folder=str(spec.output / "best" / "trial-0"),
+    )  # fmt: skip
+    for item in (trained, delivered):
+        perform(item, WorkerContext(data={"transfer": transfer, **mirror.for_lanes(spec.output)}))
+    assert "run/best/trial-0/.whole" in s3.keys(bucket)
+    elsewhere()
+    status, _, err = distilsearch("export", output, "--pick", "trial=0", "--to", tmp_path / "exported")
+    assert status == 0, err
+    weights = (tmp_path / "exported" / "hf" / "model.safetensors").read_bytes()
+    assert weights == s3.get(bucket, "run/best/trial-0/model.safetensors")
 
 
 def test_a_lane_whose_output_is_away_fails_no_trial(

@@ -302,9 +302,10 @@ def _info(path: Path) -> Any:
 def _remove_here(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
-    elif url_of(path) is not None:
-        with contextlib.suppress(OSError):
-            path.unlink()
+    if url_of(path) is not None:
+        for each in (_mark(path), path):
+            with contextlib.suppress(OSError):
+                each.unlink()
 
 
 class Sweeper:
