@@ -238,6 +238,18 @@ def test_what_another_lane_writes_in_a_folder_stays(bucket: str, elsewhere: Call
     assert contents(folder_of(url)) == {"weights": "w"}
 
 
+def test_a_folder_whose_files_others_sent_is_sealed(bucket: str, elsewhere: Callable[[], None]) -> None:
+    url = f"s3://{bucket}/cache/states"
+    mirror.send(filled(folder_of(url), **{"0.npy": "a"}) / "0.npy")
+    assert not mirror.there(folder_of(url))
+    elsewhere()
+    mirror.seal(folder_of(url))  # by the driver, which has none of them
+    assert mirror.there(folder_of(url))
+    elsewhere()
+    assert mirror.bring(folder_of(url))
+    assert contents(folder_of(url)) == {"0.npy": "a"}
+
+
 def test_what_is_no_longer_there_is_no_longer_here(s3: S3Server, bucket: str) -> None:
     folder = filled(folder_of(f"s3://{bucket}/out/teacher"), weights="w")
     mirror.send(folder)

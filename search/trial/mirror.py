@@ -91,6 +91,7 @@ def seal(folder: Path) -> None:
     """Says of a folder, whose files were sent one by one, that it is whole."""
     if url_of(folder) is not None:
         info = _tried(folder, functools.partial(_write, folder / WHOLE, b"whole\n"))
+        folder.parent.mkdir(parents=True, exist_ok=True)
         _mark(folder).write_bytes(b"whole\n")
         _take_time(_mark(folder), info)
 
