@@ -3,6 +3,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
+MOTO := .moto/.ready
 
 .PHONY: setup demo faults test lint-and-unit-tests ray-tests test-all lint fast fuzz lock audit licences clean
 
@@ -26,6 +27,11 @@ endif
 	$(BIN)/python -c "import $(IMPORTED)"
 	touch $@
 
+$(MOTO): tests/moto.txt  # an S3 server for tests, in an environment of its own
+	$(PYTHON) -m venv .moto
+	.moto/bin/python -m pip install --quiet --disable-pip-version-check -r tests/moto.txt
+	touch $@
+
 demo: setup  ## a real study on the embedded default, into runs/demo
 	@begun=$$(date +%s); \
 	$(BIN)/distilsearch run docstrings --output runs/demo && \
@@ -37,7 +43,7 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: setup  ## lint, types, import rules, and all tests but the slow ones; Ray's beside the others, since they wait much
+test: setup $(MOTO)  ## lint, types, import rules, and all tests but the slow ones; Ray's beside the others, since they wait much
 	@$(MAKE) --no-print-directory -j2 --output-sync=line lint-and-unit-tests ray-tests
 
 lint-and-unit-tests: lint
@@ -46,7 +52,7 @@ lint-and-unit-tests: lint
 ray-tests: setup
 	$(BIN)/python -m pytest -m "ray and not slow and not gpu"
 
-test-all: lint  ## the slow ones too: lanes killed, hung, of several workers
+test-all: lint $(MOTO)  ## the slow ones too: lanes killed, hung, of several workers
 	$(BIN)/python -m pytest -m "not gpu"
 
 KILLS ?= 200

@@ -30,7 +30,7 @@ def differences(theirs: Mapping[str, str], ours: Mapping[str, str]) -> list[str]
 def kept(folder: Path, told: Mapping[str, Any]) -> Path:
     """What was sent, where it stays: Ray may remove a job's folders while the job still runs (as a node joins or leaves), and who
     looks at the study later finds its data there. What is there already, of the same content, is left."""
-    into = Path(told["keep_in"])
+    into = Path(told["keep_in"]).expanduser()
     for name in ("study.yaml", *told["inputs"]):
         path, target = found(name, folder), into / name
         if not (target.is_file() and filecmp.cmp(path, target, shallow=False)):

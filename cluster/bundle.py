@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.job import Job, Sent
 from cluster.profile import Profile
 from spaces.errors import Fault, InputError
+from spaces.remote import folder_of, is_url, refuse_sqlite, written
 from spaces.secrets import mask_secrets
 
 if TYPE_CHECKING:
@@ -36,24 +37,32 @@ def make_job(spec: StudySpec, profile: Profile, *, sees_our_files: bool) -> Job:
             "holds a secret, which would be sent and kept with the job; name it by reference: `secrets` in the profile"
         )
         raise InputError.of(spec.name, f"{problem} (of a database: PGPASSWORD, see docs/clusters.md)")
-    output = f"{profile.output.rstrip('/')}/{spec.name}" if profile.output else str(spec.output)
+    output = f"{profile.output.rstrip('/')}/{spec.name}" if profile.output else written(spec.output)
+    try:
+        folder_of(output)
+    except ValueError as error:
+        raise InputError.of("output", str(error)) from None
+    refuse_sqlite(output, spec.storage)
     study["output"] = output
     study.pop("cache") if study["cache"].startswith("~") else None
     files: list[Sent] = []
     if not sees_our_files:
-        if profile.output is None:
+        if profile.output is None and not is_url(output):
             raise InputError.of(
                 "output",
                 "the cluster does not see this machine's folders; write in the profile, output: FOLDER, a folder of the "
-                "cluster's that all its nodes share",
+                "cluster's that all its nodes share, or s3://BUCKET/FOLDER",
             )
-        study["cache"] = f"{profile.output.rstrip('/')}/.cache"
+        if not is_url(study["cache"]):
+            study["cache"] = f"{profile.output.rstrip('/')}/.cache" if profile.output else f"{output}/.cache"
         study, files = _packed(study, profile)
     return Job(study=study, files=tuple(files), output=output, profile=profile, versions=versions())
 
 
 def check_output(job: Job) -> None:
     """Where the place shares this machine's folders: raises InputError where the output cannot be written, and makes nothing."""
+    if is_url(job.output):
+        return
     output = Path(job.output)
     try:
         nearest = next(path for path in (output, *output.parents) if path.exists())

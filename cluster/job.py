@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cluster.profile import AnyProfile
+from spaces.remote import is_url
 from spaces.student import Frozen
 
 
@@ -63,8 +64,9 @@ class Job(Frozen):
     @property
     def arrival(self) -> dict[str, Any]:
         """What `python -m cluster.arrive` on the other side is told."""
+        beside = "~/.cache/distilsearch" if is_url(self.output) else str(PurePosixPath(self.output).parent)
         by_parts = {
-            "keep_in": str(PurePosixPath(self.output).parent / ".jobs" / self.id),
+            "keep_in": f"{beside}/.jobs/{self.id}",
             "inputs": [file.name for file in self.files],
             "code_is_sent": getattr(self.profile, "code", "installed") != "installed",
         }

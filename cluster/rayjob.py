@@ -22,6 +22,7 @@ from cluster.bundle import contents
 from cluster.job import Job, JobHandle, JobState, JobStatus
 from cluster.profile import KuberayProfile, Volume, WorkerGroup
 from spaces.errors import Fault, InputError
+from spaces.remote import is_url
 
 Document = dict[str, Any]
 
@@ -86,7 +87,9 @@ def name_of(job_id: str, attempt: int) -> str:
 def _volume_faults(job: Job, profile: KuberayProfile) -> Iterator[Fault]:
     mounts = ", ".join(volume.mount for volume in profile.volumes if not volume.read_only) or "none yet"
     below = [volume for volume in profile.volumes if PurePosixPath(job.output).is_relative_to(volume.mount)]
-    if not below:
+    if is_url(job.output):
+        pass
+    elif not below:
         yield Fault(
             "output",
             f"{job.output} is on no volume, and what a pod writes beside them goes with it; write output: MOUNT/FOLDER, with the "

@@ -20,6 +20,7 @@ from cluster.job import Job, JobHandle, JobState, JobStatus
 from cluster.profile import SlurmProfile
 from cluster.sbatch import batch_script
 from spaces.errors import InputError, StudyError
+from spaces.remote import is_url
 
 COMMAND_SECONDS = 60.0  # that Slurm's commands may take: a controller that is busy answers late
 STOP_SECONDS = 90.0  # a driver that was told to end closes its lanes first
@@ -192,6 +193,8 @@ class SlurmLauncher:
 
 
 def _folder(job: Job) -> Path:
+    if is_url(job.output):
+        return Path("~/.cache/distilsearch/.jobs").expanduser() / job.id  # a home is shared where slurm is
     output = Path(job.output)
     if not output.is_absolute():
         raise InputError.of(

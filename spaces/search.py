@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 from itertools import pairwise
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
@@ -13,6 +12,7 @@ from pydantic import Field, field_validator
 from spaces.errors import near_miss
 from spaces.named import IMPORT_PATH
 from spaces.parameters import Value
+from spaces.remote import Place
 from spaces.space import PARAMETERS
 from spaces.student import Frozen
 
@@ -57,7 +57,7 @@ class SamplingSpec(Frozen):
     startup_trials: Annotated[int, Field(ge=1, le=100_000)] = 10
     halving: HalvingSpec | Literal["none"] = "none"
     first: tuple[dict[str, Value], ...] = ()
-    from_: Path | None = Field(default=None, alias="from")  # an earlier study's output
+    from_: Place | None = Field(default=None, alias="from")  # an earlier study's output
     recipes: bool | None = None  # None: where nothing else says how to begin
 
     @property

@@ -20,6 +20,7 @@ from spaces.budget import BudgetSpec
 from spaces.deployment import COSTS, DeploymentSpec
 from spaces.errors import near_miss
 from spaces.named import IMPORT_PATH
+from spaces.remote import Place
 from spaces.search import SamplingSpec
 from spaces.space import PARAMETERS, SearchSpace
 from spaces.student import Frozen
@@ -28,6 +29,7 @@ from spaces.task import METRIC_WORDS, TASKS, Task
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
 ImportPath = Annotated[str, StringConstraints(pattern=IMPORT_PATH)]  # module:function or file.py:function
+DEFAULT_CACHE = Path("~/.cache/distilsearch")
 Share = Annotated[float, Field(ge=0, le=1)]
 # What may change between two runs of one study without making it another.
 FREE = {"accept", "budget", "confirm", "resources", "tracking", "output", "cache", "storage"}
@@ -252,9 +254,9 @@ class StudySpec(Frozen):
     accept: tuple[
         Literal["chance"], ...
     ] = ()  # what would stop the study: chance, a teacher that is no better than that
-    output: Path
+    output: Place
     storage: Text = "sqlite"
-    cache: Path = Path("~/.cache/distilsearch")
+    cache: Place = DEFAULT_CACHE
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     trial_seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = ()  # of the first trials; the rest are derived
 

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -89,6 +90,12 @@ class WorkItem(Frozen):
     accumulation_steps: int = 1  # parts of a batch that are trained one after another, for want of memory
     payload: dict[str, Any] = Field(default_factory=dict)
 
+    @property
+    def leaves(self) -> Path:
+        """What the work leaves: `folder`; of a trial its attempt's own one in it, beside which an older one's late write lands."""
+        folder = Path(self.folder)
+        return folder / f"attempt-{self.attempt}" if self.kind is WorkKind.TRAIN else folder
+
 
 class Measurement(Frozen):
     """One evaluation. `share` is the part of the full training done; metrics are named `split/name`;
@@ -127,6 +134,14 @@ class WorkResult(Frozen):
     def ran_out_of_space(self) -> bool:
         """Whether it failed for want of disk, which is no fault of the work's."""
         return any(os.strerror(code) in self.error for code in (errno.ENOSPC, errno.EDQUOT))
+
+    @property
+    def remedy(self) -> str:
+        """What to do about a failure that is no fault of the work's, which begins again then; empty for others."""
+        if self.ran_out_of_space:
+            return "Make room and run the same command again"
+        # Raised on a lane, they are about the output's URL.
+        return "Run the same command again" if self.error.startswith(("StudyError: ", "InputError: ")) else ""
 
     @property
     def timed_measurement(self) -> Measurement:

@@ -57,14 +57,19 @@ TEACHER = TeacherShape(
 @pytest.fixture
 def finished(study_of: Callable[..., StudySpec]) -> StudySpec:
     """A study with three trials in its record, as a run leaves it; the third is dominated."""
-    from search.study.output import claim_output
+    return finish(study_of(search=THREE))
+
+
+THREE = {"first": [{"family": "bert", "depth": depth} for depth in (1, 2, 3)]}
+
+
+def finish(spec: StudySpec) -> StudySpec:
+    from search.study.output import claim_output, open_record
     from search.study.searcher import trial_config
     from search.suggest.sampling import Sampling
 
-    spec = study_of(search={"first": [{"family": "bert", "depth": depth} for depth in (1, 2, 3)]})
     claim_output(spec)
-    record = Record(open_storage("sqlite", spec.output), spec.name, spec.objectives)
-    Record(open_storage("sqlite", spec.output), f"{spec.name}.confirm", spec.objectives)
+    record, _ = open_record(spec)
     sampling = Sampling(spec, TEACHER, {"full": 140, "used": 120}, {})
     for number, accuracy in enumerate((0.5, 0.8, 0.4)):
         parameters, shape = sampling.suggest([], number)

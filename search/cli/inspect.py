@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from search.cli.options import AsJson, Folder, complete_folder
+from search.cli.options import AsJson, Folder, complete_folder, place
 from spaces.errors import InputError
+from spaces.remote import folder_of, url_of, written
 
 if TYPE_CHECKING:
     from search.study.overview import Best, StudySummary
@@ -21,7 +22,12 @@ if TYPE_CHECKING:
 
 Below = Annotated[
     Path,
-    typer.Argument(help="where to look, with all folders in it", metavar="FOLDER", autocompletion=complete_folder),
+    typer.Argument(
+        help="where to look, with all folders in it; at a URL with those right below it",
+        metavar="FOLDER",
+        parser=place,
+        autocompletion=complete_folder,
+    ),
 ]
 STYLES = {"running": "green", "interrupted": "yellow", "unreadable": "red", "storage not reached": "red"}
 
@@ -42,7 +48,7 @@ def list_studies(folder: Below = Path("runs"), as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(json.dumps([study.model_dump(mode="json") for study in found], indent=2))
     elif not found:
-        Console(stderr=True).print(f"no study lies below {folder}", markup=False, soft_wrap=True)
+        Console(stderr=True).print(f"no study lies below {written(folder)}", markup=False, soft_wrap=True)
     else:
         _print(_table(found, folder))
 
@@ -96,7 +102,8 @@ def show(
     lines = [f"{summary.name}: {_state(summary)}", _trials(summary)]
     lines += [f"best: {_point(summary, summary.best)}"] if summary.best else []
     lines += [f"smallest with 97 % of the teacher: {_point(summary, summary.smallest)}"] if summary.smallest else []
-    lines += [f"last active: {_when(summary.active_at)}", f"on disk: {in_words(folder)}"]
+    lines += [f"last active: {_when(summary.active_at)}"]
+    lines += [f"on disk: {in_words(folder)}"] if url_of(folder) is None else []
     console.print()
     console.print(Text("\n".join(lines)), soft_wrap=True)
 
@@ -111,7 +118,7 @@ def _table(found: list[StudySummary], folder: Path) -> Table:
     from search.study.disk import megabytes
 
     for study in found:
-        where = Path(study.folder)
+        where = folder_of(study.folder)
         table.add_row(
             Text(str(where if where == folder else where.relative_to(folder))),
             Text(_state(study), STYLES.get(study.state.value, "")),

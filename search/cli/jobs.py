@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from search.cli.options import AsJson, Changes, StudyPath, load
+from spaces.remote import folder_of, is_url
 
 
 def complete_profile(incomplete: str) -> list[str]:
@@ -127,7 +128,7 @@ def status(
         raise InputError.of("JOB", "none was submitted from here; `distilsearch submit STUDY --to PROFILE`")
     handle = book.find(job) if job is not None else handles[0]
     found = _status(handle)
-    standing = _standing(Path(handle.output))
+    standing = _standing(folder_of(handle.output))
     if as_json:
         typer.echo(json.dumps({**_row(handle, found), "standing": standing}, indent=2))
         return
@@ -194,12 +195,23 @@ def fetch(
 
     $ distilsearch fetch reviews-3f2a91
     $ distilsearch report reviews  # as of any other output
+    $ distilsearch fetch s3://bucket/reviews  # any output at a URL, a job's or not
     """
+    if is_url(job):
+        from search.study.output import fetch_output
+
+        typer.echo(str(fetch_output(folder_of(job), into)))
+        return
     from cluster import book
     from cluster.launcher import launcher_of
 
     handle = book.find(job)
     folder = into or Path(handle.study)
+    if is_url(handle.output):
+        from search.study.output import fetch_output
+
+        typer.echo(str(fetch_output(folder_of(handle.output), folder)))
+        return
     stderr = Console(stderr=True, highlight=False)
     with stderr.status(f"fetching {handle.output}"):
         launcher_of(handle.profile).fetch(handle, folder.resolve())
@@ -255,7 +267,13 @@ def _row(handle: Any, found: Any) -> dict[str, Any]:
 
 def _standing(output: Path) -> dict[str, Any] | None:
     """Where the study stands, where its record can be read from here."""
-    if not (output / "study.yaml").is_file():
+    from search.trial import mirror
+    from spaces.errors import InputError
+
+    try:
+        if not mirror.bring(output / "study.yaml", patient=False):
+            return None
+    except InputError:  # at a URL that cannot be reached from here
         return None
     from search.study.overview import summary_of
 

@@ -9,6 +9,15 @@ from typing import Annotated, Any
 import typer
 
 from spaces.errors import InputError
+from spaces.remote import folder_of, refuse_sqlite, written
+
+
+def place(text: str) -> Path:
+    """The folder that a path or a URL names."""
+    try:
+        return folder_of(text)
+    except ValueError as error:
+        raise InputError.of("", str(error)) from None
 
 
 def complete_study(incomplete: str) -> list[str]:
@@ -51,7 +60,10 @@ StudyPath = Annotated[
 Folder = Annotated[
     Path,
     typer.Argument(
-        help="the output folder of a study, such as runs/reviews", metavar="DIR", autocompletion=complete_folder
+        help="the output of a study, such as runs/reviews or s3://BUCKET/FOLDER",
+        metavar="DIR",
+        parser=place,
+        autocompletion=complete_folder,
     ),
 ]
 DataFolder = Annotated[
@@ -64,6 +76,7 @@ Earlier = Annotated[
         "--from",
         help="instead of search.from: an earlier study's output folder, to begin with what it measured, or found best",
         metavar="DIR",
+        parser=place,
         autocompletion=complete_folder,
     ),
 ]
@@ -102,4 +115,7 @@ def load(
         spec = with_data(spec, data)
     if earlier is not None:
         spec = spec.model_copy(update={"search": spec.search.model_copy(update={"from_": earlier.resolve()})})
-    return spec.model_copy(update={"output": output.resolve()}) if output else spec
+    if output is not None:
+        spec = spec.model_copy(update={"output": output.resolve()})
+    refuse_sqlite(written(spec.output), spec.storage)
+    return spec

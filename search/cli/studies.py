@@ -9,9 +9,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from search.cli.options import AsJson, Changes, DataFolder, Earlier, StudyPath, load
+from search.cli.options import AsJson, Changes, DataFolder, Earlier, StudyPath, load, place
 from search.cli.results import print_front
 from spaces.errors import InputError
+from spaces.remote import written
 
 
 def run(
@@ -28,7 +29,12 @@ def run(
     ] = None,
     changes: Changes = None,
     output: Annotated[
-        Path | None, typer.Option(help="instead of the study's output folder, runs/NAME by default", metavar="DIR")
+        Path | None,
+        typer.Option(
+            help="instead of the study's output, runs/NAME by default: a folder, or s3://BUCKET/FOLDER",
+            metavar="DIR",
+            parser=place,
+        ),
     ] = None,
     data: DataFolder = None,
     earlier: Earlier = None,
@@ -60,13 +66,13 @@ def run(
         result = run_study(spec, progress, more)
     if result.already_done:
         stderr.print(
-            f"This study is done: nothing was left to do. `--more 50` extends it by 50 trials. ({spec.output})",
+            f"This study is done: nothing was left to do. `--more 50` extends it by 50 trials. ({written(spec.output)})",
             soft_wrap=True,
         )
     print_front(result, as_json)
     lines = (
-        f"report: {spec.output / 'report.html'}",
-        f"models: {spec.output / 'best'}",
+        f"report: {written(spec.output / 'report.html')}",
+        f"models: {written(spec.output / 'best')}",
         f"on disk: {in_words(spec.output)}",
     )
     stderr.print("\n".join(lines), soft_wrap=True, highlight=False)

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from search.cli.options import AsJson, Folder
 from spaces.errors import InputError
+from spaces.remote import url_of
 
 
 def clean(
@@ -29,6 +30,8 @@ def clean(
     from search.study.disk import in_words, megabytes, remove, unneeded
     from search.study.output import records_of, spec_of
 
+    if url := url_of(folder):
+        raise InputError.of(url, "is cleaned by its runs alone, which remove what they need no more; clean a folder")
     spec = spec_of(folder)
     record, _ = records_of(spec, folder)
     holder = holder_of(record)

@@ -28,6 +28,7 @@ from search.record.server import ServerStorage, is_postgres, open_server, reason
 from search.record.storage import Row, Storage
 from spaces.errors import InputError, StudyError
 from spaces.parameters import Choice, IntRange, Parameter
+from spaces.remote import written
 from spaces.secrets import MASK, mask_secrets
 from spaces.space import SearchSpace
 from spaces.trial import Measurement, TrialConfig, TrialOutcome, TrialState
@@ -303,5 +304,5 @@ def existing_record(
         return Record(open_storage(storage, output, unchecked=unchecked), name, directions, create=False)
     except KeyError:
         raise StudyError(
-            f"{output} holds no study yet: its storage knows none named {name!r}. Start one with `distilsearch run`."
+            f"{written(output)} holds no study yet: its storage knows none named {name!r}. Start one with `distilsearch run`."
         ) from None

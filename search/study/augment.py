@@ -12,6 +12,7 @@ import ray
 from search.lanes.pool import LanePool
 from search.study.inputs import Inputs, Say, key_of, unlabelled_split
 from search.study.texts import UNLABELLED, LabelledTexts
+from search.trial import mirror
 from search.trial.data import Split, Tokens
 from spaces.errors import StudyError
 from spaces.trial import WorkItem, WorkKind
@@ -57,12 +58,14 @@ def missing_parts(inputs: Inputs) -> list[WorkItem]:
             payload={**payload, "rows": rows},
         )
         for path, rows in _parts(inputs).items()
-        if not path.is_file()
+        if not mirror.there(path)
     ]
 
 
 def with_parts(inputs: Inputs, say: Say) -> Inputs:
     """The inputs with what the files hold; what a text of any split equals is left out, and so is one made before."""
+    for path in _parts(inputs):
+        mirror.bring(path)
     found = [tuple(entry) for path in _parts(inputs) for entry in json.loads(path.read_text("utf-8"))]
     known = {key for split in inputs.texts.splits.values() for key in split.keys}
     made = [entry for entry in dict.fromkeys(found) if entry not in known]

@@ -114,10 +114,8 @@ def _in_time(config: TrialConfig, outcomes: Sequence[TrialOutcome], budget: Budg
 
 
 def _settle(result: WorkResult, outcome: TrialOutcome, record: Record) -> TrialOutcome:
-    if result.ran_out_of_space:
-        raise StudyError(
-            f"confirming trial {outcome.labels['of']}: {result.error}. Make room and run the same command again"
-        )
+    if result.remedy:
+        raise StudyError(f"confirming trial {outcome.labels['of']}: {result.error}. {result.remedy}")
     if result.error:
         record.set_state(outcome.number, TrialState.FAILED, error=result.error)
         settled = outcome.model_copy(update={"state": TrialState.FAILED, "error": result.error})

@@ -9,6 +9,7 @@ from search.lanes.pool import LanePool
 from search.record.record import Record
 from search.results.front import ParetoFront
 from search.study.output import delivered_metrics, weights_folder
+from search.trial import mirror
 from spaces.study import StudySpec
 from spaces.trial import TrialOutcome, WorkItem, WorkKind
 
@@ -35,7 +36,7 @@ class Delivery:
         by_number = {outcome.number: outcome for outcome in self._outcomes}
         for trial in self._front.trials:
             folder = self._spec.output / "best" / f"trial-{trial}"
-            if str(trial) in self._facts and (folder / "model.safetensors").is_file():
+            if str(trial) in self._facts and mirror.bring(folder) and (folder / "model.safetensors").is_file():
                 continue
             outcome = by_number[trial]
             assert outcome.last is not None
@@ -59,6 +60,7 @@ class Delivery:
             if result.error:
                 failures[str(item.trial)] = result.error
             else:
+                mirror.bring(item.leaves)
                 self._facts[str(item.trial)] = result.output
                 self._record.keep("delivered", self._facts)
             self._pool.acknowledge(item.key)

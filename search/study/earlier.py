@@ -15,6 +15,7 @@ from search.study.output import spec_of
 from search.suggest.first import adapted
 from spaces.errors import InputError, StudyError
 from spaces.parameters import Value
+from spaces.remote import written
 from spaces.study import StudySpec
 from spaces.trial import TrialOutcome, TrialState
 
@@ -63,7 +64,7 @@ def read_earlier(spec: StudySpec) -> EarlierStudy | None:
     if folder is None:
         return None
     if folder == spec.output:
-        raise _error(f"{folder} is this study's own output; give this study another one (output, or --output)")
+        raise _error(f"{written(folder)} is this study's own output; give this study another one (output, or --output)")
     try:
         theirs = spec_of(folder)
         record = existing_record(theirs.storage, folder, theirs.name, theirs.objectives)
@@ -78,8 +79,8 @@ def read_earlier(spec: StudySpec) -> EarlierStudy | None:
     except Exception as error:  # whatever may be wrong with a folder
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise _error(
-            f"no study can be taken over from {folder}: {reason}. Name the output folder of a study that has finished a trial, or "
-            "leave it out"
+            f"no study can be taken over from {written(folder)}: {reason}. Name the output folder of a study that has finished "
+            "a trial, or leave it out"
         ) from error
     for kind in ("families", "heads"):  # there is one registry for both studies
         ours, own = getattr(spec, kind), getattr(theirs, kind)
@@ -102,10 +103,10 @@ def take_over(
     if not differs and asked.search.sampler != "random":
         outcomes = tuple(_measured(earlier, [*asked.objectives, *asked.bounds]))
         return Earlier(
-            outcomes=outcomes, note=f"beginning with what {len(outcomes)} trials of {earlier.folder} measured"
+            outcomes=outcomes, note=f"beginning with what {len(outcomes)} trials of {written(earlier.folder)} measured"
         )
-    had = f"{earlier.folder} had {' and '.join(differs)}: its measurements do not count here"
-    why = had if differs else f"a random search learns nothing from what {earlier.folder} measured"
+    had = f"{written(earlier.folder)} had {' and '.join(differs)}: its measurements do not count here"
+    why = had if differs else f"a random search learns nothing from what {written(earlier.folder)} measured"
     space = inputs.spec.space
     first = adapted(earlier.best, space, inputs.teacher, inputs.vocabularies, limits, asked.deployment)[
         : asked.search.startup_trials

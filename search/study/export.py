@@ -18,8 +18,10 @@ from search.results.picks import Pick, as_plain, choose, costs_of
 from search.study.card import model_card
 from search.study.output import open_study
 from search.study.texts import StudyTexts, read_texts
+from search.trial import mirror
 from spaces.errors import InputError, TrialError, near_miss
 from spaces.heads import STOCK
+from spaces.remote import written
 from spaces.student import Frozen, StudentShape
 from spaces.study import StudySpec
 from spaces.yaml_io import write_whole
@@ -71,9 +73,9 @@ def export(
     picked = choose(pick, spec, result.front, result.rows, result.outcomes)
     trial = picked.row.trial
     source = spec.output / "best" / f"trial-{trial}"
-    if not (source / "model.safetensors").is_file():
+    if not (mirror.bring(source) and (source / "model.safetensors").is_file()):
         raise InputError.of(
-            str(folder),
+            written(folder),
             f"the weights of trial {trial} are not in {source.relative_to(spec.output)} (yet); run the study to its end",
         )
     target = (to or spec.output / "exports" / f"trial-{trial}").absolute()

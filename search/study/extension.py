@@ -8,6 +8,7 @@ from typing import Any, Self
 from search.record.record import Record
 from spaces.budget import BudgetSpec
 from spaces.errors import InputError
+from spaces.remote import written
 from spaces.student import Frozen
 from spaces.study import ConfirmSpec, StudySpec
 
@@ -41,7 +42,9 @@ class Extension(Frozen):
 
 
 def nothing_to_extend(spec: StudySpec) -> InputError:
-    return InputError.of("--more", f"{spec.output} holds no trial to go on from; run the study without --more first")
+    return InputError.of(
+        "--more", f"{written(spec.output)} holds no trial to go on from; run the study without --more first"
+    )
 
 
 def wish(spec: StudySpec) -> str:

@@ -13,6 +13,7 @@ import ray
 from search.lanes.pool import LanePool
 from search.study.inputs import FORMAT, Inputs, Say
 from search.study.teachers import fingerprint
+from search.trial import mirror
 from search.trial.data import StatesOnDisk, Tokens, TransferSet
 from spaces.errors import StudyError
 from spaces.trial import WorkItem, WorkKind
@@ -45,7 +46,7 @@ def with_hidden_states(
         kept = hashlib.sha256(transfer.vocabularies[name].kept.tobytes()).hexdigest()
         key = f"{fingerprint(folder)}:{transfer.fingerprint}:{kept}:{stored}:{FORMAT}"
         folders[name] = spec.cache / "states" / hashlib.sha256(key.encode()).hexdigest()[:16]
-        parts = [rows for rows in _parts(entry, a_token) if not (folders[name] / f"{rows.start}.npy").is_file()]
+        parts = [rows for rows in _parts(entry, a_token) if not mirror.there(folders[name] / f"{rows.start}.npy")]
         if not parts:
             say(f"the teacher's hidden states ({name} vocabulary) are in the cache")
             continue
@@ -74,6 +75,7 @@ def with_hidden_states(
             if result.error:
                 raise StudyError(f"the teacher's hidden states could not be computed: {result.error}")
             passes += result.output["forward_rows"] / len(entry)
+        mirror.seal(folders[name])
     return replace(transfer, states=StatesOnDisk(folders, stored)), passes
 
 

@@ -22,10 +22,12 @@ from search.results.report import write_report
 from search.results.students import StudentRow, near_rows, student_rows
 from search.results.table import write_front_csv
 from search.study.card import write_cards
+from search.trial import mirror
 from spaces.budget import BudgetSpec
 from spaces.deployment import DeploymentSpec
 from spaces.errors import InputError, StudyError
 from spaces.parameters import Choice
+from spaces.remote import url_of, written
 from spaces.search import SamplingSpec
 from spaces.secrets import mask_secrets
 from spaces.space import PARAMETERS, SearchSpace
@@ -63,21 +65,24 @@ def claim_output(spec: StudySpec) -> str:
     path, output_id = spec.output / "study.yaml", uuid4().hex
     try:
         spec.output.mkdir(parents=True, exist_ok=True)
-        if path.is_file():
+        if mirror.bring(path):
             raw = parse_yaml(path.read_text("utf-8"), str(path))
             if raw.get("fingerprint") != fingerprint(spec):
                 theirs = raw.get("study", {})
                 raise InputError.of(
                     "output",
-                    f"{spec.output} holds another study ({theirs.get('name')!r}){_differing(theirs, spec)}; only "
+                    f"{written(spec.output)} holds another study ({theirs.get('name')!r}){_differing(theirs, spec)}; only "
                     f"{', '.join(sorted(FREE))} may change between runs of one study. Name another output (--output DIR)",
                 )
             output_id = raw.get("output_id", output_id)
-        elif any(entry.name != ".ray" for entry in spec.output.iterdir()):
-            raise InputError.of("output", f"{spec.output} is not empty and holds no study; name another output")
+        elif mirror.names(spec.output) - {".ray"}:
+            raise InputError.of(
+                "output", f"{written(spec.output)} is not empty and holds no study; name another output"
+            )
         study = mask_secrets(spec.resolved())
         content = {"fingerprint": fingerprint(spec), "output_id": output_id, "versions": versions(), "study": study}
         write_whole(path, to_yaml(content))
+        mirror.send(path)
     except OSError as error:
         raise InputError.of("output", f"{spec.output} cannot be written: {error.strerror}") from None
     return str(output_id)
@@ -110,7 +115,7 @@ def open_record(spec: StudySpec) -> tuple[Record, Record]:
 def from_record(spec: StudySpec, record: Record, again: Record) -> StudyResult:
     references = [Reference.model_validate(entry) for entry in record.fact("references") or []]
     if not references:
-        raise StudyError(f"{spec.output}: the study has measured nothing yet; run it first")
+        raise StudyError(f"{written(spec.output)}: the study has measured nothing yet; run it first")
     outcomes = record.outcomes()
     front = ParetoFront.of(outcomes, spec, references)
     num_rows = record.fact("num_rows") or {}
@@ -144,7 +149,8 @@ def rebuild(folder: Path) -> tuple[StudyResult, list[Path]]:
     spec = spec_of(folder)
     record, again = records_of(spec, folder)
     result = from_record(spec, record, again)
-    if record.fact("finished") is not None and holder_of(record) is None:
+    is_here = url_of(spec.output) is None  # at a URL only a run writes
+    if is_here and record.fact("finished") is not None and holder_of(record) is None:
         write_results(result, record, again.outcomes())
         files = [spec.output / "best" / f"trial-{row.trial}.yaml" for row in result.rows]
     else:
@@ -164,8 +170,8 @@ def records_of(spec: StudySpec, folder: Path) -> tuple[Record, Record]:
 def spec_of(folder: Path) -> StudySpec:
     """The resolved study that an output folder belongs to, with that folder as its output wherever it lies now."""
     path = folder / "study.yaml"
-    if not path.is_file():
-        raise InputError.of(str(folder), "holds no study.yaml, so it is no study's output")
+    if not mirror.bring(path, patient=False):
+        raise InputError.of(written(folder), "holds no study.yaml, so it is no study's output")
     try:
         raw = parse_yaml(path.read_text("utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
@@ -174,8 +180,19 @@ def spec_of(folder: Path) -> StudySpec:
         raise InputError.of(
             str(path), "is no study.yaml that a run left: it holds no resolved study under the key study"
         )
-    study = {**raw["study"], "output": str(folder.resolve())}
+    study = {**raw["study"], "output": written(folder.resolve())}
     return parse_study(study, str(path), folder.resolve(), files_must_exist=False)
+
+
+def fetch_output(output: Path, into: Path | None = None) -> Path:
+    """Copies what is worth having of an output at a URL into a new or empty folder, by default of its name; not its checkpoints."""
+    folder = into or Path(output.name)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError.of(str(folder), "is there already and not empty; name another folder (--into)")
+    if not mirror.bring(output / "study.yaml", patient=False):
+        raise InputError.of(written(output), "holds no study.yaml, so it is no study's output")
+    mirror.copy(output, folder, {"trials", "teacher", ".cache"})
+    return folder
 
 
 def delivered_metrics(record: Record) -> dict[int, dict[str, float]]:
@@ -216,6 +233,19 @@ def write_results(result: StudyResult, record: Record, confirmations: Sequence[T
             write_whole(best / "knee.yaml", text)
     write_cards(result, provenance)
     write_tables(result, record, confirmations)
+
+
+def send_results(result: StudyResult) -> None:
+    """What `write_results` wrote, to the output's URL, where it has one; the tables last."""
+    output = result.spec.output
+    if url_of(output) is None:
+        return
+    best = output / "best"
+    here = {path.name for path in best.iterdir() if not path.name.startswith(".")}
+    for name in mirror.names(best) - here:
+        mirror.remove(best / name)
+    for path in (*(best / name for name in sorted(here)), output / "front.csv", output / "report.html"):
+        mirror.send(path)
 
 
 def write_tables(result: StudyResult, record: Record, confirmations: Sequence[TrialOutcome]) -> None:
@@ -282,7 +312,7 @@ def one_point_study(spec: StudySpec, outcome: TrialOutcome) -> StudySpec:
             "confirm": ConfirmSpec(seeds=1, without_distillation="none"),
             "trial_seeds": (outcome.config.seed,),
             "output": Path(f"{spec.output}.trial-{outcome.number}"),
-            "storage": "sqlite",
+            "storage": "sqlite" if url_of(spec.output) is None else spec.storage,
         }
     )
 

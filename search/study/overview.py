@@ -16,7 +16,9 @@ from search.results.front import ParetoFront, Reference
 from search.study.disk import disk_use
 from search.study.extension import Extension, is_finished
 from search.study.output import spec_of
+from search.trial import mirror
 from spaces.errors import InputError, StudyError
+from spaces.remote import url_of, written
 from spaces.secrets import mask_secrets
 from spaces.student import Frozen
 from spaces.study import StudySpec
@@ -70,6 +72,11 @@ class StudySummary(Frozen):
 
 def studies_below(folder: Path) -> Iterator[Path]:
     """Output folders of studies at or below a folder. Raises InputError where there is no such folder."""
+    if url_of(folder) is not None:  # one level down, since every look is a question to a server
+        found = mirror.names(folder)
+        below = [folder] if "study.yaml" in found else [folder / name for name in sorted(found)]
+        yield from (each for each in below if mirror.bring(each / "study.yaml", patient=False))
+        return
     if not folder.is_dir():
         raise InputError.of(
             str(folder), "there is no such folder; name one that holds outputs of studies, runs by default"
@@ -92,7 +99,7 @@ def _is_output(path: Path) -> bool:
 
 def summary_of(folder: Path) -> StudySummary:
     """Raises nothing: what is wrong with a study is its state."""
-    known: dict[str, Any] = {"folder": str(folder)}
+    known: dict[str, Any] = {"folder": written(folder)}
     try:
         known["disk_bytes"] = sum(disk_use(folder).values())
         known["active_at"] = max(path.stat().st_mtime for path in folder.iterdir() if path.name.startswith("study."))

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,12 @@ from search.study.hidden import with_hidden_states
 from search.study.inputs import FORMAT, Inputs, Say, key_of
 from search.study.teachers import fingerprint
 from search.study.worth import refuse_chance
+from search.trial import mirror
 from search.trial.checkpoint import PROGRESS_FORMAT
 from search.trial.data import TransferSet
 from search.trial.start.importance import FILE as IMPORTANCE_FILE
 from spaces.errors import StudyError, TrialError
+from spaces.remote import url_of
 from spaces.trial import WorkItem, WorkKind
 from spaces.yaml_io import write_whole
 
@@ -47,22 +49,26 @@ def prepare(inputs: Inputs, reference: ray.ObjectRef, pool: LanePool, threads: i
     """On the lanes: the teacher's head if it has none, and its outputs. `reference`: the transfer set in the object store.
     Raises StudyError where a lane fails."""
     spec, output = inputs.spec, inputs.spec.output
+    inputs = _within_reach(inputs)
     given, inputs = inputs, with_made_up_texts(inputs, pool, say)
     transfer = inputs.transfer
     if inputs is not given:
         reference = ray.put(transfer)
     folder = output / "teacher"
     made_from = _teacher_key(inputs)
-    if not (folder / "made_from.txt").is_file() or (folder / "made_from.txt").read_text() != made_from:
+    told = folder / "made_from.txt"
+    if not (mirror.bring(folder) and told.is_file() and told.read_text() == made_from):
         source = inputs.source.folder
         if inputs.fine_tunes:
             source = spec.cache / "teachers" / made_from
-            if (source / "config.json").is_file():
+            if mirror.bring(source) and (source / "config.json").is_file():
                 say("the fine-tuned teacher is in the cache")
             else:
                 say("fine-tuning the teacher")
                 _fine_tune(inputs, pool, reference, source, threads, say)
+                mirror.bring(source)
         _copy_model(source, folder, made_from)
+        mirror.send(folder)
     ranking = _ask_for_importance(inputs, pool, reference, folder, made_from)
     logits, passes = _teacher_outputs(inputs, pool, reference, folder, say)
     refuse_chance(spec, logits["validation"], transfer.splits["validation"].labels)
@@ -74,6 +80,18 @@ def prepare(inputs: Inputs, reference: ray.ObjectRef, pool: LanePool, threads: i
     transfer = transfer.with_teacher_logits(logits).joined()
     taught, more_passes = with_hidden_states(inputs, transfer, pool, folder, say)
     return Prepared(folder, ray.put(taught), _references(inputs, inputs.transfer, logits), passes + more_passes)
+
+
+def _within_reach(inputs: Inputs) -> Inputs:
+    """Where lanes reach the driver's files by a URL alone, the teacher that they fine-tune or ask for words lies there too."""
+    spec, source = inputs.spec, inputs.source
+    if url_of(spec.cache) is None or not (inputs.fine_tunes or spec.data.augmentation != "none"):
+        return inputs
+    folder = spec.cache / "teachers" / f"given-{source.fingerprint}"
+    if not mirror.bring(folder):
+        _copy_model(source.folder, folder)
+        mirror.send(folder)
+    return replace(inputs, source=replace(source, folder=folder))
 
 
 def _teacher_key(inputs: Inputs) -> str:
@@ -93,7 +111,7 @@ def _fine_tune(inputs: Inputs, pool: LanePool, transfer: ray.ObjectRef, folder: 
         folder.with_name(f"{folder.name}.{part}-of-{num_parts}.v{PROGRESS_FORMAT}") for part in range(1, num_parts)
     ]
     parts.append(folder)
-    done = max((part for part in range(1, num_parts) if parts[part - 1].is_dir()), default=0)
+    done = max((part for part in range(1, num_parts) if mirror.there(parts[part - 1])), default=0)
     if done:
         say(f"continuing after {done} of {num_parts} parts")
     for part in range(done, num_parts):
@@ -120,7 +138,7 @@ def _fine_tune(inputs: Inputs, pool: LanePool, transfer: ray.ObjectRef, folder: 
         if result.error:
             raise StudyError(f"the teacher could not be fine-tuned: {result.error}")
         if part:
-            shutil.rmtree(parts[part - 1], ignore_errors=True)
+            mirror.remove(parts[part - 1])
 
 
 def _ask_for_importance(
@@ -131,18 +149,19 @@ def _ask_for_importance(
         return None
     key = f"rank:{made_from}"
     payload = {"teacher": str(folder), "refs": {"transfer": transfer}}
-    pool.submit(WorkItem(key=key, kind=WorkKind.RANK, payload=payload))
+    pool.submit(WorkItem(key=key, kind=WorkKind.RANK, folder=str(folder / IMPORTANCE_FILE), payload=payload))
     return key
 
 
-def _copy_model(source: Path, folder: Path, made_from: str) -> None:
-    temporary = folder.with_name(".teacher.writing")
+def _copy_model(source: Path, folder: Path, made_from: str = "") -> None:
+    temporary = folder.with_name(f".{folder.name}.writing")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     for path in source.iterdir():
         if path.is_file() and path.suffix in (".json", ".safetensors", ".txt", ".model"):
             shutil.copyfile(path, temporary / path.name)
-    (temporary / "made_from.txt").write_text(made_from)
+    if made_from:
+        (temporary / "made_from.txt").write_text(made_from)
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
 
@@ -154,7 +173,7 @@ def _teacher_outputs(
     sizes = {name: len(split.labels) for name, split in inputs.transfer.splits.items()}
     key = hashlib.sha256(f"{fingerprint(folder)}:{inputs.transfer.fingerprint}:{FORMAT}".encode()).hexdigest()[:16]
     kept = inputs.spec.cache / "outputs" / f"{key}.safetensors"
-    if kept.is_file():
+    if mirror.bring(kept):
         logits = load_file(kept)
         if {name: len(values) for name, values in logits.items()} == sizes:
             say("the teacher's outputs are in the cache")
@@ -183,6 +202,7 @@ def _teacher_outputs(
     if not all(np.isfinite(values).all() for values in logits.values()):
         raise StudyError("the teacher's outputs are not finite numbers; is the model whole?")
     write_whole(kept, save(logits))
+    mirror.send(kept)
     return logits, read / sum(sizes.values())
 
 

@@ -38,6 +38,7 @@ from search.study.output import (
     from_record,
     open_record,
     result_of,
+    send_results,
     versions,
     write_results,
 )
@@ -53,10 +54,12 @@ from search.study.tracking import make_tracker
 from search.suggest.first import first_points
 from search.suggest.ladder import Ladder
 from search.suggest.sampling import Sampling
+from search.trial import mirror
 from spaces.deployment import COSTS
 from spaces.errors import InputError, StudyError
+from spaces.remote import refuse_sqlite, url_of, written
 from spaces.student import BYTES_A_WEIGHT
-from spaces.study import StudySpec
+from spaces.study import DEFAULT_CACHE, StudySpec
 from spaces.trial import TrialOutcome, TrialState
 
 SILENCE_SECONDS = 300.0  # a lane that says nothing for so long is killed
@@ -66,11 +69,12 @@ def run_study(spec: StudySpec, display: Display | None = None, more: int | None 
     """Runs the study, or continues it; with `more`, to so many trials beyond those in its record. Raises InputError for what
     the user can mend, StudyError for the rest."""
     show, begun, stages = display or Silent(), time.monotonic(), Stages()
+    spec = _in_place(spec)
     extension, result = _so_far(spec, more)
     spec = extension.applied(spec)
     if result is not None:
         return result
-    if not (spec.output / "study.yaml").is_file():
+    if not mirror.there(spec.output / "study.yaml"):
         read_earlier(spec)  # made for its errors, before the output is claimed
     output_id = claim_output(spec)
     show.say("reading the data and the teacher")
@@ -118,7 +122,7 @@ def run_study(spec: StudySpec, display: Display | None = None, more: int | None 
             LanePool(
                 spec.resources,
                 num_lanes,
-                {},
+                mirror.for_lanes(spec.output),
                 spec.output / ".ray",
                 silence_seconds=SILENCE_SECONDS,
                 room=growing_room(spec),
@@ -199,6 +203,7 @@ def run_study(spec: StudySpec, display: Display | None = None, more: int | None 
         record.keep("lanes", {"status": idle, "wall_seconds": time.monotonic() - begun})
         record.keep("stages", stages.seconds)  # for the report, which is a stage itself
         write_results(result, record, confirmations)
+        send_results(result)
         tracker.finished(result)
         stages.ended("tables, report, tracking")
         record.keep("stages", stages.seconds)
@@ -309,9 +314,17 @@ def _scoring_share(inputs: Inputs) -> float:
 # -- the record and the output folder
 
 
+def _in_place(spec: StudySpec) -> StudySpec:
+    """With an output at a URL the cache is there too, unless it has another place: what lanes need of it comes that way."""
+    refuse_sqlite(written(spec.output), spec.storage)
+    if url_of(spec.output) is None or spec.cache != DEFAULT_CACHE.expanduser().resolve():
+        return spec
+    return spec.model_copy(update={"cache": spec.output / ".cache"})
+
+
 def _so_far(spec: StudySpec, more: int | None) -> tuple[Extension, StudyResult | None]:
     """How far the study goes, and its result if it ran that far to its end before."""
-    if not (spec.output / "study.yaml").is_file() or not (
+    if not mirror.there(spec.output / "study.yaml", patient=False) or not (
         spec.storage != "sqlite" or (spec.output / "study.db").is_file()
     ):
         if more is not None:
@@ -325,7 +338,7 @@ def _so_far(spec: StudySpec, more: int | None) -> tuple[Extension, StudyResult |
         return extension, None
     claim_output(spec)
     result = from_record(spec, record, again)
-    if any(not (spec.output / "best" / f"trial-{trial}").is_dir() for trial in result.front.trials):
+    if any(not mirror.there(spec.output / "best" / f"trial-{trial}") for trial in result.front.trials):
         return extension, None
     return extension, replace(result, already_done=True)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
@@ -14,6 +13,7 @@ from search.study.output import segment_folder, trial_folder, weights_folder
 from search.study.shape_costs import ShapeCosts
 from search.suggest.ladder import Ladder
 from search.suggest.sampling import Sampling
+from search.trial import mirror
 from spaces.architecture import copied_layers
 from spaces.deployment import PREFIX
 from spaces.errors import StudyError, TrialError
@@ -66,6 +66,7 @@ class StudySearcher(SegmentSearcher):
         self._attempts = record.attempts()
         self._unfinished: list[int] = []
         self._flying: set[int] = set()
+        self._have_weights = mirror.names(spec.output / "trials")
         for outcome in record.outcomes():
             self.outcomes[outcome.number] = outcome
             if outcome.state in (TrialState.RUNNING, TrialState.PROMOTED):
@@ -148,10 +149,8 @@ class StudySearcher(SegmentSearcher):
     def finished(self, key: str, result: WorkResult) -> None:
         number = result.trial
         assert number is not None
-        if result.ran_out_of_space:  # else every trial would fail, and for good
-            raise StudyError(
-                f"trial {number}: {result.error}. Make room and run the same command again: it begins anew there"
-            )
+        if result.remedy:  # else every trial would fail, and for good
+            raise StudyError(f"trial {number}: {result.error}. {result.remedy}: it begins anew there")
         self._flying.discard(number)
         measurement, error = None, result.error
         if not error:
@@ -173,7 +172,7 @@ class StudySearcher(SegmentSearcher):
             if measurement.share >= 1:
                 self._grow_front(number)
             if before is not None:
-                shutil.rmtree(segment_folder(self._spec, number, before.share), ignore_errors=True)
+                mirror.remove(segment_folder(self._spec, number, before.share))
         self._told(self.outcomes[number])
 
     def _grow_front(self, number: int) -> None:
@@ -217,15 +216,17 @@ class StudySearcher(SegmentSearcher):
     def _forget_weights(self, outcomes: Iterable[TrialOutcome]) -> None:
         """Weights are kept for the front, and for who may go on: whoever left it cannot come back."""
         for outcome in outcomes:
-            folder = trial_folder(self._spec, outcome.number)
-            if outcome.state in FINISHED and outcome.number not in self.front.trials and folder.exists():
-                shutil.rmtree(folder, ignore_errors=True)
+            is_over = outcome.state in FINISHED and outcome.number not in self.front.trials
+            if is_over and str(outcome.number) in self._have_weights:
+                self._have_weights.remove(str(outcome.number))
+                mirror.remove(trial_folder(self._spec, outcome.number))
 
     def _item(self, outcome: TrialOutcome, attempt: int) -> WorkItem:
         """The segment from where the trial stands to where it is measured next; before its first, its shape is measured."""
         if self._shape_costs is not None:
             self._shape_costs.ask(outcome.config.shape)
         last, payload = outcome.last, self._payload
+        self._have_weights.add(str(outcome.number))
         if last is not None:
             payload = {**payload, "continues": str(weights_folder(self._spec, last))}
         return WorkItem(

@@ -142,8 +142,8 @@ class ShapeCosts:
     def _result(self, key: str, what: str) -> dict[str, float]:
         result = self._pool.wait(key)
         self._pool.acknowledge(key)
-        if result.ran_out_of_space:
-            raise StudyError(f"measuring what {what} costs: {result.error}. Make room and run the same command again")
+        if result.remedy:
+            raise StudyError(f"measuring what {what} costs: {result.error}. {result.remedy}")
         if result.error:
             raise TrialError(
                 f"what {what} costs where it will run could not be measured: {result.error}. Another deployment.runtime may do, or "

@@ -10,7 +10,9 @@ from search.record.record import Record
 from search.results.front import ParetoFront, Reference
 from search.results.students import architecture_in_words
 from search.study.output import one_point_study, records_of, spec_of, weights_folder
+from search.trial import mirror
 from spaces.errors import InputError
+from spaces.remote import url_of, written
 from spaces.student import Frozen
 from spaces.study import StudySpec
 from spaces.trial import Measurement, TrialConfig, TrialOutcome, TrialState
@@ -112,15 +114,17 @@ def _delivered(record: Record, number: int) -> dict[str, float]:
 def _weights(spec: StudySpec, outcome: TrialOutcome) -> str:
     """The delivered model, else the last checkpoint."""
     model = spec.output / "best" / f"trial-{outcome.number}"
-    if (model / "model.safetensors").is_file():
-        return str(model)
+    if mirror.there(model / "model.safetensors"):
+        return written(model)
     kept = weights_folder(spec, outcome.last) if outcome.last else None
-    return str(kept) if kept is not None and kept.is_dir() else ""
+    return written(kept) if kept is not None and mirror.there(kept) else ""
 
 
 def _train(folder: Path, number: int) -> str:
     config = folder / "best" / f"trial-{number}.yaml"
-    if config.is_file():
+    if config.is_file() and url_of(config) is None:
         return f"distilsearch run {shlex.quote(str(config))}"
     name = f"trial-{number}.yaml"
-    return f"distilsearch show {shlex.quote(str(folder))} --trial {number} --study > {name} && distilsearch run {name}"
+    return (
+        f"distilsearch show {shlex.quote(written(folder))} --trial {number} --study > {name} && distilsearch run {name}"
+    )

@@ -8,6 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
+class Dropped(Exception):
+    """Nobody waits for this item any more."""
+
+
 def _nothing(*_: int) -> None:
     return None
 

@@ -18,6 +18,7 @@ from search.trial.device import told_of_memory
 from search.trial.evaluate import score
 from search.trial.loop import Schedule, fit
 from search.trial.matching import Matcher
+from search.trial.mirror import mirrored
 from search.trial.start.groups import starting_layers
 from search.trial.start.importance import load_importance, rank
 from search.trial.start.initialise import can_copy, initialise, unshared
@@ -45,7 +46,8 @@ def perform(item: WorkItem, context: WorkerContext) -> Outcome:
         register_heads(_transfer(context).own_heads)
     torch.set_num_threads(int(item.payload.get("threads", context.threads)))
     try:
-        return WORK[item.kind](item, context)
+        with mirrored(item, context) as here:
+            return WORK[here.kind](here, context)
     finally:
         torch.set_num_threads(context.threads)
 
@@ -117,8 +119,7 @@ def train(item: WorkItem, context: WorkerContext) -> Outcome:
         return None, {}
     metrics = score(student, transfer, config.vocabulary, item.evaluate, context, exact=bool(item.payload.get("exact")))
     if item.folder:
-        folder = Path(item.folder) / f"attempt-{item.attempt}"  # an older attempt's late write lands beside it
-        checkpoint.save_weights(student, folder, fitted.progress if item.end_share < 1 else None)
+        checkpoint.save_weights(student, item.leaves, fitted.progress if item.end_share < 1 else None)
     cost = {
         "train_seconds": fitted.seconds,
         "tokens": float(fitted.num_tokens),

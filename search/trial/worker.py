@@ -17,7 +17,7 @@ from ray.actor import ActorHandle
 from ray.train import get_context
 from ray.train.collective import broadcast_from_rank_zero
 
-from search.trial.context import WorkerContext
+from search.trial.context import Dropped, WorkerContext
 from search.trial.turnstile import Turnstile
 from spaces.errors import OutOfMemory, TrialError
 from spaces.named import function_named
@@ -99,10 +99,6 @@ def serve(config: dict[str, Any]) -> None:
                 ray.get(broker.post.remote(visit.result(item, measurement=measurement, output=output)))
         if item.kind is not WorkKind.TRAIN:  # the next trial takes what the last one had
             give_back_memory()
-
-
-class Dropped(Exception):
-    """Nobody waits for this item any more."""
 
 
 class Visit:

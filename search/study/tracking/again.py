@@ -15,6 +15,7 @@ from search.study.tracking.session import Session, chosen_mode, kept_run_id
 from search.study.tracking.study_log import StudyLog
 from search.study.tracking.wandb_tracker import failure_in_words
 from spaces.errors import InputError, StudyError
+from spaces.remote import written
 from spaces.student import Frozen
 from spaces.study import StudySpec, TrackingSpec, WandbSpec
 from spaces.trial import TrialOutcome
@@ -99,6 +100,6 @@ def _asked(spec: StudySpec, mode: Literal["auto", "online", "offline"] | None) -
 
 def _failed(problem: str, spec: StudySpec) -> str:
     return (
-        f"Weights & Biases: {problem}. The record has it all: `distilsearch track {spec.output}` adds what is missing; with "
-        "WANDB_MODE=offline it is written here, and nothing is sent"
+        f"Weights & Biases: {problem}. The record has it all: `distilsearch track {written(spec.output)}` adds what is "
+        "missing; with WANDB_MODE=offline it is written here, and nothing is sent"
     )

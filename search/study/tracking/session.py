@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from search.study.tracking.rows import Row
 from search.study.tracking.segments import KEY, Segment, segments
+from search.trial import mirror
 from spaces.secrets import mask_secrets
 from spaces.study import StudySpec, WandbSpec
 from spaces.yaml_io import write_whole
@@ -35,11 +36,12 @@ def kept_run_id(output: Path) -> str:
     if os.environ.get("WANDB_RUN_ID"):
         return os.environ["WANDB_RUN_ID"]
     path = output / RUN_ID_FILE
-    kept = path.read_text("utf-8").strip() if path.is_file() else ""
+    kept = path.read_text("utf-8").strip() if mirror.bring(path) else ""
     if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", kept):
         return kept
     fresh = uuid.uuid4().hex[:12]
     write_whole(path, fresh + "\n")
+    mirror.send(path)
     return fresh
 
 

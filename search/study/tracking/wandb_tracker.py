@@ -16,6 +16,7 @@ from search.results.front import Reference
 from search.study.output import StudyResult
 from search.study.tracking.session import Session
 from search.study.tracking.study_log import StudyLog
+from spaces.remote import written
 from spaces.secrets import mask_secrets
 from spaces.study import StudySpec
 from spaces.trial import TrialOutcome
@@ -111,7 +112,7 @@ def failure_in_words(error: BaseException) -> str:
 def warn(error: Exception, spec: StudySpec) -> None:
     _warn_text(
         f"tracking with Weights & Biases stopped: {failure_in_words(error)}. The search goes on without it, and nothing is lost: "
-        f"`distilsearch track {spec.output}` adds what the run misses. tracking: none, or WANDB_MODE=offline, avoids this."
+        f"`distilsearch track {written(spec.output)}` adds what the run misses. tracking: none, or WANDB_MODE=offline, avoids this."
     )
 
 
