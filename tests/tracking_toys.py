@@ -32,7 +32,7 @@ def alone(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     """No key, no settings and no home of the machine that runs the tests; no session of an earlier test."""
     import wandb
 
-    with contextlib.suppress(ConnectionError):  # of a session whose service was ended as one that hangs
+    with contextlib.suppress(ConnectionError, SystemExit):  # of a session whose service was ended as one that hangs
         wandb.teardown()
     for name in ("API_KEY", "MODE", "DIR", "PROJECT", "ENTITY", "RUN_ID", "NAME", "IDENTITY_TOKEN_FILE", "BASE_URL"):
         monkeypatch.delenv(f"WANDB_{name}", raising=False)
