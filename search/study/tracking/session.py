@@ -131,7 +131,8 @@ class Session:
         """Waits until what was written is on the disk. Offline, finish() returns before (wandb 0.31); the end of its service does
         not. Somebody else's run in this process needs that service: then it is left."""
         if not self._others_run:
-            self._wandb.teardown()
+            with contextlib.suppress(SystemExit):  # where the service was killed, wandb would end with it
+                self._wandb.teardown()
 
 
 class TrackedRun:
