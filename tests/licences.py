@@ -116,7 +116,8 @@ def page() -> str:
 def pins() -> list[str]:
     """The lines of constraints.txt that `pip install -e .[dev]` uses, without torch."""
     lines = (PAGE.parent.parent / "constraints.txt").read_text().splitlines()
-    return [line for line in lines if canonicalize_name(line.partition("==")[0]) in needed(("dev",)).keys() - {"torch"}]
+    used = needed(("dev",)).keys() - {"torch"}
+    return [line for line in lines if canonicalize_name(line.partition("==")[0]) in used]
 
 
 if __name__ == "__main__":

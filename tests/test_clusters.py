@@ -129,7 +129,10 @@ def test_another_version_there_is_told_before_anything_runs(
 
 @pytest.mark.parametrize(
     "place",
-    ["local", pytest.param("ssh", marks=pytest.mark.slow), pytest.param("ray-jobs", marks=pytest.mark.ray)],
+    [
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("local", "ssh")),
+        pytest.param("ray-jobs", marks=pytest.mark.ray),
+    ],
     indirect=True,
 )
 def test_a_job_is_stopped_and_two_do_not_write_one_output(
@@ -299,6 +302,7 @@ def test_the_same_bundle_is_the_same_bytes(tmp_path: Path, study_of: Callable[..
     assert again["output"] == "/mnt/x/tiny"
 
 
+@pytest.mark.slow
 def test_what_arrives_in_parts_is_kept_together_and_runs_from_there(tmp_path: Path) -> None:
     """As Ray lays it out: the study where the job begins, each other part where Python finds it."""
     job, data, code, kept = (tmp_path / name for name in ("job", "data", "code", "outputs/.jobs/tiny-1"))

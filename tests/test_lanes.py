@@ -112,6 +112,7 @@ def test_an_exception_fails_its_item_alone(pool: LanePool) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_what_does_not_fit_in_memory_is_done_in_parts_by_a_fresh_lane(pool: LanePool) -> None:
     before = until_idle(pool)
     pool.submit(item("parts", do="fill the memory", enough=2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 
@@ -35,8 +36,14 @@ def test_the_page_lists_what_is_installed() -> None:
 def test_every_package_but_torch_has_hashes() -> None:
     """requirements.txt is what `make lock` makes of constraints.txt, for who develops."""
     text = (ROOT / "requirements.txt").read_text()
-    blocks = re.findall(r"^([\w.-]+)==([^\s;]+).*\\\n(?:    --hash=sha256:[0-9a-f]{64}[ \\]*\n)+", text, re.MULTILINE)
-    hashed = {f"{canonicalize_name(name)}=={version}" for name, version in blocks}
+    lines = text.splitlines()
+    hashed = {
+        f"{canonicalize_name(name)}=={version.split()[0].rstrip(';')}"
+        for line, after in itertools.pairwise(lines)
+        if after.startswith("    --hash=sha256:") and not line.startswith(" ")
+        for name, _, version in [line.partition("==")]
+    }
+    assert len(hashed) == sum("==" in line and not line.startswith(("#", " ")) for line in lines)
     pinned = {
         f"{canonicalize_name(name)}=={version}" for name, version in (line.split("==") for line in licences.pins())
     }

@@ -70,13 +70,17 @@ def submitted(distilsearch: Run, study: Path, *arguments: object) -> str:
 
 def test_only_what_changed_is_sent(
     profile: Callable[..., None], relay: Relay, study: Callable[..., Path], distilsearch: Run,
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    data_folder: Path, copied: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """Counted on the way. The jobs end at once, at another version: they have been sent all the same."""
+    """Counted on the way. The jobs end at once, at another version: they have been sent all the same. Data and teacher are this
+    test's own: what another one sent the cluster has already."""
     monkeypatch.setattr(bundle, "versions", lambda: {"torch": "1.0.0"})
     profile(code=str(ROOT))
-    path = study()
-    teacher = Path(yaml.safe_load(path.read_text())["teacher"]["model"]) / "model.safetensors"
+    data, rows = tmp_path / "train.tsv", (data_folder / "train.tsv").read_text()
+    data.write_text(rows + "only here\tfood\n")
+    others = {name: str(data_folder / f"{name}.tsv") for name in ("validation", "test")}
+    path = study(teacher=str(copied(hidden_dropout_prob=0.123)), data={"train": str(data), **others, "max_length": 32})
+    teacher = tmp_path / "copy" / "model.safetensors"
     (tmp_path / ".gitignore").write_text("*.safetensors\n")
 
     def sent(*arguments: object) -> list[int]:
@@ -94,11 +98,7 @@ def test_only_what_changed_is_sent(
         assert study_alone < 10_000
     assert sent() == []  # as the first was
     monkeypatch.setattr(bundle, "versions", lambda: {"torch": "1.0.1"})
-    data = tmp_path / "train.tsv"
-    raw = yaml.safe_load(path.read_text())
-    data.write_text(Path(raw["data"]["train"]).read_text() + "one more\tfood\n")
-    raw["data"]["train"] = str(data)
-    path.write_text(yaml.safe_dump(raw))
+    data.write_text(rows + "one more\tfood\n")
     changed = sent()
     assert len(changed) == 2  # the study and the data
     assert sum(changed) < first[-1]

@@ -190,6 +190,7 @@ def test_stopped_it_ends_in_order_and_is_not_queued_again(place: Place) -> None:
     assert status(handle).state is JobState.STOPPED
 
 
+@pytest.mark.slow
 def test_told_to_end_it_queues_itself_again(place: Place) -> None:
     """What Slurm does before the time is up, and in a preemption with a grace: a TERM to the script."""
     handle = place.submit(LONG)
@@ -219,6 +220,7 @@ def test_cancelled_by_others_it_is_not_queued_again(place: Place) -> None:
     assert status(handle).state is JobState.STOPPED
 
 
+@pytest.mark.slow
 def test_preempted_it_waits_and_begins_again(slurm: Path, tmp_path: Path) -> None:
     place = real_place(tmp_path, slurm)
     handle = place.submit(LONG, partition="spot", nodes=2, cpus_per_node=2)
