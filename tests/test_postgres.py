@@ -504,6 +504,7 @@ with Lease(record):
 """
 
 
+@pytest.mark.slow
 def test_whoever_looks_on_sees_what_is_there_while_a_driver_writes(
     url: str, study_of: Callable[..., StudySpec], distilsearch: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -175,6 +175,7 @@ def processes_of(session: int) -> list[str]:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_study_of_rungs_is_stopped_by_ctrl_c_and_goes_on_to_its_end(tmp_path: Path, teacher: Path) -> None:
     """As a terminal does it: the signal goes to the whole group. What runs ends, nothing else begins, no process is left; and the
