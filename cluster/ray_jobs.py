@@ -9,7 +9,7 @@ import shlex
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ STATES = {
 }
 LOOK_SECONDS = 0.5
 STOP_SECONDS = 90.0
+YOUNG_SECONDS = 30.0  # that a cluster which has just begun may take until it takes jobs
 ANSWER_SECONDS = 15.0  # that the dashboard may take to answer at all
 
 
@@ -63,7 +64,8 @@ class RayJobsLauncher:
                     )
             study = Path(folder) / "study.zip"
             write_zip(study, ((name, content) for name, content in contents(job) if isinstance(content, bytes)))
-            name = client.submit_job(
+            name = _once_it_can(
+                client.submit_job,
                 entrypoint=self._entrypoint(),
                 submission_id=f"{job.id}-{attempt}",
                 runtime_env={"working_dir": str(study), **self._modules(job.files, Path(folder))},
@@ -261,6 +263,18 @@ def _write_metadata(root: Path, folder: Path) -> None:
 def _from_environment(text: str) -> str:
     """`$NAME` is the environment's."""
     return re.sub(r"\$([A-Za-z_]\w*)", lambda found: os.environ.get(found[1], ""), text)
+
+
+def _once_it_can(submit: Callable[..., str], **job: Any) -> str:
+    """Ray's dashboard answers some seconds before an agent is there that starts jobs."""
+    deadline = time.monotonic() + YOUNG_SECONDS
+    while True:
+        try:
+            return submit(**job)
+        except RuntimeError as error:
+            if "No available agent" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(LOOK_SECONDS)
 
 
 def _first_line(error: object) -> str:
