@@ -2,8 +2,8 @@
 #
 #   docker build --tag REGISTRY/distilsearch:0.1.0 .
 #
-# The torch of the default index brings CUDA's libraries along, several gigabytes that nothing here uses. With PyTorch's own index of
-# CPU wheels they stay away:  --build-arg TORCH_INDEX=URL
+# A plain torch brings CUDA's libraries along, several gigabytes that nothing here uses. Where pip is told of a place with the build for
+# processors, by its own settings, they stay away.
 ARG PYTHON=3.11
 FROM python:${PYTHON}-slim-bookworm
 
@@ -18,8 +18,7 @@ RUN apt-get update \
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /source
 COPY constraints.txt ./
-ARG TORCH_INDEX=""
-RUN pip install ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} --constraint constraints.txt torch
+RUN pip install --constraint constraints.txt torch
 COPY pyproject.toml README.md ./
 COPY spaces spaces
 COPY search search
