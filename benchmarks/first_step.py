@@ -1,6 +1,6 @@
 """From `submit` to the first training step on a warm Ray cluster, and what the time is spent on.
 
-    python benchmarks/submit.py ADDRESS STUDY.yaml OUTPUTS [--times 3]
+    python benchmarks/first_step.py ADDRESS STUDY.yaml OUTPUTS [--times 3]
 
 ADDRESS is a running cluster's dashboard (`http://127.0.0.1:8265`), OUTPUTS a folder that it and this machine see. The study is run
 to its end each time, into a new output; make it a short one. The same study is submitted each time, so that from the second on
