@@ -10,6 +10,7 @@ os.environ.update(
     HF_DATASETS_OFFLINE="1",
     WANDB_MODE="offline",
     RAY_USAGE_STATS_ENABLED="0",
+    RAY_AUTH_MODE="disabled",  # the tests' clusters and processes meet in many ways; test_token.py has its own environment
     TOKENIZERS_PARALLELISM="false",
     HF_HUB_DISABLE_PROGRESS_BARS="1",
 )

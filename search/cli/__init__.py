@@ -6,6 +6,7 @@ stdout is for results, stderr for progress and errors.
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import shlex
 import sys
@@ -13,12 +14,16 @@ from collections.abc import Callable
 from inspect import cleandoc
 from typing import Any
 
-import typer
-from rich.console import Console
+# A command should be there at once: pydantic seeks plugins in every installed package, and Python garbage while modules load.
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")
+gc.set_threshold(50_000)
 
-from search.cli import export, inspect, jobs, report, results, studies, upkeep
-from spaces.errors import InputError, StudyError, printable
-from spaces.secrets import mask_secrets
+import typer  # noqa: E402
+from rich.console import Console  # noqa: E402
+
+from search.cli import export, inspect, jobs, report, results, studies, upkeep  # noqa: E402
+from spaces.errors import InputError, StudyError, printable  # noqa: E402
+from spaces.secrets import mask_secrets  # noqa: E402
 
 INTERRUPTED = 130  # by Ctrl-C, or told to end
 DISK_ERRORS = {
@@ -94,14 +99,14 @@ def guarded(command: Callable[[], Any]) -> int:
         goes_on = f"; run the same command again to continue: {again}" if sys.argv[1:2] == ["run"] else ""
         stderr.print(f"stopped{goes_on}", markup=False, soft_wrap=True)
         return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise
         stderr.print(printable(_disk_trouble(error)), style="red", markup=False, soft_wrap=True)
         return 1
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     return 0
 
 

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from search.cli.options import AsJson, Changes, DataFolder, Earlier, StudyPath, load, place
 from search.cli.results import print_front
+from search.lanes.token import give_token
 from spaces.errors import InputError
 from spaces.remote import written
 
@@ -52,6 +53,7 @@ def run(
     $ distilsearch run study.yaml --more 50  # 50 trials beyond those it has
     $ distilsearch run runs/reviews/best/trial-7.yaml --set training.epochs=10  # that student, trained longer
     """
+    give_token()
     from search.study.disk import in_words
     from search.study.progress import Progress
     from search.study.run import run_study
@@ -92,6 +94,7 @@ def plan(
     $ distilsearch plan study.yaml
     $ distilsearch plan study.yaml --set training.epochs=1  # what would it take then?
     """
+    give_token()
     from search.study.plan import make_plan
 
     made = make_plan(

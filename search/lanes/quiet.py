@@ -18,7 +18,7 @@ from spaces.errors import StudyError
 # Read by the driver, or by the processes that Ray starts for us; each is left alone where the user has set it.
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_AUTH_MODE": "disabled",  # else a local ray.init() may write a token that a later `ray start` demands
+    "RAY_AUTH_MODE": "disabled",  # without a token (token.py) ray.init() may write one that a later `ray start` demands
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a study's paths are relative to where the command was given
     "RAY_AIR_NEW_OUTPUT": "0",

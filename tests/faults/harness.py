@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,59 +35,67 @@ VICTIMS = {
     "raylet": "raylet/raylet",
     "gcs": "gcs/gcs_server",
 }
-BLOWS = ("driver", "all", "lane write", "driver write", "terminate", *VICTIMS)
+BLOWS = ("driver", "all", *VICTIMS)
+CRASHES = ("lane write", "driver write")
 HANG_SECONDS = 420.0  # without a line from the lanes or the driver
 GONE_SECONDS = 30.0  # that Ray's processes may take to see that their driver is gone
 OVER = {TrialState.DONE, TrialState.ENDED, TrialState.FAILED}
 
 
-@dataclass(frozen=True)
+@dataclass
 class Blow:
-    """What strikes, and how long after the driver's start; `nth` is the write that a crash point waits for."""
+    """A SIGKILL: whom it strikes, how long after the one before (at first: after the start), and what came of it.
+
+    Of a crash point `nth` is the write that it waits for, from the start on. `terminate` is a SIGTERM for the driver.
+    """
 
     kind: str
-    seconds: float
+    seconds: float = 0.0
     nth: int = 0
+    landed: bool = False  # its victim was there
+    back: float | None = None  # seconds from the death to the next item that any lane begins, in the same run
 
 
 @dataclass
-class Struck:
-    """What came of one blow."""
+class Run:
+    """What came of one run of the command."""
 
-    blow: Blow
-    landed: bool  # its victim was there
+    blows: list[Blow]
     exit_status: int
     seconds: float
-    first_step: float | None  # seconds from the start to the first training item of this run
-    lane_back: float | None  # seconds from a worker's death to the next item on any lane
+    first_step: float | None  # seconds from the start to the first training item
     faults: list[str] = field(default_factory=list)
 
 
 class Study:
     """A tiny study in a folder, run by `run` as often as it takes."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
+    def __init__(self, folder: Path, seed: int, **changes: Any) -> None:
         self.folder, self._random = folder, random.Random(seed)
         choice = self._random.choice
         halving: Any = choice(["none", {"rungs": ["1/3", 1], "reduction": 2}])
-        self.path = tiny.write_study(
-            folder,
-            budget={"trials": choice([4, 6])},
-            search={"halving": halving, "startup_trials": 2},
-            confirm={"seeds": choice([1, 2]), "without_distillation": choice(["none", "best"])},
-            resources={"lanes": choice([1, 2])},
-            tracking="none",
-            seed=seed,
-        )
+        plain: dict[str, Any] = {
+            "budget": {"trials": choice([4, 6])},
+            "search": {"halving": halving, "startup_trials": 2},
+            "confirm": {"seeds": choice([1, 2]), "without_distillation": choice(["none", "best"])},
+            "resources": {"lanes": choice([1, 2])},
+            "seed": seed,
+        }
+        self.path = tiny.write_study(folder, **{**plain, **changes})
         self.output = folder / "run"
         self.measured: dict[tuple[str, int, float], tuple[int, dict[str, float]]] = {}
 
-    def next_blow(self, typical_seconds: float) -> Blow:
-        kind = self._random.choice(BLOWS)
-        return Blow(kind, self._random.uniform(2.0, typical_seconds), self._random.randint(1, 60))
+    def blows(self, most: int) -> list[Blow]:
+        """Of one run, at random: a crash point in every third, and up to `most` in all; most runs do not last for all of them."""
+        draw = self._random
+        found = [Blow(draw.choice(CRASHES), nth=draw.randint(1, 60))] if draw.random() < 1 / 3 else []
+        found += [Blow(draw.choice(BLOWS), draw.uniform(1.0, 25.0)) for _ in range(most - len(found))]
+        if draw.random() < 1 / 8:
+            found[-1] = Blow("terminate", draw.uniform(1.0, 25.0))
+        return found
 
-    def run(self, blow: Blow | None = None) -> Struck:
-        """One run of the command, with the blow in it; what is wrong afterwards is in `faults`."""
+    def run(self, blows: Sequence[Blow] = ()) -> Run:
+        """One run of the command, with the blows in it; what is wrong afterwards is in `faults`."""
         environment = {
             **os.environ,
             "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)]),
@@ -94,62 +103,63 @@ class Study:
             "HOME": str(self.folder / "home"),
             "COLUMNS": "160",
         }
-        if blow is not None and blow.kind.endswith(" write"):
-            (self.folder / "crashed").unlink(missing_ok=True)
-            environment["FAULTS_CRASH"] = f"{blow.kind.split()[0]}:{blow.nth}"
+        crashed = self.folder / "crashed"
+        crashes, strikes = ([each for each in blows if (each.kind in CRASHES) == crash] for crash in (True, False))
+        if crashes:
+            crashed.unlink(missing_ok=True)
+            environment["FAULTS_CRASH"] = f"{crashes[0].kind.split()[0]}:{crashes[0].nth}"
         mark, begun, printed = len(self._lines()), time.time(), self.folder / "driver.txt"
         with open(printed, "a") as file:
+            file.write(f"\n--- {blows}\n")
+            file.flush()
             driver = subprocess.Popen(
                 [sys.executable, "-m", "faults.driver", "run", str(self.path)],
                 env=environment, stdout=file, stderr=file, start_new_session=True, preexec_fn=_interruptible,
             )  # fmt: skip
-        landed, hung, struck_at = blow is None, False, None
-        heard, said = time.time(), -1
+        struck, last = dict[int, float](), begun
+        heard, said, hung = begun, -1, False
         while driver.poll() is None:
             time.sleep(0.1)
-            if blow is not None and not landed and time.time() - begun >= blow.seconds:
-                landed = self._strike(blow, driver.pid)
-                struck_at = time.time() if landed else None
+            now = time.time()
+            if len(struck) < len(strikes) and now - last >= strikes[len(struck)].seconds:
+                last = struck[len(struck)] = now
+                strikes[len(struck) - 1].landed = self._strike(strikes[len(struck) - 1].kind, driver.pid)
             size = printed.stat().st_size + len(self._lines())
             if size != said:
-                said, heard = size, time.time()
-            if time.time() - heard > HANG_SECONDS:
+                said, heard = size, now
+            if now - heard > HANG_SECONDS:
                 hung = True
                 os.killpg(driver.pid, signal.SIGKILL)
-        status = driver.wait()
-        if blow is not None and blow.kind.endswith(" write"):
-            landed = (self.folder / "crashed").exists()
-        left = self._left_behind()
-        lines = self._lines()[mark:]
-        found = Struck(
-            blow=blow or Blow("none", 0.0),
-            landed=landed,
+        status, ended = driver.wait(), time.time()
+        for each in crashes:
+            each.landed = crashed.exists()
+        left, lines = self._left_behind(), self._lines()[mark:]
+        for index, at in struck.items():
+            strikes[index].back = next(
+                (then - at for then, word, _, _ in lines if word == "begins" and then > at), None
+            )
+        found = Run(
+            blows=[*crashes, *(each for index, each in enumerate(strikes) if index in struck)],
             exit_status=status,
-            seconds=time.time() - begun,
+            seconds=ended - begun,
             first_step=next((at - begun for at, word, key, _ in lines if word == "begins" and _trains(key)), None),
-            lane_back=None
-            if struck_at is None or blow is None or blow.kind != "worker"
-            else next((at - struck_at for at, word, _, _ in lines if word == "begins" and at > struck_at), None),
         )
         found.faults += ["it hung"] if hung else []
         found.faults += [f"left behind: {line}" for line in left]
         found.faults += self._faults(lines, status)
         return found
 
-    def _strike(self, blow: Blow, driver: int) -> bool:
-        if blow.kind == "terminate":
-            os.kill(driver, signal.SIGTERM)
-            return True
+    def _strike(self, kind: str, driver: int) -> bool:
         there = processes_of(self.folder)
-        if blow.kind == "driver":
+        if kind in ("driver", "terminate"):
             victims = [driver]
-        elif blow.kind == "all":
+        elif kind == "all":
             victims = list(there)
         else:
-            victims = [pid for pid, words in there.items() if VICTIMS.get(blow.kind, "\0") in words][:1]
+            victims = [pid for pid, words in there.items() if VICTIMS[kind] in words][:1]
         for pid in victims:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+                os.kill(pid, signal.SIGTERM if kind == "terminate" else signal.SIGKILL)
         return bool(victims)
 
     def _left_behind(self) -> list[str]:
@@ -176,7 +186,7 @@ class Study:
         try:
             outcomes, confirmations = record.outcomes(), again.outcomes()
             faults = _doubled(outcomes) + _doubled(confirmations)
-            begun_again = {key for _, word, key, _ in lines if word == "begins"}
+            begun = {key: attempt for _, word, key, attempt in lines if word == "begins"}
             for name, part in (("trial", outcomes), ("confirm", confirmations)):
                 now = {
                     (name, outcome.number, each.share): (each.attempt, each.metrics)
@@ -186,8 +196,11 @@ class Study:
                 for place, before in self.measured.items():
                     if place[0] == name and now.get(place) != before:
                         faults.append(f"lost or changed: {place} was {before}, is {now.get(place)}")
-                    if place[0] == name and _key(*place) in begun_again:
-                        faults.append(f"run again though it was measured: {place}")
+                faults += [
+                    f"run again though it was measured: {place}"
+                    for place, (attempt, _) in now.items()
+                    if begun.get(_key(*place), attempt) != attempt or (place in self.measured and _key(*place) in begun)
+                ]
                 self.measured |= now
             if status == 0:
                 faults += self._faults_at_the_end(spec, record, outcomes, confirmations)

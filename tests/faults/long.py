@@ -2,7 +2,7 @@
 
     make faults [KILLS=200] [MINUTES=60]
 
-Each line of the record is one run of the command: which study, which blow, what came of it. Begun again it goes on after the
+Each line of the record is one run of the command: which study, which blows, what came of them. Begun again it goes on after the
 last study that came to its end. Ends with status 1 if anything was found.
 """
 
@@ -14,27 +14,30 @@ import shutil
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from faults.harness import Struck, Study
+from faults.harness import Run, Study
 
 BLOWS_A_STUDY = 10
-TYPICAL_SECONDS = 60.0  # of a run, at first; then what was seen
+RUNS_A_STUDY = 12  # in which blows fall
 
 
-def one_study(folder: Path, seed: int) -> Iterator[Struck]:
-    """Struck up to ten times, then run to its end. A blow that came after the end, or found nobody, does not count."""
-    study, typical = Study(folder, seed), TYPICAL_SECONDS
-    for _ in range(3 * BLOWS_A_STUDY):
-        found = study.run(study.next_blow(typical))
+def one_study(folder: Path, seed: int) -> Iterator[Run]:
+    """Struck ten times or until its end, and then run to its end. A blow that found nobody does not count."""
+    study, left = Study(folder, seed), BLOWS_A_STUDY
+    for _ in range(RUNS_A_STUDY):
+        found = study.run(study.blows(left))
         yield found
+        left -= sum(blow.landed for blow in found.blows)
         if found.exit_status == 0:
             return
-        typical = max(typical, found.seconds)
+        if left <= 0:
+            break
     yield study.run()
 
 
@@ -58,10 +61,8 @@ def main() -> None:
             with open(asked.record, "a") as file:
                 file.write(json.dumps(line) + "\n")
             faults = "; ".join(found.faults) or "nothing lost"
-            print(
-                f"study {seed}: {found.blow.kind}, {found.seconds:.0f} s, status {found.exit_status}: {faults}",
-                flush=True,
-            )
+            blows = ", ".join(blow.kind if blow.landed else f"({blow.kind})" for blow in found.blows) or "none"
+            print(f"study {seed}: {blows}; {found.seconds:.0f} s, status {found.exit_status}: {faults}", flush=True)
         if any(line["faults"] for line in lines if line["study"] == seed):
             print(f"kept for a look: {folder}", flush=True)
         else:
@@ -71,11 +72,12 @@ def main() -> None:
 
 
 def _kills(lines: list[dict[str, Any]]) -> int:
-    return sum(line["landed"] and line["blow"]["kind"] not in ("none", "terminate") for line in lines)
+    return sum(blow["landed"] and blow["kind"] != "terminate" for line in lines for blow in line["blows"])
 
 
 def summary(lines: list[dict[str, Any]]) -> str:
-    back = sorted(line["lane_back"] for line in lines if line["lane_back"] is not None)
+    blows = [blow for line in lines for blow in line["blows"] if blow["landed"]]
+    back = sorted(blow["back"] for blow in blows if blow["kind"] == "worker" and blow["back"] is not None)
     restarts = sorted(line["first_step"] for line in lines if line["first_step"] is not None)
     num_studies, num_faulty = len({line["study"] for line in lines}), sum(bool(line["faults"]) for line in lines)
     words = [f"{_kills(lines)} kills over {num_studies} studies, {len(lines)} runs, {num_faulty} of them with faults"]
@@ -85,6 +87,7 @@ def summary(lines: list[dict[str, Any]]) -> str:
     ):
         if found:
             words.append(f"{what}: median {median(found):.0f} s, most {found[-1]:.0f}, n = {len(found)}")
+    words.append(", ".join(f"{kind} {count}" for kind, count in Counter(blow["kind"] for blow in blows).most_common()))
     return "\n".join(words)
 
 

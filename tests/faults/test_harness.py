@@ -20,8 +20,11 @@ def test_what_is_lost_changed_or_done_again_is_seen(finished: StudySpec, tmp_pat
     assert study._faults([], 1) == []
     assert len(study.measured) == 3
     assert study._faults([(0.0, "begins", "trial:9", 1)], 1) == []
-    (again,) = study._faults([(0.0, "begins", "trial:1", 2)], -signal.SIGKILL)
-    assert again == "run again though it was measured: ('trial', 1, 1.0)"
+    for attempt in (1, 2):
+        (again,) = study._faults([(0.0, "begins", "trial:1", attempt)], -signal.SIGKILL)
+        assert again == "run again though it was measured: ('trial', 1, 1.0)"
+    study.measured.clear()
+    assert study._faults([(0.0, "begins", "trial:1", 1)], 1) == []  # in this very run
     attempt, metrics = study.measured["trial", 2, 1.0]
     study.measured["trial", 2, 1.0] = (attempt, {**metrics, "validation/accuracy": 0.99})
     study.measured["trial", 7, 1.0] = (1, {})
@@ -64,7 +67,10 @@ def test_a_process_ends_at_its_nth_write(tmp_path: Path) -> None:
 @pytest.mark.timeout(3600)
 def test_a_study_that_is_struck_again_and_again_loses_nothing(tmp_path: Path) -> None:
     study = Study(tmp_path, seed=5)
-    for blow in (Blow("lane write", 0, nth=6), Blow("driver", 45), Blow("worker", 50), Blow("all", 45)):
-        found = study.run(blow)
-        assert found.faults == [], (blow, (tmp_path / "driver.txt").read_text())
+    for blows in (
+        [Blow("lane write", nth=6), Blow("driver", 45)],
+        [Blow("worker", 30), Blow("controller", 10), Blow("trainable", 10), Blow("broker", 10), Blow("all", 10)],
+    ):
+        found = study.run(blows)
+        assert found.faults == [], (blows, (tmp_path / "driver.txt").read_text())
     assert study.run().exit_status == 0
