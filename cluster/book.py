@@ -19,7 +19,7 @@ def jobs_folder() -> Path:
     """Raises InputError where nothing can be kept: a job that nobody finds again is not launched."""
     folder = state_folder() / "jobs"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # of others' jobs nobody need know
     except OSError as error:
         raise InputError.of(
             str(folder), f"cannot be made: {error.strerror}; XDG_STATE_HOME names another place"

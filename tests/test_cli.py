@@ -157,6 +157,15 @@ def test_the_output_of_another_study_is_refused(
         claim_output(study_of(name="other", seed=1))
 
 
+@pytest.mark.parametrize("text", ["[1, 2]", "study: 3", "fingerprint: x"])
+def test_a_study_yaml_that_no_run_left_is_refused(text: str, study_of: Callable[..., StudySpec]) -> None:
+    spec = study_of()
+    spec.output.mkdir(parents=True)
+    (spec.output / "study.yaml").write_text(text)
+    with pytest.raises(InputError, match="holds no resolved study"):
+        claim_output(spec)
+
+
 def test_a_folder_of_other_things_is_not_written_into(
     distilsearch: Run, study: Callable[..., Path], tmp_path: Path
 ) -> None:

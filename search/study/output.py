@@ -66,9 +66,9 @@ def claim_output(spec: StudySpec) -> str:
     try:
         spec.output.mkdir(parents=True, exist_ok=True)
         if mirror.bring(path):
-            raw = parse_yaml(path.read_text("utf-8"), str(path))
+            raw = _left_by_a_run(path)
             if raw.get("fingerprint") != fingerprint(spec):
-                theirs = raw.get("study", {})
+                theirs = raw["study"]
                 raise InputError.of(
                     "output",
                     f"{written(spec.output)} holds another study ({theirs.get('name')!r}){_differing(theirs, spec)}; only "
@@ -172,6 +172,11 @@ def spec_of(folder: Path) -> StudySpec:
     path = folder / "study.yaml"
     if not mirror.bring(path, patient=False):
         raise InputError.of(written(folder), "holds no study.yaml, so it is no study's output")
+    study = {**_left_by_a_run(path)["study"], "output": written(folder.resolve())}
+    return parse_study(study, str(path), folder.resolve(), files_must_exist=False)
+
+
+def _left_by_a_run(path: Path) -> dict[str, Any]:
     try:
         raw = parse_yaml(path.read_text("utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
@@ -180,8 +185,7 @@ def spec_of(folder: Path) -> StudySpec:
         raise InputError.of(
             str(path), "is no study.yaml that a run left: it holds no resolved study under the key study"
         )
-    study = {**raw["study"], "output": written(folder.resolve())}
-    return parse_study(study, str(path), folder.resolve(), files_must_exist=False)
+    return raw
 
 
 def fetch_output(output: Path, into: Path | None = None) -> Path:
