@@ -2,8 +2,8 @@
 
     python benchmarks/scale/real.py LANES [--trials-a-lane 2] [--record benchmarks/records/scale.jsonl]
 
-The lanes share the machine's cores by fractions (`cpus_per_worker`), so their times are worth nothing; that the study ends well, all
-lanes take part, and the memory are. The teacher is the development extra's.
+The lanes share the machine's cores by fractions (`cpus_per_worker`), so their times are worth nothing; what counts is that it ends
+well with all lanes at work, and the memory. The teacher is the development extra's.
 """
 
 from __future__ import annotations
