@@ -12,5 +12,7 @@ from search.cli import main
 
 if __name__ == "__main__":
     crashes.armed("driver", Path(os.environ["FAULTS_FOLDER"]))
+    if one_in := int(os.environ.get("FAULTS_REFUSE", "0")):
+        crashes.refusing(one_in)
     run.LanePool = functools.partial(run.LanePool, perform="faults.lane:perform")  # type: ignore[misc, assignment]
     main()

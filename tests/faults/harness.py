@@ -35,8 +35,14 @@ VICTIMS = {
     "raylet": "raylet/raylet",
     "gcs": "gcs/gcs_server",
 }
-BLOWS = ("driver", "all", *VICTIMS)
+KILLS = ("driver", "all", *VICTIMS)
 CRASHES = ("lane write", "driver write")
+TOLD = {
+    "terminate": [signal.SIGTERM],
+    "interrupt": [signal.SIGINT],
+    "interrupt twice": [signal.SIGINT] * 2,
+}  # the driver
+REFUSED = "refused"  # by the storage: one write in fifty, from the start on
 HANG_SECONDS = 420.0  # without a line from the lanes or the driver
 GONE_SECONDS = 30.0  # that Ray's processes may take to see that their driver is gone
 OVER = {TrialState.DONE, TrialState.ENDED, TrialState.FAILED}
@@ -44,9 +50,8 @@ OVER = {TrialState.DONE, TrialState.ENDED, TrialState.FAILED}
 
 @dataclass
 class Blow:
-    """A SIGKILL: whom it strikes, how long after the one before (at first: after the start), and what came of it.
-
-    Of a crash point `nth` is the write that it waits for, from the start on. `terminate` is a SIGTERM for the driver.
+    """What strikes, how long after the one before (at first: after the start), and what came of it: a SIGKILL for one of KILLS or
+    at a crash point (`nth` is the write that it waits for, from the start on), a signal of TOLD, or a storage that refuses writes.
     """
 
     kind: str
@@ -88,10 +93,12 @@ class Study:
     def blows(self, most: int) -> list[Blow]:
         """Of one run, at random: a crash point in every third, and up to `most` in all; most runs do not last for all of them."""
         draw = self._random
+        if draw.random() < 1 / 10:
+            return [Blow(REFUSED)]
         found = [Blow(draw.choice(CRASHES), nth=draw.randint(1, 60))] if draw.random() < 1 / 3 else []
-        found += [Blow(draw.choice(BLOWS), draw.uniform(1.0, 25.0)) for _ in range(most - len(found))]
-        if draw.random() < 1 / 8:
-            found[-1] = Blow("terminate", draw.uniform(1.0, 25.0))
+        found += [Blow(draw.choice(KILLS), draw.uniform(1.0, 25.0)) for _ in range(most - len(found))]
+        if draw.random() < 1 / 6:
+            found.insert(draw.randrange(3), Blow(draw.choice(list(TOLD)), draw.uniform(1.0, 25.0)))
         return found
 
     def run(self, blows: Sequence[Blow] = ()) -> Run:
@@ -104,10 +111,14 @@ class Study:
             "COLUMNS": "160",
         }
         crashed = self.folder / "crashed"
-        crashes, strikes = ([each for each in blows if (each.kind in CRASHES) == crash] for crash in (True, False))
-        if crashes:
-            crashed.unlink(missing_ok=True)
-            environment["FAULTS_CRASH"] = f"{crashes[0].kind.split()[0]}:{crashes[0].nth}"
+        within = (*CRASHES, REFUSED)
+        crashes, strikes = ([each for each in blows if (each.kind in within) == inside] for inside in (True, False))
+        for each in crashes:
+            if each.kind == REFUSED:
+                environment["FAULTS_REFUSE"] = "50"
+            else:
+                crashed.unlink(missing_ok=True)
+                environment["FAULTS_CRASH"] = f"{each.kind.split()[0]}:{each.nth}"
         mark, begun, printed = len(self._lines()), time.time(), self.folder / "driver.txt"
         with open(printed, "a") as file:
             file.write(f"\n--- {blows}\n")
@@ -132,7 +143,7 @@ class Study:
                 os.killpg(driver.pid, signal.SIGKILL)
         status, ended = driver.wait(), time.time()
         for each in crashes:
-            each.landed = crashed.exists()
+            each.landed = each.kind == REFUSED or crashed.exists()
         left, lines = self._left_behind(), self._lines()[mark:]
         for index, at in struck.items():
             strikes[index].back = next(
@@ -151,7 +162,13 @@ class Study:
 
     def _strike(self, kind: str, driver: int) -> bool:
         there = processes_of(self.folder)
-        if kind in ("driver", "terminate"):
+        if kind in TOLD:
+            for number in TOLD[kind]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(driver, number)
+                time.sleep(1)
+            return True
+        if kind == "driver":
             victims = [driver]
         elif kind == "all":
             victims = list(there)
@@ -159,7 +176,7 @@ class Study:
             victims = [pid for pid, words in there.items() if VICTIMS[kind] in words][:1]
         for pid in victims:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM if kind == "terminate" else signal.SIGKILL)
+                os.kill(pid, signal.SIGKILL)
         return bool(victims)
 
     def _left_behind(self) -> list[str]:

@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from faults.harness import Run, Study
+from faults.harness import CRASHES, KILLS, Run, Study
 
 BLOWS_A_STUDY = 10
 RUNS_A_STUDY = 12  # in which blows fall
@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def _kills(lines: list[dict[str, Any]]) -> int:
-    return sum(blow["landed"] and blow["kind"] != "terminate" for line in lines for blow in line["blows"])
+    return sum(blow["landed"] and blow["kind"] in (*KILLS, *CRASHES) for line in lines for blow in line["blows"])
 
 
 def summary(lines: list[dict[str, Any]]) -> str:

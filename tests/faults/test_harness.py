@@ -62,6 +62,29 @@ def test_a_process_ends_at_its_nth_write(tmp_path: Path) -> None:
                 path.unlink()
 
 
+def test_a_storage_that_refuses_writes(tmp_path: Path) -> None:
+    code = (
+        "import sys; import faults.crashes as crashes; crashes.refusing(5)\n"
+        "import sqlalchemy as sa\n"
+        "engine, refused = sa.create_engine('sqlite:///' + sys.argv[1]), 0\n"
+        "with engine.begin() as link: link.exec_driver_sql('CREATE TABLE t (n INT)')\n"
+        "for n in range(200):\n"
+        "    try:\n"
+        "        with engine.begin() as link: link.exec_driver_sql('INSERT INTO t VALUES (1)')\n"
+        "    except sa.exc.OperationalError: refused += 1\n"
+        "with engine.begin() as link: kept = link.exec_driver_sql('SELECT count(*) FROM t').scalar()\n"
+        "print(refused, kept)"
+    )
+    paths = os.pathsep.join([str(Path(__file__).parent.parent), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "t.db")], env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    refused, kept = map(int, done.stdout.split())
+    assert refused + kept == 200
+    assert 10 < refused < 90
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
