@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 MOTO := .moto/.ready
 
-.PHONY: setup demo faults test lint-and-unit-tests ray-tests test-all lint fast fuzz lock audit licences clean
+.PHONY: setup demo faults soak test lint-and-unit-tests ray-tests test-all lint fast fuzz lock audit licences clean
 
 setup: $(STAMP)  ## the environment: a venv, pip, versions pinned by constraints.txt; HASHED=1: every file but torch's by its hash
 
@@ -60,6 +60,10 @@ MINUTES ?= 600
 faults: setup  ## studies whose processes are killed at random, many times; what came of it goes into build/faults.jsonl, which is continued
 	mkdir -p build
 	PYTHONPATH=tests:. $(BIN)/python -m faults.long build/faults.jsonl --kills $(KILLS) --minutes $(MINUTES)
+
+TRIALS ?= 2000
+soak: setup  ## thousands of tiny trials on two lanes: memory, open files and the record's size all along, in build/soak/lines.jsonl
+	PYTHONPATH=tests:. $(BIN)/python -m faults.soak build/soak --trials $(TRIALS)
 
 fast: setup  ## the tests that need no Ray
 	$(BIN)/python -m pytest -m "not ray and not slow"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -199,3 +201,32 @@ def test_a_password_that_study_yaml_does_not_keep_is_left_to_the_database(tmp_pa
     with pytest.raises(InputError) as refused:
         open_storage("nonsense://me:hunter2@db/studies", tmp_path)
     assert "hunter2" not in str(refused.value)
+
+
+def test_whoever_looks_makes_no_tables(tmp_path: Path) -> None:
+    """Between a driver's first table and its last a look would make the rest, and the driver would find them there."""
+    for made in ("", "CREATE TABLE studies (n INT)", "CREATE TABLE alembic_version (version_num TEXT)"):
+        path = tmp_path / "study.db"
+        path.unlink(missing_ok=True)
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute(made)
+            connection.commit()
+        before = path.read_bytes()
+        with pytest.raises(StudyError, match="holds no study yet"):
+            existing_record("sqlite", tmp_path, "tiny", {"accuracy": "maximize"})
+        assert path.read_bytes() == before
+
+
+def test_drivers_that_begin_at_once_all_open_an_empty_record(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from search.record.record import Record, open_storage\n"
+        "time.sleep(max(0, float(sys.argv[2]) - time.time()))\n"
+        "Record(open_storage('sqlite', Path(sys.argv[1])), 'tiny', {'accuracy': 'maximize'})"
+    )
+    at = str(time.time() + 4)
+    opening = [
+        subprocess.Popen([sys.executable, "-c", code, str(tmp_path), at], stderr=subprocess.PIPE, text=True)
+        for _ in range(6)
+    ]
+    said = [each.communicate()[1] for each in opening]
+    assert [each.returncode for each in opening] == [0] * 6, said

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from search.record.server import ServerStorage, is_postgres, open_server, reason_of
-from search.record.storage import Row, Storage
+from search.record.storage import Row, Storage, with_tables
 from spaces.errors import InputError, StudyError
 from spaces.parameters import Choice, IntRange, Parameter
 from spaces.remote import written
@@ -67,7 +68,7 @@ def open_storage(storage: str, output: Path, *, unchecked: bool = False) -> Stor
         if not url.startswith("sqlite"):
             return open_server(url, unchecked=unchecked)
         skipped = {"skip_compatibility_check": unchecked, "skip_table_creation": unchecked}
-        opened = Storage(url, engine_kwargs={"connect_args": {"timeout": 60}}, **skipped)
+        opened = with_tables(lambda: Storage(url, engine_kwargs={"connect_args": {"timeout": 60}}, **skipped))
         if storage == "sqlite" and not unchecked and not _on_network(output):
             # One wait for the disk a write instead of four or five; the file remembers it.
             with opened.engine.connect() as connection, suppress(OperationalError):  # another process writes just now
@@ -298,7 +299,7 @@ def existing_record(
     storage: str, output: Path, name: str, directions: Mapping[str, str], *, unchecked: bool = False
 ) -> Record:
     """The record of a study that was run before. Raises StudyError where there is none."""
-    if storage == "sqlite" and not (output / "study.db").is_file():
+    if storage == "sqlite" and not _is_made(output / "study.db"):
         raise StudyError(f"{output} holds no study yet: there is no study.db. Start one with `distilsearch run`.")
     try:
         return Record(open_storage(storage, output, unchecked=unchecked), name, directions, create=False)
@@ -306,3 +307,14 @@ def existing_record(
         raise StudyError(
             f"{written(output)} holds no study yet: its storage knows none named {name!r}. Start one with `distilsearch run`."
         ) from None
+
+
+def _is_made(path: Path) -> bool:
+    """Whether the tables are all there: opened before that, Optuna would make them beside the driver that makes them just now."""
+    if not path.is_file():
+        return False
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            return connection.execute("SELECT 1 FROM alembic_version").fetchone() is not None
+    except sqlite3.Error as error:
+        return "no such table" not in str(error)  # what else is wrong is told when it is opened

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages._rdb.models import TrialModel
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import URL, Connection, event, make_url, text
-from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
+from sqlalchemy.exc import OperationalError
 
-from search.record.storage import Row, Storage
+from search.record.storage import Row, Storage, with_tables
 from spaces.errors import StudyError
 
 AWAY_SECONDS = 120.0  # for a server to come back, or to give a lock; the lanes go on meanwhile
@@ -180,14 +180,7 @@ class ServerStorage(Storage):
 
 def open_server(url: str, *, unchecked: bool) -> ServerStorage:
     skipped = {"skip_compatibility_check": unchecked, "skip_table_creation": unchecked}
-    for _ in range(4):
-        try:
-            return ServerStorage(url, **skipped)
-        except (IntegrityError, ProgrammingError, StorageInternalError) as error:
-            if isinstance(error, StorageInternalError) and _why_away(error) is not None:
-                raise
-            time.sleep(0.5)  # another driver makes the tables of an empty database just now
-    return ServerStorage(url, **skipped)
+    return with_tables(lambda: ServerStorage(url, **skipped))
 
 
 def _set_session(connection: Any, _: object) -> None:

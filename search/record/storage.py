@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from optuna.distributions import distribution_to_json
+from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.storages._rdb.models import (
     TrialModel,
@@ -17,7 +20,10 @@ from optuna.storages._rdb.models import (
 )
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import and_, insert, select
+from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 from sqlalchemy.orm import Session
+
+Opened = TypeVar("Opened")
 
 
 @dataclass(frozen=True)
@@ -107,6 +113,19 @@ class Storage(RDBStorage):
                 session.execute(insert(model), rows)
         trial.number = trial.count_past_trials(session)
         return trial
+
+
+def with_tables(make: Callable[[], Opened]) -> Opened:
+    """What `make` opens. Of two who make an empty database's tables at once one is told that they are there, and tries again."""
+    for _ in range(4):
+        try:
+            return make()
+        except (IntegrityError, ProgrammingError, OperationalError, StorageInternalError) as error:
+            cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+            if isinstance(cause, OperationalError) and "already exists" not in str(cause):
+                raise  # a server that is away, a file that cannot be written
+            time.sleep(0.5)
+    return make()
 
 
 def _stored(value: float) -> tuple[Any, ...]:
