@@ -46,12 +46,15 @@ def main() -> None:
     parser.add_argument("record", type=Path)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no study after so many")
+    parser.add_argument(
+        "--first", type=int, default=1, help="the first study's seed, for several that go on side by side"
+    )
     asked = parser.parse_args()
     asked.record.touch()
     lines = [json.loads(line) for line in asked.record.read_text().splitlines()]
     ended = {line["study"] for line in lines if line["exit_status"] == 0}
     lines = [line for line in lines if line["study"] in ended]
-    begun, seed = time.monotonic(), max(ended, default=0)
+    begun, seed = time.monotonic(), max(ended, default=asked.first - 1)
     while _kills(lines) < asked.kills and time.monotonic() - begun < 60 * asked.minutes:
         seed += 1
         folder = Path(tempfile.mkdtemp(prefix=f"faults-{seed}-"))
