@@ -7,12 +7,19 @@ import os
 from pathlib import Path
 
 import faults.crashes as crashes
-import search.study.run as run
-from search.cli import main
+from search.cli import guarded, main
+from search.lanes.token import give_token
 
-if __name__ == "__main__":
+
+def arm() -> None:
+    give_token()  # before Ray is imported, as `run` does
+    import search.study.run as run
+
     crashes.armed("driver", Path(os.environ["FAULTS_FOLDER"]))
     if one_in := int(os.environ.get("FAULTS_REFUSE", "0")):
         crashes.refusing(one_in)
     run.LanePool = functools.partial(run.LanePool, perform="faults.lane:perform")  # type: ignore[misc, assignment]
-    main()
+
+
+if __name__ == "__main__":
+    raise SystemExit(guarded(arm) or main())

@@ -44,7 +44,7 @@ TOLD = {
 }  # the driver
 REFUSED = "refused"  # by the storage: one write in fifty, from the start on
 HANG_SECONDS = 420.0  # without a line from the lanes or the driver
-GONE_SECONDS = 30.0  # that Ray's processes may take to see that their driver is gone
+GONE_SECONDS = 90.0  # that Ray's processes may take to see that their driver is gone; how long it was is told
 OVER = {TrialState.DONE, TrialState.ENDED, TrialState.FAILED}
 
 
@@ -69,6 +69,7 @@ class Run:
     exit_status: int
     seconds: float
     first_step: float | None  # seconds from the start to the first training item
+    gone: float  # seconds from the driver's end until none of its processes was left
     faults: list[str] = field(default_factory=list)
 
 
@@ -84,6 +85,7 @@ class Study:
             "search": {"halving": halving, "startup_trials": 2},
             "confirm": {"seeds": choice([1, 2]), "without_distillation": choice(["none", "best"])},
             "resources": {"lanes": choice([1, 2])},
+            "data": {**tiny.study(folder)["data"], "augmentation": choice(["none", {"copies": 1}])},
             "seed": seed,
         }
         self.path = tiny.write_study(folder, **{**plain, **changes})
@@ -133,8 +135,13 @@ class Study:
             time.sleep(0.1)
             now = time.time()
             if len(struck) < len(strikes) and now - last >= strikes[len(struck)].seconds:
-                last = struck[len(struck)] = now
-                strikes[len(struck) - 1].landed = self._strike(strikes[len(struck) - 1].kind, driver.pid)
+                blow, last = (
+                    strikes[len(struck)],
+                    max(last, now - strikes[len(struck)].seconds + 0.5),
+                )  # again soon, if nobody is there
+                if self._strike(blow.kind, driver.pid):
+                    blow.landed = True
+                    last = struck[len(struck)] = now
             size = printed.stat().st_size + len(self._lines())
             if size != said:
                 said, heard = size, now
@@ -144,7 +151,8 @@ class Study:
         status, ended = driver.wait(), time.time()
         for each in crashes:
             each.landed = each.kind == REFUSED or crashed.exists()
-        left, lines = self._left_behind(), self._lines()[mark:]
+        left, gone = self._left_behind()
+        lines = self._lines()[mark:]
         for index, at in struck.items():
             strikes[index].back = next(
                 (then - at for then, word, _, _ in lines if word == "begins" and then > at), None
@@ -154,6 +162,7 @@ class Study:
             exit_status=status,
             seconds=ended - begun,
             first_step=next((at - begun for at, word, key, _ in lines if word == "begins" and _trains(key)), None),
+            gone=gone,
         )
         found.faults += ["it hung"] if hung else []
         found.faults += [f"left behind: {line}" for line in left]
@@ -179,15 +188,16 @@ class Study:
                 os.kill(pid, signal.SIGKILL)
         return bool(victims)
 
-    def _left_behind(self) -> list[str]:
-        """What still runs some time after the driver's end; it is ended, for the next run's sake."""
-        deadline = time.monotonic() + GONE_SECONDS
-        while (there := processes_of(self.folder)) and time.monotonic() < deadline:
+    def _left_behind(self) -> tuple[list[str], float]:
+        """What still runs some time after the driver's end, and how long it took; it is ended, for the next run's sake."""
+        begun = time.monotonic()
+        while (there := processes_of(self.folder)) and time.monotonic() - begun < GONE_SECONDS:
             time.sleep(0.5)
+        gone = time.monotonic() - begun
         for pid in there:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        return [words[:100] for words in there.values()]
+        return [words[-150:] for words in there.values()], gone
 
     def _lines(self) -> list[tuple[float, str, str, int]]:
         path = self.folder / "lanes.log"
@@ -221,7 +231,7 @@ class Study:
                 self.measured |= now
             if status == 0:
                 faults += self._faults_at_the_end(spec, record, outcomes, confirmations)
-            elif status not in (1, 130, -signal.SIGKILL):
+            elif status not in (1, 130, -signal.SIGINT, -signal.SIGKILL):  # 130 and -SIGINT are one to a shell
                 faults.append(f"exit status {status}")
             return faults
         finally:

@@ -84,9 +84,11 @@ def summary(lines: list[dict[str, Any]]) -> str:
     restarts = sorted(line["first_step"] for line in lines if line["first_step"] is not None)
     num_studies, num_faulty = len({line["study"] for line in lines}), sum(bool(line["faults"]) for line in lines)
     words = [f"{_kills(lines)} kills over {num_studies} studies, {len(lines)} runs, {num_faulty} of them with faults"]
+    gone = sorted(line["gone"] for line in lines)
     for what, found in (
         ("from a worker's death to the next item", back),
         ("from the start to the first training", restarts),
+        ("from the driver's end until its last process was gone", gone),
     ):
         if found:
             words.append(f"{what}: median {median(found):.0f} s, most {found[-1]:.0f}, n = {len(found)}")
