@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -184,6 +185,42 @@ def test_a_killed_worker_hands_its_item_on_and_its_lane_comes_back(
     assert len(changed) == 1
     out, err = capfd.readouterr()
     assert out + err == ""
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_lane_whose_controller_is_killed_comes_back_into_its_place(cluster: dict[str, Any], tmp_path: Path) -> None:
+    """Under an item, and twice more with nothing done in between. The lane's room is all there is, and a controller that dies does
+    not give it back."""
+    with LanePool(ResourcesSpec(cpus_per_worker=2), 1, {}, tmp_path, perform=TOY) as pool:
+        until_idle(pool)
+        pool.submit(item("long", seconds=10.0))
+        for number in range(3):
+            before = pool.status()["lanes"][0]["pid"]
+            (killed,) = controllers()
+            os.kill(killed, signal.SIGKILL)
+            deadline = time.monotonic() + 120
+            while (lane := pool.status()["lanes"][0])["pid"] == before or lane["state"] == "starting":
+                assert time.monotonic() < deadline, lane
+                time.sleep(0.2)
+            if number == 0:
+                outcome = pool.wait("long")
+                assert (outcome.error, outcome.attempt) == ("", 2)
+
+
+def controllers() -> list[int]:
+    """Process ids of Train's controllers that the Ray of this process has."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            raylet = parent(int(entry.name))
+            if b"TrainController" in (entry / "cmdline").read_bytes() and parent(raylet) == os.getpid():
+                found.append(int(entry.name))
+    return found
+
+
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
 
 
 @pytest.mark.ray

@@ -10,20 +10,23 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 from ray.train.v2._internal.execution.callback import ControllerCallback
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
+from ray.train.v2._internal.execution.worker_group import worker_group
 from ray.train.v2.api.config import LoggingConfig
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
+from ray.util.placement_group import get_placement_group, placement_group, remove_placement_group
 
 from search.lanes.broker import POLL_SECONDS, ask, first_line, start_broker
 from search.lanes.network import LaneTorchConfig
@@ -157,7 +160,9 @@ class LanePool:
         return not any(thread.is_alive() for thread in threads)
 
     def _keep(self, lane: int) -> None:
-        """Run the lane until the pool closes: a fresh run when it recycles, and when Train has given up on it."""
+        """Run the lane until the pool closes: a fresh run when it recycles, when Train has given up on it, and when Train's own
+        controller died, which Train does not replace."""
+        deaths = 0  # of runs, in a row without a result; Train gives up on workers that died that often
         try:
             ray.get(self.broker.lane_expected.remote(lane))
             while not self._closing.is_set() and self.error is None:
@@ -167,14 +172,26 @@ class LanePool:
                 except Exception as error:
                     if self._closing.is_set():
                         return
+                    self._vacate(lane)
                     ray.get(self.broker.lane_lost.remote(lane, first_line(_cause(error))))
-                    if ray.get(self.broker.num_posted.remote(lane)) == posted:
+                    deaths = 0 if ray.get(self.broker.num_posted.remote(lane)) > posted else deaths + 1
+                    if deaths == DEATHS_IN_A_ROW or (deaths and not isinstance(error, RayActorError)):
                         self._give_up(lane, error)
                     else:
                         time.sleep(1)
+                else:
+                    deaths = 0
         except RayError as error:  # the broker or all of Ray is gone
             if not self._closing.is_set():
                 self.error = StudyError(f"lane {lane}: Ray failed: {first_line(error)}")
+
+    def _vacate(self, lane: int) -> None:
+        """What a controller that died had reserved for its workers, and would keep until the driver ends."""
+        with contextlib.suppress(ValueError):  # there is none
+            remove_placement_group(get_placement_group(self._reserved(lane)))
+
+    def _reserved(self, lane: int) -> str:
+        return f"{self.broker_name}-lane-{lane}"
 
     def _give_up(self, lane: int, error: Exception) -> None:
         reason = (
@@ -207,18 +224,20 @@ class LanePool:
                 storage_path=str(self._folder),
                 failure_config=FailureConfig(max_failures=DEATHS_IN_A_ROW - 1),
                 logging_config=LoggingConfig(log_level="ERROR"),
-                callbacks=[Announced(self.broker, lane)],
+                callbacks=[Announced(self.broker, lane, self._reserved(lane))],
             ),
         )
 
 
 class Announced(ControllerCallback):
-    """In Train's controller: tells the broker of it, so that a closing pool can end a lane whose workers are still starting."""
+    """In Train's controller: tells the broker of it, so that a closing pool can end a lane whose workers are still starting, and
+    gives what it reserves for them a name by which the pool can let go of it."""
 
-    def __init__(self, broker: ActorHandle, lane: int) -> None:
-        self._broker, self._lane = broker, lane
+    def __init__(self, broker: ActorHandle, lane: int, reserved: str) -> None:
+        self._broker, self._lane, self._reserved = broker, lane, reserved
 
     def after_controller_start(self, train_run_context: Any) -> None:
+        worker_group.placement_group = partial(placement_group, name=self._reserved)
         ray.get(self._broker.controller_started.remote(self._lane, ray.get_runtime_context().current_actor))
 
 
@@ -226,13 +245,12 @@ class LaneTrainer(TorchTrainer):
     """TorchTrainer without three actors that have nothing to do here, and for which each lane's start would wait.
 
     One serves Ray datasets. One removes the placement group of a controller that died: it asks Ray's dashboard, every
-    second, which a local Ray of ours does not have, and ends with the driver anyway. One asks an autoscaler for nodes.
+    second, which a local Ray of ours does not have, and knows no group whose workers are still starting; the pool does it. One
+    asks an autoscaler for nodes.
     """
 
     def _create_default_callbacks(self) -> list[Any]:
-        unneeded = {"DatasetsCallback"}
-        if not os.environ.get("RAY_ADDRESS"):
-            unneeded.add("PlacementGroupCleanerCallback")
+        unneeded = {"DatasetsCallback", "PlacementGroupCleanerCallback"}
         return [each for each in super()._create_default_callbacks() if type(each).__name__ not in unneeded]
 
     def _initialize_and_run_controller(self, **kwargs: Any) -> Any:
