@@ -16,9 +16,9 @@ from spaces.architecture import (
     LAYER_POLICIES,
     WIDTHS,
     InvalidStudent,
+    bottleneck_of,
     copied_layers,
     is_width,
-    bottleneck_of,
     widths_of,
 )
 from spaces.errors import MOST_FAULTS, Fault, near_miss

@@ -59,7 +59,9 @@ def shapes(draw: st.DrawFn) -> StudentShape:
         hidden_size=hidden,
         num_heads=heads,
         intermediate_size=groups * draw(st.integers(1, 20)),
-        embedding_size=hidden if family in ("distilbert", "squeezebert") or draw(st.booleans()) else draw(st.integers(1, hidden)),
+        embedding_size=hidden
+        if family in ("distilbert", "squeezebert") or draw(st.booleans())
+        else draw(st.integers(1, hidden)),
         num_hidden_groups=draw(st.integers(1, depth)) if family == "albert" else depth,
         vocabulary_size=draw(st.integers(1, 50)),
         max_positions=draw(st.integers(1, 12)),

@@ -78,9 +78,7 @@ def a_config(shape: StudentShape, layers: tuple[int, ...] = (0, 2), **changes: A
 def trained(config: TrialConfig, teacher: Path, transfer: Any, folder: Path, **fields: Any) -> Path:
     """The folder of a trial's weights, trained through the worker's own door."""
     payload = {"teacher": str(teacher), "exact": True, **fields.pop("payload", {})}
-    item = WorkItem(
-        key="t", kind=WorkKind.TRAIN, trial=0, config=config, folder=str(folder), payload=payload, **fields
-    )
+    item = WorkItem(key="t", kind=WorkKind.TRAIN, trial=0, config=config, folder=str(folder), payload=payload, **fields)
     assert perform(item, context_of(transfer))[0] is not None
     return folder / f"attempt-{item.attempt}"
 
@@ -115,9 +113,12 @@ def test_a_student_starts_trains_continues_and_loads_anywhere(
 ) -> None:
     """From the teacher, a few steps, a checkpoint halfway that changes nothing, a delivered folder and an ONNX file."""
     config = a_config(shape_of(family, depth=2))
-    start = load_file(trained(a_config(config.shape, learning_rate=1e-12), ranked, transfer, tmp_path / "start") / "weights.safetensors")
-    other = a_config(config.shape, learning_rate=1e-12, seed=12)
-    again = load_file(trained(other, ranked, transfer, tmp_path / "again") / "weights.safetensors")
+    starts = []
+    for seed in (11, 12):
+        untrained = a_config(config.shape, learning_rate=1e-12, seed=seed)
+        folder = trained(untrained, ranked, transfer, tmp_path / f"start-{seed}")
+        starts.append(load_file(folder / "weights.safetensors"))
+    start, again = starts
     kept = [name for name in start if start[name].ndim > 1 and torch.allclose(start[name], again[name], atol=1e-6)]
     assert len(kept) >= 5  # of another seed, and yet the same: the teacher's
     assert any("word_embeddings" in name for name in kept)
@@ -192,7 +193,9 @@ def test_hidden_states_are_matched(
     for share in (0.0, 0.9):
         config = a_config(shape, hidden_share=share, hidden_loss=loss, hidden_layers="copied", dropout=0.0)
         payload = {"teacher": str(ranked)}
-        item = WorkItem(key="t", kind=WorkKind.TRAIN, trial=0, config=config, folder=str(tmp_path / str(share)), payload=payload)
+        item = WorkItem(
+            key="t", kind=WorkKind.TRAIN, trial=0, config=config, folder=str(tmp_path / str(share)), payload=payload
+        )
         measured = train_item(item, context_of(transfer))[0]
         assert measured is not None
         losses.append(measured.cost["mean_loss"])
@@ -215,7 +218,9 @@ def test_a_head_of_ones_own_stands_on_it(
 
 @pytest.mark.slow
 @every_family
-def test_its_costs_are_measured(family: str, shape_of: Callable[..., StudentShape], ranked: Path, transfer: Any) -> None:
+def test_its_costs_are_measured(
+    family: str, shape_of: Callable[..., StudentShape], ranked: Path, transfer: Any
+) -> None:
     shape = shape_of(family, depth=1)
     for runtime in ("pytorch", "onnx-int8"):
         deployment = DeploymentSpec(runtime=runtime, length=8)  # type: ignore[arg-type]

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
 import torch
+from hypothesis import HealthCheck, given, settings
 from safetensors import safe_open
 from student_toys import a_shape, shapes
 from transformers import AutoConfig, AutoModel
@@ -51,13 +51,13 @@ def test_known_models_by_their_published_counts() -> None:
         **base, family="squeezebert", num_hidden_groups=12, embedding_size=768, vocabulary_size=30_522, num_labels=2,
         num_conv_groups=4,
     )  # fmt: skip
-    assert squeezebert.num_parameters - (768 * 2 + 2) == 51_089_664  # arXiv:2006.11316 has 51.1 million
+    assert squeezebert.num_parameters - (768 * 2 + 2) == 51_089_664  # 51.09 million as published
     mobilebert = a_shape(
         family="mobilebert", depth=24, hidden_size=512, num_heads=4, intermediate_size=512, embedding_size=128,
         num_hidden_groups=24, vocabulary_size=30_522, max_positions=512, num_labels=2, bottleneck_size=128,
         num_feedforwards=4,
     )  # fmt: skip
-    assert mobilebert.num_parameters - (512 * 2 + 2) == 24_844_544  # arXiv:2004.02984 has 25.3 million, the checkpoint these
+    assert mobilebert.num_parameters - (512 * 2 + 2) == 24_844_544  # 24.84 million as published
     tiny_bert = {"depth": 2, "hidden_size": 128, "num_heads": 2, "intermediate_size": 512, "max_positions": 512}
     smallest = a_shape(**tiny_bert, num_hidden_groups=2, embedding_size=128, vocabulary_size=30_522, num_labels=2)
     assert smallest.num_parameters - (128 * 2 + 2) == 4_385_920  # BERT-tiny
@@ -103,7 +103,9 @@ def test_operations_by_hand() -> None:
         family="mobilebert", depth=2, hidden_size=4, num_heads=1, intermediate_size=8, embedding_size=2,
         num_hidden_groups=2, bottleneck_size=2, num_feedforwards=3,
     )  # fmt: skip
-    products = 2 * 4 * 2 + 4 * 2 + 2 * 2 * 2 + 2 * 2 + 3 * 2 * 2 * 8 + 2 * 4  # ways in, values, queries and keys ... way out
+    products = (
+        2 * 4 * 2 + 4 * 2 + 2 * 2 * 2 + 2 * 2 + 3 * 2 * 2 * 8 + 2 * 4
+    )  # ways in, values, queries and keys ... way out
     layer = 2 * tokens * products + 4 * tokens**2 * 2
     assert thin.flops(tokens) == 2 * tokens * 3 * 2 * 4 + 2 * layer + 2 * (4 * 4 + 4 * 3)
 
@@ -125,7 +127,10 @@ def test_operations_by_hand() -> None:
         ({"num_conv_groups": 4}, "family bert has no num_conv_groups: it must be 1, not 4"),
         ({"family": "squeezebert", "num_conv_groups": 3}, "num_conv_groups 3 does not divide hidden_size 32"),
         ({"family": "squeezebert", "embedding_size": 8}, "family squeezebert has full embeddings"),
-        ({"family": "squeezebert", "bottleneck_size": 8}, "family squeezebert has no bottleneck_size: it must be 0, not 8"),
+        (
+            {"family": "squeezebert", "bottleneck_size": 8},
+            "family squeezebert has no bottleneck_size: it must be 0, not 8",
+        ),
         ({"family": "mobilebert"}, "bottleneck_size 0 must be from 1 to its width 32"),
         ({"family": "mobilebert", "bottleneck_size": 64}, "bottleneck_size 64 must be from 1 to its width 32"),
         ({"family": "mobilebert", "bottleneck_size": 6}, "4 heads do not divide a width of 6"),

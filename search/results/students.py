@@ -78,7 +78,11 @@ def architecture_in_words(config: TrialConfig) -> str:
         f"vocabulary {config.vocabulary} ({shape.vocabulary_size:,})",
         f"embeddings {embeddings}",
     ]
-    own = {"num_conv_groups": "convolution groups", "bottleneck_size": "bottleneck", "num_feedforwards": "feed-forwards"}
+    own = {
+        "num_conv_groups": "convolution groups",
+        "bottleneck_size": "bottleneck",
+        "num_feedforwards": "feed-forwards",
+    }
     words += [f"{own.get(name, name)} {getattr(shape, name)}" for name in FAMILIES[shape.family].keys]
     words += [f"head {shape.head}"] if shape.head != STOCK else []
     return ", ".join([*words, "initialised at random"] if config.initialise == "random" else words)

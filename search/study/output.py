@@ -26,11 +26,11 @@ from search.trial import mirror
 from spaces.budget import BudgetSpec
 from spaces.deployment import DeploymentSpec
 from spaces.errors import InputError, StudyError
+from spaces.families import FAMILIES
 from spaces.parameters import Choice
 from spaces.remote import url_of, written
 from spaces.search import SamplingSpec
 from spaces.secrets import mask_secrets
-from spaces.families import FAMILIES
 from spaces.space import PARAMETERS, SearchSpace
 from spaces.study import FREE, ConfirmSpec, StudySpec
 from spaces.trial import BestConfig, Measurement, TrialOutcome

@@ -72,7 +72,11 @@ def _squeezed(module: nn.Module, rows: torch.Tensor) -> torch.Tensor:
         return F.layer_norm(rows, module.normalized_shape, module.weight, module.bias, module.eps)
     assert isinstance(module, nn.Conv1d)
     assert module.bias is not None
-    parts = (rows.chunk(module.groups, -1), module.weight[..., 0].chunk(module.groups), module.bias.chunk(module.groups))
+    parts = (
+        rows.chunk(module.groups, -1),
+        module.weight[..., 0].chunk(module.groups),
+        module.bias.chunk(module.groups),
+    )
     return torch.cat([F.linear(*part) for part in zip(*parts, strict=True)], -1)
 
 

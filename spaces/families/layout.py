@@ -60,9 +60,7 @@ def encoder_flops(shape: StudentShape, num_tokens: int, weights: int, attended: 
 def bert_flops(shape: StudentShape, num_tokens: int) -> int:
     width, rank = shape.hidden_size, shape.embedding_size
     projected = 2 * num_tokens * rank * width if shape.family == "albert" or rank < width else 0
-    return projected + encoder_flops(
-        shape, num_tokens, 4 * width**2 + 2 * width * shape.intermediate_size, width
-    )
+    return projected + encoder_flops(shape, num_tokens, 4 * width**2 + 2 * width * shape.intermediate_size, width)
 
 
 def embeddings(prefix: str, shape: StudentShape, width: int) -> Tensors:

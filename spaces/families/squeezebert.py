@@ -1,4 +1,4 @@
-"""Family `squeezebert` (arXiv:2006.11316): BERT whose products are convolutions of width 1 in groups, as a stock `SqueezeBertModel`.
+"""Family `squeezebert` (arXiv:2006.11316): BERT with its products in groups (convolutions of width 1), a stock `SqueezeBertModel`.
 
 In a group each output sees its share of the inputs alone, so that `num_conv_groups` divides weights and operations; what follows
 attention stays whole and mixes the groups, as in the paper. One group is BERT. Embeddings are full, no layer is shared.

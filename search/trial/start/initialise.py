@@ -91,7 +91,9 @@ def initialise(
 
     mobile = student.config.model_type == "mobilebert"
     if mobile:
-        student.base_model.encoder.apply(student._init_weights)  # no teacher has a counterpart of these layers (decision 0028)
+        student.base_model.encoder.apply(
+            student._init_weights
+        )  # no teacher has a counterpart of these layers (decision 0028)
     else:
         copy_layers(student, state, model_type, starts)
     for name in ("pooler", "classifier"):
