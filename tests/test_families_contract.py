@@ -178,8 +178,13 @@ def test_padding_changes_nothing(
     with torch.no_grad():
         alone = Classifier(model.eval())(ids, torch.ones_like(ids), types[:, :5])
         beside = Classifier(model)(torch.cat([ids, padding], dim=1), mask, types)
+        states = [
+            model.base_model(input_ids=which, attention_mask=seen).last_hidden_state[:, :5]
+            for which, seen in ((ids, torch.ones_like(ids)), (torch.cat([ids, padding], dim=1), mask))
+        ]
         short = classifier(model).eval()(torch.cat([ids, padding], dim=1), mask, types)
     torch.testing.assert_close(beside, alone, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(*states, atol=1e-5, rtol=1e-4)  # of every piece, also beside the padding
     torch.testing.assert_close(short, alone, atol=1e-5, rtol=1e-4)
 
 
