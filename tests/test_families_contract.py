@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from student_toys import LABELS, logits_of
 from torch.utils.flop_counter import FlopCounterMode
 from training_toys import same
@@ -47,9 +47,12 @@ POINTS: list[dict[str, Any]] = [
 
 @pytest.fixture(scope="module")
 def ranked(teacher: Path, transfer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny teacher, and which of its parts matter."""
+    """The tiny teacher, with a word vector of padding as real ones have it, and which of its parts matter."""
     folder = tmp_path_factory.mktemp("ranked") / "teacher"
     shutil.copytree(teacher, folder)
+    weights = load_file(folder / "model.safetensors")
+    weights["bert.embeddings.word_embeddings.weight"][0] = 0.1 * torch.arange(32) - 1
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
     perform(WorkItem(key="r", kind=WorkKind.RANK, payload={"teacher": str(folder)}), context_of(transfer))
     assert (folder / "importance.npz").is_file()
     return folder
