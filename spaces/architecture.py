@@ -65,13 +65,25 @@ def widths_of(values: Mapping[str, Value], teacher: TeacherShape) -> tuple[int, 
     return hidden, hidden // head_size, inner
 
 
-def _units(value: Value, teachers: int, step: int) -> int:
-    """A size in units: as written, or a share of the teacher's, rounded to a multiple of `step`."""
+def bottleneck_of(values: Mapping[str, Value], hidden_size: int, teacher: TeacherShape) -> tuple[int, int]:
+    """bottleneck_size and the heads in it, of a student so wide. Raises InvalidStudent."""
+    head_size, own_heads = teacher.hidden_size // teacher.num_heads, values["num_heads"] == FULL
+    step = head_size if own_heads else int(values["num_heads"])
+    size = _units(values["bottleneck_size"], hidden_size, step)
+    if own_heads and size % head_size:
+        raise InvalidStudent(
+            f"bottleneck_size {size} is no multiple of the teacher's head size {head_size}; write one that is, or num_heads"
+        )
+    return size, size // head_size if own_heads else step
+
+
+def _units(value: Value, whole: int, step: int) -> int:
+    """A size in units: as written, or a share of the whole, rounded to a multiple of `step`."""
     if value == FULL:
-        return teachers
+        return whole
     if not str(value).endswith("%"):
         return int(value)
-    return max(step, round(teachers * float(str(value)[:-1]) / 100 / step) * step)
+    return max(step, round(whole * float(str(value)[:-1]) / 100 / step) * step)
 
 
 def copied_layers(layers: Value, depth: int, teacher_depth: int) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -16,12 +16,13 @@ from spaces.architecture import (
     LAYER_POLICIES,
     WIDTHS,
     InvalidStudent,
+    bottleneck_of,
     copied_layers,
     is_width,
     widths_of,
 )
 from spaces.errors import MOST_FAULTS, Fault, near_miss
-from spaces.families import FAMILIES
+from spaces.families import FAMILIES, families_with
 from spaces.heads import HEADS, STOCK
 from spaces.matching import HIDDEN_LAYERS, HIDDEN_LOSSES, matched_states
 from spaces.parameters import Choice, FloatRange, IntRange, Parameter, Value, parse_parameter
@@ -37,6 +38,7 @@ class ParameterInfo:
     check: Callable[[Value], bool]
     shapes: bool = False
     numeric: bool = True  # may be a range
+    of_all: bool = True  # families; else of those that name it in their keys
 
 
 def _whole(value: Value, low: int = 1, high: int = 10**7) -> bool:
@@ -78,6 +80,9 @@ PARAMETERS: dict[str, ParameterInfo] = {
     ),
     "embedding_size": ParameterInfo("full", "full or a whole number", lambda v: v == "full" or _whole(v), shapes=True),
     "num_hidden_groups": ParameterInfo(1, "a whole number, 1 or more", lambda v: _whole(v, 1, 1000), shapes=True),
+    "num_conv_groups": ParameterInfo(4, "a whole number, 1 or more", lambda v: _whole(v, 1, 1000), True, of_all=False),
+    "bottleneck_size": ParameterInfo("25%", WIDTHS.replace("teacher", "student"), is_width, True, of_all=False),
+    "num_feedforwards": ParameterInfo(4, "a whole number, 1 or more", lambda v: _whole(v, 1, 100), True, of_all=False),
     "group_start": ParameterInfo("first", f"one of {sorted(GROUP_STARTS)}", lambda v: v in GROUP_STARTS, numeric=False),
     "head": ParameterInfo(STOCK, f"one of {sorted(HEADS)}", lambda v: v in HEADS, shapes=True, numeric=False),
     "temperature": ParameterInfo(2.0, "a number above 0, at most 100", lambda v: _real(v, 0, 100, above=True)),
@@ -104,7 +109,9 @@ class SearchSpace:
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
 
     def parameter(self, name: str) -> Parameter:
-        return self.parameters.get(name) or Choice(values=(PARAMETERS[name].default,))
+        info = PARAMETERS[name]
+        when = {} if info.of_all else {"family": families_with(name)}
+        return self.parameters.get(name) or Choice(values=(info.default,), when=when)
 
     def is_fixed(self, name: str) -> bool:
         """Whether there is nothing to search: it has one value."""
@@ -154,6 +161,12 @@ class SearchSpace:
         if teacher.embedding_size and embedding_size > teacher.embedding_size:
             raise InvalidStudent(f"embedding_size {embedding_size} is above the teacher's {teacher.embedding_size}")
         family = str(get["family"])
+        own: dict[str, int] = {}
+        for name in FAMILIES[family].keys:
+            if name == "bottleneck_size":
+                own[name], num_heads = bottleneck_of(get, hidden_size, teacher)
+            else:
+                own[name] = int(get[name])
         try:
             return StudentShape(
                 family=family,
@@ -168,6 +181,7 @@ class SearchSpace:
                 type_vocabulary_size=0 if family == "distilbert" else teacher.type_vocabulary_size,
                 num_labels=teacher.num_labels,
                 head=str(get["head"]),
+                **own,
             )
         except ValueError as error:
             raise InvalidStudent(str(error)) from error
@@ -246,6 +260,8 @@ def parse_space(raw: Any) -> tuple[SearchSpace, list[Fault]]:
         except ValueError as error:
             faults.append(Fault(name, str(error)))
             continue
+        if not info.of_all and "family" not in parameter.when:
+            parameter = replace(parameter, when={"family": families_with(name), **parameter.when})
         problem = _problem(parameter, info)
         for parent, allowed in parameter.when.items():
             if parent not in PARAMETERS:

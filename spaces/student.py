@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from spaces.families import FAMILIES
 from spaces.heads import HEADS, STOCK, with_head
 
+SOME_FAMILIES = ("num_conv_groups", "bottleneck_size", "num_feedforwards")
+MAY_BE_0 = ("type_vocabulary_size", "bottleneck_size")
 BYTES_A_WEIGHT = {"fp32": 4, "fp16": 2}
 
 
@@ -50,6 +52,7 @@ class TeacherShape(Frozen):
 class StudentShape(Frozen):
     """An encoder with a head, the family's own unless another is named. `embedding_size` below `hidden_size` means factorised
     embeddings (ALBERT, arXiv:1909.11942, section 3.1); `num_hidden_groups` counts the layers stored (groups shared).
+    The last three are of the families that name them in their `keys`; in others they are as they stand here.
     """
 
     family: str
@@ -64,6 +67,9 @@ class StudentShape(Frozen):
     type_vocabulary_size: int
     num_labels: int
     head: str = STOCK
+    num_conv_groups: int = 1
+    bottleneck_size: int = 0
+    num_feedforwards: int = 1
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -72,16 +78,20 @@ class StudentShape(Frozen):
         if self.head not in HEADS:
             raise ValueError(f"head {self.head!r} is not known; the heads are {sorted(HEADS)}")
         for name, value in self:
-            if isinstance(value, int) and value < (0 if name == "type_vocabulary_size" else 1):
+            if isinstance(value, int) and value < (0 if name in MAY_BE_0 else 1):
                 raise ValueError(f"{name} = {value} is not allowed; write a whole number of at least 1")
-        if self.hidden_size % self.num_heads:
-            raise ValueError(f"{self.num_heads} heads do not divide a width of {self.hidden_size}")
+        family = FAMILIES[self.family]
+        for name in SOME_FAMILIES:
+            default = type(self).model_fields[name].default
+            if name not in family.keys and getattr(self, name) != default:
+                raise ValueError(f"family {self.family} has no {name}: it must be {default}, not {getattr(self, name)}")
+        if (width := self.bottleneck_size or self.hidden_size) % self.num_heads:
+            raise ValueError(f"{self.num_heads} heads do not divide a width of {width}")
         if self.embedding_size > self.hidden_size:
             raise ValueError(f"embedding_size {self.embedding_size} is above the width {self.hidden_size}")
         if self.num_hidden_groups > self.depth:
             raise ValueError(f"{self.num_hidden_groups} groups are more than {self.depth} layers")
-        fault = FAMILIES[self.family].fault(self)
-        if fault:
+        if fault := family.fault(self):
             raise ValueError(fault)
         return self
 
@@ -109,13 +119,7 @@ class StudentShape(Frozen):
 
     def flops(self, num_tokens: int) -> int:
         """Multiply-adds times two of one forward pass over one text of `num_tokens` tokens (matrix products only)."""
-        layer = 2 * num_tokens * (4 * self.hidden_size**2 + 2 * self.hidden_size * self.intermediate_size)
-        attention = 4 * num_tokens**2 * self.hidden_size
-        factor = (
-            2 * num_tokens * self.embedding_size * self.hidden_size if self.embedding_size < self.hidden_size else 0
-        )
-        head = 2 * self.hidden_size * (self.hidden_size + self.num_labels)
-        return self.depth * (layer + attention) + factor + head
+        return FAMILIES[self.family].flops(self, num_tokens)
 
 
 # A front is redrawn over all trials whenever one ends: count each shape once.

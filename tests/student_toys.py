@@ -50,19 +50,26 @@ def a_shape(**changes: Any) -> StudentShape:
 def shapes(draw: st.DrawFn) -> StudentShape:
     family = draw(st.sampled_from(sorted(FAMILIES)))
     heads, depth = draw(st.integers(1, 3)), draw(st.integers(1, 4))
-    hidden = heads * draw(st.integers(1, 6))
+    groups = draw(st.integers(1, 3)) if family == "squeezebert" else 1
+    hidden = groups * heads * draw(st.integers(1, 6))
+    mobile = family == "mobilebert"
     return StudentShape(
         family=family,
         depth=depth,
         hidden_size=hidden,
         num_heads=heads,
-        intermediate_size=draw(st.integers(1, 20)),
-        embedding_size=hidden if family == "distilbert" or draw(st.booleans()) else draw(st.integers(1, hidden)),
+        intermediate_size=groups * draw(st.integers(1, 20)),
+        embedding_size=hidden
+        if family in ("distilbert", "squeezebert") or draw(st.booleans())
+        else draw(st.integers(1, hidden)),
         num_hidden_groups=draw(st.integers(1, depth)) if family == "albert" else depth,
         vocabulary_size=draw(st.integers(1, 50)),
         max_positions=draw(st.integers(1, 12)),
         type_vocabulary_size=0 if family == "distilbert" else draw(st.integers(1, 3)),
         num_labels=draw(st.integers(1, 12)),
+        num_conv_groups=groups,
+        bottleneck_size=heads * draw(st.integers(1, hidden // heads)) if mobile else 0,
+        num_feedforwards=draw(st.integers(1, 3)) if mobile else 1,
     )
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from student_toys import LABELS, a_shape, shapes
 from transformers import RobertaConfig, RobertaForSequenceClassification
 
-from search.trial.forward import ATTENTION, Classifier, FirstTokenClassifier, attention, classifier
+from search.trial.forward import ATTENTION, SHORT, Classifier, FirstTokenClassifier, attention, classifier
 from search.trial.students import build_student
 from spaces.families import FAMILIES
 from spaces.student import StudentShape
@@ -25,6 +25,7 @@ SHAPES = {
     "albert, two groups": {"family": "albert", "embedding_size": 16, "num_hidden_groups": 2},
     "albert, one group": {"family": "albert", "embedding_size": 32, "num_hidden_groups": 1},
     "distilbert": {"family": "distilbert", "embedding_size": 32, "num_hidden_groups": 3, "type_vocabulary_size": 0},
+    "squeezebert": {"family": "squeezebert", "embedding_size": 32, "num_hidden_groups": 3, "num_conv_groups": 4},
     "one layer": {"family": "bert", "embedding_size": 32, "num_hidden_groups": 1, "depth": 1},
 }
 
@@ -74,7 +75,7 @@ def test_the_short_forward_pass_is_the_stock_one(shape: StudentShape, data: st.D
     types = torch.randint(0, max(1, shape.type_vocabulary_size), ids.shape, generator=generator)
     mask = (column < lengths).long()
     short = classifier(model).eval()
-    assert isinstance(short, FirstTokenClassifier)
+    assert isinstance(short, FirstTokenClassifier) == (shape.family in SHORT)
     assert len(list(short.parameters())) == len(list(model.parameters()))  # none is registered twice
     with torch.no_grad():
         stock = Classifier(model)(ids, mask, types)
@@ -83,8 +84,13 @@ def test_the_short_forward_pass_is_the_stock_one(shape: StudentShape, data: st.D
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_the_short_forward_pass_drops_and_learns_as_the_stock_one_does(family: str) -> None:
-    changes = {"albert": {"embedding_size": 8}, "distilbert": {"type_vocabulary_size": 0}}.get(family, {})
-    shape = a_shape(family=family, **changes)
+    changes: dict[str, dict[str, Any]] = {
+        "albert": {"embedding_size": 8},
+        "distilbert": {"type_vocabulary_size": 0},
+        "squeezebert": {"num_conv_groups": 2},
+        "mobilebert": {"bottleneck_size": 16, "num_feedforwards": 2},
+    }
+    shape = a_shape(family=family, **changes.get(family, {}))
     model = build_student(shape, label_names=LABELS, dropout=0.0).train()
     ids = torch.randint(0, 40, (4, 9), generator=torch.Generator().manual_seed(0))
     everything, types = torch.ones_like(ids), torch.zeros_like(ids)

@@ -390,5 +390,46 @@ def test_defaults_lie_in_what_is_allowed() -> None:
     for name, info in PARAMETERS.items():
         assert info.check(info.default), name
     assert SearchSpace().point(lambda name, parameter: pytest.fail(name)) == {
-        name: info.default for name, info in PARAMETERS.items()
+        name: info.default for name, info in PARAMETERS.items() if info.of_all
     }
+
+
+def test_what_some_families_have_counts_in_these_alone() -> None:
+    raw = {"family": ["bert", "squeezebert", "mobilebert"], "num_conv_groups": [1, 2], "num_hidden_groups": 1}
+    space, faults = parse_space(raw)
+    assert not faults
+    assert parse_space(space.to_yaml()) == (space, [])
+    points = {}
+    for family in ("bert", "squeezebert", "mobilebert"):
+        points[family] = space.point(lambda name, _, chosen=family: chosen if name == "family" else 2)  # type: ignore[misc]
+    own = ("num_conv_groups", "bottleneck_size", "num_feedforwards")
+    assert {family: {name: point[name] for name in own if name in point} for family, point in points.items()} == {
+        "bert": {},
+        "squeezebert": {"num_conv_groups": 2},
+        "mobilebert": {"bottleneck_size": "25%", "num_feedforwards": 4},
+    }
+    _, faults = parse_space({"family": ["bert", "mobilebert"], "num_conv_groups": [1, 2]})
+    assert [str(fault) for fault in faults] == ["num_conv_groups: when: family is never squeezebert in this space"]
+
+
+@pytest.mark.parametrize(
+    ("point", "expected"),
+    [
+        ({}, (192, 3)),  # a quarter of 768, with the teacher's heads of 64
+        ({"hidden_size": "50%"}, (128, 2)),  # of 384, to the next head
+        ({"bottleneck_size": "full"}, (768, 12)),
+        ({"bottleneck_size": 128}, (128, 2)),
+        ({"bottleneck_size": 128, "num_heads": 4}, (128, 4)),
+        ({"bottleneck_size": 100}, "bottleneck_size 100 is no multiple of the teacher's head size 64"),
+        ({"bottleneck_size": 1024}, "bottleneck_size 1024 must be from 1 to its width 768"),
+    ],
+)
+def test_what_a_bottleneck_means(point: dict[str, Any], expected: Any) -> None:
+    values = {"family": "mobilebert", "depth": 2, **point}
+    wide = tiny.teacher_shape(hidden_size=768, num_heads=12)
+    if isinstance(expected, str):
+        with pytest.raises(InvalidStudent, match=expected):
+            SearchSpace().shape(values, wide, {"full": 1000})
+        return
+    shape = SearchSpace().shape(values, wide, {"full": 1000})
+    assert (shape.bottleneck_size, shape.num_heads) == expected

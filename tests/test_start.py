@@ -14,7 +14,7 @@ from search.trial.context import WorkerContext
 from search.trial.data import Tokens, Vocabulary, padded
 from search.trial.hidden_losses import cosine_loss
 from search.trial.start.groups import starting_layers
-from search.trial.start.initialise import can_copy, factorise, initialise, spans, unshared
+from search.trial.start.initialise import can_copy, factorise, in_groups, initialise, spans, unshared
 from search.trial.students import build_student
 from search.trial.vocabulary import cut_vocabulary, full_vocabulary, load_tokenizer
 from spaces.errors import TrialError
@@ -52,6 +52,46 @@ def test_distilbert_starts_as_its_teacher_up_to_the_head(model: Any, tokenizer: 
     expected = model.bert(**words).last_hidden_state[tokens]
     assert torch.allclose(student.distilbert(**words).last_hidden_state[tokens], expected, atol=1e-5)
     assert torch.equal(student.pre_classifier.weight, model.bert.pooler.dense.weight)
+
+
+def test_squeezebert_of_one_group_is_its_teacher(model: Any, tokenizer: Any, train_texts: list[str]) -> None:
+    vocabulary = full_vocabulary(tokenizer, counts_of(tokenizer, train_texts))
+    student = student_of(model, a_shape(family="squeezebert"), vocabulary, (0, 1, 2))
+    expected = logits_of(model, tokenizer, train_texts)
+    assert torch.allclose(logits_of(student, tokenizer, train_texts), expected, atol=1e-5)
+    grouped = student_of(model, a_shape(family="squeezebert", num_conv_groups=4), vocabulary, (0, 1, 2))
+    assert not torch.allclose(logits_of(grouped, tokenizer, train_texts), expected, atol=1e-2)
+    theirs, mine = model.bert.encoder.layer[1], grouped.transformer.encoder.layers[1]
+    assert torch.equal(mine.post_attention.conv1d.weight[..., 0], theirs.attention.output.dense.weight)
+    assert torch.equal(mine.intermediate.conv1d.bias, theirs.intermediate.dense.bias)
+
+
+def test_groups_take_the_blocks_on_the_diagonal() -> None:
+    weight = torch.arange(24.0).reshape(4, 6)  # two groups: two outputs of three inputs each
+    expected = [[0.0, 1.0, 2.0], [6.0, 7.0, 8.0], [15.0, 16.0, 17.0], [21.0, 22.0, 23.0]]
+    assert in_groups(weight, (4, 3, 1))[..., 0].tolist() == expected
+    assert torch.equal(in_groups(weight, (4, 6, 1))[..., 0], weight)
+
+
+@torch.no_grad()
+def test_mobilebert_starts_with_its_teachers_embeddings_and_head(
+    model: Any, tokenizer: Any, train_texts: list[str]
+) -> None:
+    """Of full rank they differ by LayerNorm alone, which MobileBERT has not: nearer the larger the rank."""
+    vocabulary = full_vocabulary(tokenizer, counts_of(tokenizer, train_texts))
+    batch = padded(Tokens.encode(tokenizer, train_texts, None, 32), np.arange(len(train_texts)), 0)
+    words, tokens = {"input_ids": batch.ids_BT, "token_type_ids": batch.types_BT}, batch.mask_BT.bool()
+    expected, errors = model.bert.embeddings(**words)[tokens], []
+    for rank in (4, 16, 32):
+        shape = a_shape(family="mobilebert", bottleneck_size=16, num_feedforwards=2, embedding_size=rank)
+        student = student_of(model, shape, vocabulary, (0, 1, 2))
+        found = student.mobilebert.embeddings(**words)[tokens]
+        errors.append(float((found - expected).norm() / expected.norm()))
+        assert not student.mobilebert.embeddings.word_embeddings.weight[vocabulary.pad_id].any()
+        assert torch.equal(student.classifier.weight, model.classifier.weight)
+        assert torch.equal(student.mobilebert.pooler.dense.weight, model.bert.pooler.dense.weight)
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 0.25
 
 
 @torch.no_grad()
@@ -156,6 +196,9 @@ def test_other_architectures_are_copied_too(kind: str, types: int, its_rank: int
 
 def test_what_cannot_be_copied_is_known_before() -> None:
     assert not can_copy("mpnet", {})
+    assert not can_copy(
+        "squeezebert", {"transformer.embeddings.word_embeddings.weight": torch.zeros(1)}
+    )  # students alone
     teacher = other_teacher("albert")
     vocabulary = Vocabulary("full", np.arange(60, dtype=np.int32), np.ones(60, np.int64), 0, {})
     with pytest.raises(TrialError, match="full embeddings cannot start from a teacher whose embeddings are mapped"):

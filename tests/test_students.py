@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from safetensors import safe_open
 from student_toys import a_shape, shapes
+from transformers import AutoConfig, AutoModel
 
 from search.trial.students import build_student
 from spaces.student import StudentShape
@@ -45,9 +47,28 @@ def test_known_models_by_their_published_counts() -> None:
     assert (
         distilbert.num_parameters - (768 * 768 + 768) - (768 * 2 + 2) == 66_362_880
     )  # DistilBERT-base, without a head
+    squeezebert = a_shape(
+        **base, family="squeezebert", num_hidden_groups=12, embedding_size=768, vocabulary_size=30_522, num_labels=2,
+        num_conv_groups=4,
+    )  # fmt: skip
+    assert squeezebert.num_parameters - (768 * 2 + 2) == 51_089_664  # 51.09 million as published
+    mobilebert = a_shape(
+        family="mobilebert", depth=24, hidden_size=512, num_heads=4, intermediate_size=512, embedding_size=128,
+        num_hidden_groups=24, vocabulary_size=30_522, max_positions=512, num_labels=2, bottleneck_size=128,
+        num_feedforwards=4,
+    )  # fmt: skip
+    assert mobilebert.num_parameters - (512 * 2 + 2) == 24_844_544  # 24.84 million as published
     tiny_bert = {"depth": 2, "hidden_size": 128, "num_heads": 2, "intermediate_size": 512, "max_positions": 512}
     smallest = a_shape(**tiny_bert, num_hidden_groups=2, embedding_size=128, vocabulary_size=30_522, num_labels=2)
     assert smallest.num_parameters - (128 * 2 + 2) == 4_385_920  # BERT-tiny
+
+
+def test_known_families_against_their_stock_models() -> None:
+    """As transformers builds them where nothing is said."""
+    for kind, published in (("squeezebert", 51.09), ("mobilebert", 24.84)):
+        with torch.device("meta"):
+            stock = AutoModel.from_config(AutoConfig.for_model(kind))
+        assert round(sum(parameter.numel() for parameter in stock.parameters()) / 1e6, 2) == published
 
 
 def test_a_tiny_student_counted_by_hand() -> None:
@@ -72,6 +93,21 @@ def test_operations_by_hand() -> None:
     )
     assert shared.flops(tokens) == shape.flops(tokens)  # sharing saves what is stored, not what is computed
     assert shared.num_parameters < shape.num_parameters
+    grouped = a_shape(
+        family="squeezebert", depth=2, hidden_size=4, num_heads=1, intermediate_size=8, embedding_size=4,
+        num_hidden_groups=2, num_conv_groups=2,
+    )  # fmt: skip
+    products = 3 * 16 // 2 + 16 + 2 * 4 * 8 // 2  # what follows attention is whole
+    assert grouped.flops(tokens) == 2 * (2 * tokens * products + 4 * tokens**2 * 4) + 2 * (4 * 4 + 4 * 3)
+    thin = a_shape(
+        family="mobilebert", depth=2, hidden_size=4, num_heads=1, intermediate_size=8, embedding_size=2,
+        num_hidden_groups=2, bottleneck_size=2, num_feedforwards=3,
+    )  # fmt: skip
+    products = (
+        2 * 4 * 2 + 4 * 2 + 2 * 2 * 2 + 2 * 2 + 3 * 2 * 2 * 8 + 2 * 4
+    )  # ways in, values, queries and keys ... way out
+    layer = 2 * tokens * products + 4 * tokens**2 * 2
+    assert thin.flops(tokens) == 2 * tokens * 3 * 2 * 4 + 2 * layer + 2 * (4 * 4 + 4 * 3)
 
 
 @pytest.mark.parametrize(
@@ -88,6 +124,17 @@ def test_operations_by_hand() -> None:
             "embedding_size must be its width 32",
         ),
         ({"depth": 0}, "depth = 0 is not allowed"),
+        ({"num_conv_groups": 4}, "family bert has no num_conv_groups: it must be 1, not 4"),
+        ({"family": "squeezebert", "num_conv_groups": 3}, "num_conv_groups 3 does not divide hidden_size 32"),
+        ({"family": "squeezebert", "embedding_size": 8}, "family squeezebert has full embeddings"),
+        (
+            {"family": "squeezebert", "bottleneck_size": 8},
+            "family squeezebert has no bottleneck_size: it must be 0, not 8",
+        ),
+        ({"family": "mobilebert"}, "bottleneck_size 0 must be from 1 to its width 32"),
+        ({"family": "mobilebert", "bottleneck_size": 64}, "bottleneck_size 64 must be from 1 to its width 32"),
+        ({"family": "mobilebert", "bottleneck_size": 6}, "4 heads do not divide a width of 6"),
+        ({"family": "mobilebert", "bottleneck_size": 8, "num_feedforwards": 0}, "num_feedforwards = 0 is not allowed"),
     ],
 )
 def test_impossible_shapes_cannot_exist(changes: dict[str, Any], words: str) -> None:

@@ -10,6 +10,7 @@ from typing import Literal
 from search.results.front import ParetoFront, Reference, reference_named
 from search.results.scores import ALPHA, SeedScore, chances
 from spaces.deployment import PREFIX
+from spaces.families import FAMILIES
 from spaces.heads import STOCK
 from spaces.student import Frozen
 from spaces.study import StudySpec
@@ -77,6 +78,12 @@ def architecture_in_words(config: TrialConfig) -> str:
         f"vocabulary {config.vocabulary} ({shape.vocabulary_size:,})",
         f"embeddings {embeddings}",
     ]
+    own = {
+        "num_conv_groups": "convolution groups",
+        "bottleneck_size": "bottleneck",
+        "num_feedforwards": "feed-forwards",
+    }
+    words += [f"{own.get(name, name)} {getattr(shape, name)}" for name in FAMILIES[shape.family].keys]
     words += [f"head {shape.head}"] if shape.head != STOCK else []
     return ", ".join([*words, "initialised at random"] if config.initialise == "random" else words)
 

@@ -179,11 +179,11 @@ def _check_metrics(spec: StudySpec, num_labels: int) -> None:
 
 
 def _check_relations(spec: StudySpec, source: TeacherSource) -> None:
-    kind = source.config["model_type"]
-    if "relations" in spec.space.parameter("hidden_loss").values and kind not in LAYOUTS:  # type: ignore[union-attr]
+    kind, known = source.config["model_type"], [name for name, layout in LAYOUTS.items() if layout.teaches]
+    if "relations" in spec.space.parameter("hidden_loss").values and kind not in known:  # type: ignore[union-attr]
         raise InputError.of(
             "space",
-            f"relations needs a teacher whose projections are known ({', '.join(LAYOUTS)}), and this one is {kind}; "
+            f"relations needs a teacher whose projections are known ({', '.join(known)}), and this one is {kind}; "
             "write cosine or mse",
             "hidden_loss",
         )

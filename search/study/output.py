@@ -26,6 +26,7 @@ from search.trial import mirror
 from spaces.budget import BudgetSpec
 from spaces.deployment import DeploymentSpec
 from spaces.errors import InputError, StudyError
+from spaces.families import FAMILIES
 from spaces.parameters import Choice
 from spaces.remote import url_of, written
 from spaces.search import SamplingSpec
@@ -303,8 +304,10 @@ def best_config(
 def one_point_study(spec: StudySpec, outcome: TrialOutcome) -> StudySpec:
     """A study whose space is this student alone; its first trial has the same seed, so it trains it again."""
     values = {name: outcome.parameters.get(name, info.default) for name, info in PARAMETERS.items()}
-    if outcome.config.shape.family != "albert":
-        values.pop("num_hidden_groups")
+    family = outcome.config.shape.family
+    others = {name for name, info in PARAMETERS.items() if not info.of_all} - set(FAMILIES[family].keys)
+    for name in others | ({"num_hidden_groups"} if family != "albert" else set()):
+        values.pop(name)
     space = SearchSpace({name: Choice(values=(value,)) for name, value in values.items()})
     return spec.model_copy(
         update={

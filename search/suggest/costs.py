@@ -111,8 +111,10 @@ def _parts(shape: StudentShape) -> tuple[float, ...]:
         float(depth),
         float(shape.num_hidden_groups),
         float(depth * (hidden + shape.intermediate_size)),
-        float(depth * hidden**2),
-        float(depth * hidden * shape.intermediate_size),
+        float(depth * hidden * (shape.bottleneck_size or hidden) / shape.num_conv_groups),
+        float(depth * (shape.bottleneck_size or hidden) * shape.intermediate_size)
+        * shape.num_feedforwards
+        / shape.num_conv_groups,
         float(factorised),
         float(shape.vocabulary_size * shape.embedding_size),
         float(shape.num_parameters),

@@ -359,6 +359,8 @@ def features(space: SearchSpace, values: Mapping[str, Value], shape: StudentShap
         words = [value for value in parameter.values if isinstance(value, str)] if isinstance(parameter, Choice) else []
         if words and (not info.shapes or not info.numeric):
             columns.extend(float(values.get(name) == word) for word in words)
+        elif not info.of_all:
+            columns.append(getattr(shape, name))
         elif not info.shapes:
             value = values.get(name, -1.0)
             assert not isinstance(value, str)

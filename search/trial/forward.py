@@ -20,6 +20,7 @@ from torch import nn
 from search.trial.layouts import LAYOUTS, PARTS
 
 MOST_WRITTEN_OUT = 2**25  # weights of attention: 200 MB a layer until the backward pass
+SHORT = ("bert", "albert", "distilbert", "squeezebert")  # whose last layer is run for the first token alone
 ATTENTION = "distilsearch"  # the name of `attention` among Hugging Face's
 
 
@@ -46,19 +47,41 @@ def named_inputs(
     return {**named, "token_type_ids": types_BT} if getattr(config, "type_vocab_size", 0) > 1 else named
 
 
-def stored_layers(model: Any) -> list[dict[str, nn.Module]]:
-    """The parts of each layer as it is run: where groups are shared, the same ones again (ALBERT's own index rule)."""
+def stored_layers(model: Any) -> list[dict[str, Any]]:
+    """The parts of each layer as it is run, of states (..., H): where groups are shared, the same ones again (ALBERT's own index
+    rule)."""
     config, layout = model.config, LAYOUTS[model.config.model_type]
     groups = getattr(config, "num_hidden_groups", config.num_hidden_layers)
-    stored = [
+    stored: list[dict[str, Any]] = [
         {part: model.get_submodule(f"{layout.layer.format(index=index)}.{layout.parts[part]}") for part in PARTS}
         for index in range(groups)
     ]
+    if config.model_type == "squeezebert":
+        stored = [{part: functools.partial(_squeezed, module) for part, module in layer.items()} for layer in stored]
+    if config.model_type == "mobilebert":  # its queries and keys are made of thinner states
+        for index, layer in enumerate(stored):
+            thin = model.get_submodule(f"{layout.layer.format(index=index)}.bottleneck.attention")
+            layer |= {part: nn.Sequential(thin, layer[part]) for part in ("query", "key")}
     return [stored[int(i / (config.num_hidden_layers / groups))] for i in range(config.num_hidden_layers)]
 
 
+def _squeezed(module: nn.Module, rows: torch.Tensor) -> torch.Tensor:
+    """SqueezeBERT's convolutions in groups, and its norms, over (..., H); the stock ones want (B, H, T). A product for each group
+    takes half the time of PyTorch's convolution on a processor, and can be quantised (decision 0028)."""
+    if isinstance(module, nn.LayerNorm):
+        return F.layer_norm(rows, module.normalized_shape, module.weight, module.bias, module.eps)
+    assert isinstance(module, nn.Conv1d)
+    assert module.bias is not None
+    parts = (
+        rows.chunk(module.groups, -1),
+        module.weight[..., 0].chunk(module.groups),
+        module.bias.chunk(module.groups),
+    )
+    return torch.cat([F.linear(*part) for part in zip(*parts, strict=True)], -1)
+
+
 class FirstTokenClassifier(Classifier):
-    """The same logits for `bert`, `albert` and `distilbert`, computing in the last layer what the head reads and no more."""
+    """The same logits for the families in SHORT, computing in the last layer what the head reads and no more."""
 
     def __init__(self, model: Any) -> None:
         super().__init__(model)
@@ -96,7 +119,7 @@ class FirstTokenClassifier(Classifier):
         return self.model.classifier(self.model.dropout(pooled_BH))
 
     def _layer(
-        self, parts: dict[str, nn.Module], query_BQH: torch.Tensor, hidden_BTH: torch.Tensor, mask: torch.Tensor
+        self, parts: dict[str, Any], query_BQH: torch.Tensor, hidden_BTH: torch.Tensor, mask: torch.Tensor
     ) -> torch.Tensor:
         def heads(rows: torch.Tensor) -> torch.Tensor:  # (B, A, rows, D)
             return rows.unflatten(-1, (self._num_heads, -1)).transpose(1, 2)
@@ -163,7 +186,7 @@ def _register_attention() -> None:
 def classifier(model: Any) -> Classifier:
     """The model behind the one signature, in the quickest form that gives its logits."""
     config = model.config
-    known = config.model_type in ("bert", "albert", "distilbert") and not getattr(config, "is_decoder", False)
+    known = config.model_type in SHORT and not getattr(config, "is_decoder", False)
     known = known and not hasattr(model, "head_class")  # a head of the study's own may read every token
     plain = (
         getattr(config, "position_embedding_type", "absolute") == "absolute"

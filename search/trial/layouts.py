@@ -18,6 +18,7 @@ class Layout:
     token_types: bool = True
     first_position: int = 0  # RoBERTa's positions begin after the padding index
     mapping: str = ""  # from the embeddings' rank to the width, where the architecture can have one
+    teaches: bool = True  # students are copied from it too
 
 
 _BERT_PARTS = {
@@ -82,5 +83,31 @@ LAYOUTS: dict[str, Layout] = {
         pooler="albert.pooler",
         classifier="classifier",
         mapping="albert.encoder.embedding_hidden_mapping_in",
+    ),
+    "squeezebert": Layout(
+        layer="transformer.encoder.layers.{index}",
+        parts={
+            "query": "attention.query",
+            "key": "attention.key",
+            "value": "attention.value",
+            "attention_output": "post_attention.conv1d",
+            "attention_norm": "post_attention.layernorm",
+            "intermediate": "intermediate.conv1d",
+            "output": "output.conv1d",
+            "output_norm": "output.layernorm",
+        },
+        embeddings="transformer.embeddings",
+        pooler="transformer.pooler.dense",
+        classifier="classifier",
+        teaches=False,
+    ),
+    "mobilebert": Layout(
+        layer="mobilebert.encoder.layer.{index}",
+        parts=_BERT_PARTS,  # those of its last feed-forward block
+        embeddings="mobilebert.embeddings",
+        pooler="mobilebert.pooler.dense",
+        classifier="classifier",
+        mapping="mobilebert.embeddings.embedding_transformation",
+        teaches=False,
     ),
 }

@@ -15,7 +15,7 @@ def build_student(
     shape: StudentShape, *, label_names: list[str], problem_type: str | None = None, pad_id: int = 0, dropout: float = 0.1,
     teacher_config: Any = None, empty: bool = False,
 ) -> Any:  # fmt: skip
-    """A `Bert-`, `Albert-` or `DistilBertForSequenceClassification` with random weights, or their encoder with the shape's own
+    """The stock `...ForSequenceClassification` of the shape's family with random weights, or its encoder with the shape's own
     head; `empty`: with NaN for the encoder's weights, for whoever overwrites them all (drawing 10 million random numbers
     takes longer than copying them).
 
@@ -27,6 +27,10 @@ def build_student(
         BertConfig,
         BertForSequenceClassification,
         DistilBertForSequenceClassification,
+        MobileBertConfig,
+        MobileBertForSequenceClassification,
+        SqueezeBertConfig,
+        SqueezeBertForSequenceClassification,
     )
 
     common: dict[str, Any] = {
@@ -56,6 +60,18 @@ def build_student(
             return DistilBertForSequenceClassification(_distilbert_config(common))
         if model_type == "bert":
             return BertForSequenceClassification(BertConfig(**common))
+        if model_type == "squeezebert":
+            groups = {f"{part}_groups": shape.num_conv_groups for part in ("q", "k", "v", "intermediate", "output")}
+            squeezed = SqueezeBertConfig(**common, **groups, embedding_size=shape.embedding_size)
+            return SqueezeBertForSequenceClassification(squeezed)
+        if model_type == "mobilebert":
+            mobile = MobileBertConfig(
+                **common,
+                embedding_size=shape.embedding_size,
+                intra_bottleneck_size=shape.bottleneck_size,
+                num_feedforward_networks=shape.num_feedforwards,
+            )
+            return MobileBertForSequenceClassification(mobile)
         config = AlbertConfig(
             **common,
             embedding_size=shape.embedding_size,

@@ -8,11 +8,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from spaces.errors import Fault
-from spaces.families import albert, bert, distilbert
+from spaces.families import albert, bert, distilbert, mobilebert, squeezebert
 from spaces.families.layout import Family
 from spaces.named import all_named
 
-FAMILIES: dict[str, Family] = {"bert": bert.FAMILY, "albert": albert.FAMILY, "distilbert": distilbert.FAMILY}
+FAMILIES: dict[str, Family] = {
+    "bert": bert.FAMILY,
+    "albert": albert.FAMILY,
+    "distilbert": distilbert.FAMILY,
+    "mobilebert": mobilebert.FAMILY,
+    "squeezebert": squeezebert.FAMILY,
+}
 OURS = tuple(FAMILIES)
 
 
@@ -21,6 +27,11 @@ def register(own: Mapping[str, str]) -> list[Fault]:
     found, faults = all_named(own, "families", _fault_of)
     FAMILIES.update(found)
     return faults
+
+
+def families_with(key: str) -> tuple[str, ...]:
+    """Which of them have a parameter that only some have."""
+    return tuple(name for name, family in FAMILIES.items() if key in family.keys)
 
 
 def _fault_of(name: str, path: str, family: Any) -> str:

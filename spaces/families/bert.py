@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from spaces.families.layout import Family, Tensors, albert_tensors, embeddings, linear, norm
+from spaces.families.layout import Family, Tensors, albert_tensors, embeddings, linear, norm, shares_no_layers
 
 if TYPE_CHECKING:
     from spaces.student import StudentShape
@@ -31,14 +31,8 @@ def tensors(shape: StudentShape) -> Tensors:
     return out | linear("bert.pooler.dense", width, width) | linear("classifier", shape.num_labels, width)
 
 
-def fault(shape: StudentShape) -> str:
-    if shape.num_hidden_groups != shape.depth:
-        return f"family bert shares no layers: num_hidden_groups must be its depth {shape.depth}, not {shape.num_hidden_groups}"
-    return ""
-
-
 def model_type(shape: StudentShape) -> str:
     return "albert" if shape.embedding_size < shape.hidden_size else "bert"
 
 
-FAMILY = Family(name="bert", tensors=tensors, fault=fault, model_type=model_type)
+FAMILY = Family(name="bert", tensors=tensors, fault=shares_no_layers, model_type=model_type)

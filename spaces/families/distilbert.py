@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from spaces.families.layout import Family, Tensors, linear, norm
+from spaces.families.layout import Family, Tensors, full_embeddings, linear, norm, shares_no_layers
 
 if TYPE_CHECKING:
     from spaces.student import StudentShape
@@ -30,15 +30,9 @@ def tensors(shape: StudentShape) -> Tensors:
 
 
 def fault(shape: StudentShape) -> str:
-    if shape.num_hidden_groups != shape.depth:
-        wrong = f"num_hidden_groups must be its depth {shape.depth}, not {shape.num_hidden_groups}"
-        return f"family distilbert shares no layers: {wrong}"
-    if shape.embedding_size != shape.hidden_size:
-        wrong = f"embedding_size must be its width {shape.hidden_size}, not {shape.embedding_size}"
-        return f"family distilbert has full embeddings: {wrong}"
     if shape.type_vocabulary_size:
         return f"family distilbert has no token types: type_vocabulary_size must be 0, not {shape.type_vocabulary_size}"
-    return ""
+    return shares_no_layers(shape) or full_embeddings(shape)
 
 
 FAMILY = Family(name="distilbert", tensors=tensors, fault=fault, model_type=lambda shape: "distilbert")

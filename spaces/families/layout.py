@@ -16,13 +16,16 @@ Tensors = dict[str, tuple[int, ...]]
 class Family:
     """One student family. `tensors` lists what is stored; `fault` says what is wrong with a shape, or nothing;
     `model_type` names the stock Hugging Face architecture of a shape. `build` makes the model of a shape where ours does not
-    know how: given the shape and settings in Hugging Face's words for a BertConfig (vocab_size, hidden_size ...)."""
+    know how: given the shape and settings in Hugging Face's words for a BertConfig (vocab_size, hidden_size ...).
+    `flops` counts one text of so many tokens; `keys` are the parameters that only some families have, and this one does."""
 
     name: str
     tensors: Callable[[StudentShape], Tensors]
     fault: Callable[[StudentShape], str]
     model_type: Callable[[StudentShape], str]
     build: Callable[[StudentShape, dict[str, Any]], Any] | None = None
+    flops: Callable[[StudentShape, int], int] = lambda shape, num_tokens: bert_flops(shape, num_tokens)
+    keys: tuple[str, ...] = ()
 
 
 def linear(name: str, outputs: int, inputs: int) -> Tensors:
@@ -31,6 +34,33 @@ def linear(name: str, outputs: int, inputs: int) -> Tensors:
 
 def norm(name: str, size: int) -> Tensors:
     return {f"{name}.weight": (size,), f"{name}.bias": (size,)}
+
+
+def shares_no_layers(shape: StudentShape) -> str:
+    if shape.num_hidden_groups == shape.depth:
+        return ""
+    wrong = f"num_hidden_groups must be its depth {shape.depth}, not {shape.num_hidden_groups}"
+    return f"family {shape.family} shares no layers: {wrong}"
+
+
+def full_embeddings(shape: StudentShape) -> str:
+    if shape.embedding_size == shape.hidden_size:
+        return ""
+    wrong = f"embedding_size must be its width {shape.hidden_size}, not {shape.embedding_size}"
+    return f"family {shape.family} has full embeddings: {wrong}"
+
+
+def encoder_flops(shape: StudentShape, num_tokens: int, weights: int, attended: int) -> int:
+    """Multiply-adds times two: of layers with so many `weights` in products each and `attended` channels in attention, and of a
+    head that reads one token."""
+    layer = 2 * num_tokens * weights + 4 * num_tokens**2 * attended
+    return shape.depth * layer + 2 * shape.hidden_size * (shape.hidden_size + shape.num_labels)
+
+
+def bert_flops(shape: StudentShape, num_tokens: int) -> int:
+    width, rank = shape.hidden_size, shape.embedding_size
+    projected = 2 * num_tokens * rank * width if shape.family == "albert" or rank < width else 0
+    return projected + encoder_flops(shape, num_tokens, 4 * width**2 + 2 * width * shape.intermediate_size, width)
 
 
 def embeddings(prefix: str, shape: StudentShape, width: int) -> Tensors:

@@ -17,8 +17,10 @@ class StudentWithHead(PreTrainedModel):
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
-        pooler = {"add_pooling_layer": False} if config.model_type in ("bert", "albert", "roberta") else {}
-        encoder = AutoModel.from_config(config, **pooler)
+        can_leave_it_out = config.model_type in ("bert", "albert", "roberta", "mobilebert")
+        encoder = AutoModel.from_config(config, **({"add_pooling_layer": False} if can_leave_it_out else {}))
+        if config.model_type == "squeezebert":
+            encoder.pooler = torch.nn.Identity()
         self.base_model_prefix = encoder.base_model_prefix  # the encoder's tensors are named as in the stock model
         setattr(self, self.base_model_prefix, encoder)
         self.head = self.head_class(config)

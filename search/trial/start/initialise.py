@@ -26,7 +26,8 @@ def can_copy(model_type: str, state: State, shape: StudentShape | None = None) -
     weights."""
     if shape is not None and FAMILIES[shape.family].model_type(shape) not in LAYOUTS:
         return False
-    return model_type in LAYOUTS and f"{LAYOUTS[model_type].embeddings}.word_embeddings.weight" in state
+    known = model_type in LAYOUTS and LAYOUTS[model_type].teaches
+    return known and f"{LAYOUTS[model_type].embeddings}.word_embeddings.weight" in state
 
 
 def unshared(model: Any) -> dict[str, torch.Tensor]:
@@ -64,7 +65,15 @@ def copy_layers(student: Any, state: State, model_type: str, starts: Sequence[Se
             for kind in ("weight", "bias"):
                 names = [f"{source.layer.format(index=layer)}.{source.parts[part]}.{kind}" for layer in layers]
                 mean = state[names[0]] if len(names) == 1 else torch.stack([state[name] for name in names]).mean(0)
-                parts[f"{here}.{target.parts[part]}.{kind}"].copy_(mean)
+                stored = parts[f"{here}.{target.parts[part]}.{kind}"]
+                stored.copy_(in_groups(mean, stored.shape) if stored.ndim == 3 else mean)
+
+
+def in_groups(weight_OI: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    """The blocks on the diagonal of a dense weight as a convolution of this size in groups stores them: (O, I / groups, 1)."""
+    groups = weight_OI.shape[1] // size[1]
+    blocks = weight_OI.unflatten(1, (groups, -1)).unflatten(0, (groups, -1))
+    return blocks.diagonal(dim1=0, dim2=2).permute(2, 0, 1).flatten(0, 1)[..., None]
 
 
 @torch.no_grad()
@@ -80,7 +89,13 @@ def initialise(
     def put(name: str, tensor: torch.Tensor) -> None:
         parts[name].copy_(tensor)
 
-    copy_layers(student, state, model_type, starts)
+    mobile = student.config.model_type == "mobilebert"
+    if mobile:
+        student.base_model.encoder.apply(
+            student._init_weights
+        )  # no teacher has a counterpart of these layers (decision 0028)
+    else:
+        copy_layers(student, state, model_type, starts)
     for name in ("pooler", "classifier"):
         here, there = getattr(target, name), getattr(source, name)
         if f"{here}.weight" not in parts:
@@ -106,7 +121,7 @@ def initialise(
         mapping = (state[f"{source.mapping}.weight"], state[f"{source.mapping}.bias"])
     table = {"words": words, "positions": positions, "types": types, "norm": norm[0], "norm_bias": norm[1]}
     if f"{target.mapping}.weight" in parts:
-        if mapping is not None and words.shape[1] == shape.embedding_size:
+        if mapping is not None and words.shape[1] == shape.embedding_size and not mobile:
             table |= {"projection": mapping[0], "projection_bias": mapping[1]}  # of the teacher's own rank: as they are
         else:
             table = factorise(
@@ -118,7 +133,12 @@ def initialise(
                 shape.embedding_size,
                 student.config.layer_norm_eps,
                 mapping,
+                normalises=not mobile,
             )
+        if mobile:  # of a piece and its two neighbours, the piece alone
+            beside = torch.zeros_like(table["projection"])
+            table["projection"] = torch.cat([beside, table["projection"], beside], dim=1)
+            table["words"][vocabulary.pad_id] = 0  # a text's last piece has the padding beside it, or nothing
         put(f"{target.mapping}.weight", table["projection"])
         put(f"{target.mapping}.bias", table["projection_bias"])
     elif mapping is not None:
@@ -143,6 +163,7 @@ def factorise(
     rank: int,
     epsilon: float = 1e-12,
     mapping: tuple[torch.Tensor, torch.Tensor] | None = None,
+    normalises: bool = True,
 ) -> dict[str, torch.Tensor]:
     """Rank-E embeddings with LayerNorm in E and a projection to H, close to the teacher's with its LayerNorm in H.
 
@@ -151,6 +172,9 @@ def factorise(
     over the text's tokens where the plain SVD leaves 0.56. Because ALBERT normalises in E and BERT in H, the projection
     is then fitted by least squares to the teacher's normalised output, at its first token type and mean position: the
     copy is close, not exact. A teacher that factorises its own (H is then its rank) comes with its `mapping`.
+
+    Where the student does not normalise (MobileBERT), words are projected as they are, and positions and token types, which
+    it adds at its full width, stand for what they change in the teacher's output at its words' mean deviation.
     """
     weights_V = torch.from_numpy(np.sqrt(counts_V) + 1e-3).float()[:, None]
     gram_HH = ((words_VH * weights_V).T @ words_VH).double()  # V >> H: the right singular vectors from H x H
@@ -161,17 +185,29 @@ def factorise(
     target_VH = torch.nn.functional.layer_norm(words_VH + offset, (width,), *norm, epsilon)
     if mapping is not None:
         target_VH = target_VH @ mapping[0].T + mapping[1]
-    inside_VE = torch.nn.functional.layer_norm(words + offset @ basis_HE, (rank,), eps=epsilon)
+    inside_VE = words
+    if normalises:
+        inside_VE = torch.nn.functional.layer_norm(words + offset @ basis_HE, (rank,), eps=epsilon)
     design = torch.cat([inside_VE, torch.ones(len(inside_VE), 1)], dim=1)
     gram = ((design * weights_V).T @ design).double()
     gram += 1e-6 * gram.diagonal().mean() * torch.eye(len(gram), dtype=torch.double)  # fewer rows than E still solves
     solution = torch.linalg.solve(gram, ((design * weights_V).T @ target_VH).double())
+    size = rank
+    if not normalises:
+        deviation = (((words_VH + offset).std(1, keepdim=True) * weights_V).sum() / weights_V.sum()).clamp(min=1e-6)
+        size = len(target_VH[0])
+
+        def changes(rows: torch.Tensor) -> torch.Tensor:
+            out = norm[0] * (rows - rows.mean(1, keepdim=True)) / deviation
+            return out if mapping is None else out @ mapping[0].T
+
+        positions, type_table = changes(positions_TH - positions_TH.mean(0)), changes(types - types[0])
     return {
         "words": words.float(),
         "positions": positions.float(),
         "types": type_table.float(),
-        "norm": torch.ones(rank),
-        "norm_bias": torch.zeros(rank),
+        "norm": torch.ones(size),
+        "norm_bias": torch.zeros(size),
         "projection": solution[:-1].T.float(),
         "projection_bias": solution[-1].float(),
     }

@@ -22,7 +22,8 @@ State = Mapping[str, torch.Tensor]
 def is_narrower(shape: StudentShape, config: Any) -> bool:
     """Whether the student has less width than the teacher of this Hugging Face config."""
     inner = getattr(config, "intermediate_size", None) or config.hidden_dim
-    return shape.hidden_size < config.hidden_size or shape.intermediate_size < inner
+    thinner = shape.intermediate_size < inner and not shape.bottleneck_size  # whose layers are not copied
+    return shape.hidden_size < config.hidden_size or thinner
 
 
 def narrowed(
