@@ -168,6 +168,7 @@ class SearchSpace:
                 type_vocabulary_size=0 if family == "distilbert" else teacher.type_vocabulary_size,
                 num_labels=teacher.num_labels,
                 head=str(get["head"]),
+                task_head=teacher.task_head,
             )
         except ValueError as error:
             raise InvalidStudent(str(error)) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
@@ -13,6 +13,7 @@ from spaces.families import FAMILIES
 from spaces.heads import HEADS, STOCK, with_head
 
 BYTES_A_WEIGHT = {"fp32": 4, "fp16": 2}
+TaskHead = Literal["text", "token"]  # what there is an output for
 
 
 class Frozen(BaseModel):
@@ -35,6 +36,7 @@ class TeacherShape(Frozen):
     num_labels: int
     num_parameters: int
     embedding_size: int | None = None  # of a teacher that factorises its embeddings
+    task_head: TaskHead = "text"
 
     def as_student(self) -> StudentShape:
         """The teacher as arithmetic sees it, and small enough to be built: an ALBERT is one layer, run again and again."""
@@ -64,6 +66,7 @@ class StudentShape(Frozen):
     type_vocabulary_size: int
     num_labels: int
     head: str = STOCK
+    task_head: TaskHead = "text"
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -115,6 +118,8 @@ class StudentShape(Frozen):
             2 * num_tokens * self.embedding_size * self.hidden_size if self.embedding_size < self.hidden_size else 0
         )
         head = 2 * self.hidden_size * (self.hidden_size + self.num_labels)
+        if self.task_head == "token":
+            head = 2 * num_tokens * self.hidden_size * self.num_labels
         return self.depth * (layer + attention) + factor + head
 
 
