@@ -159,7 +159,10 @@ def _tokenizer_of(source: TeacherSource) -> Any:
     before = tokenizer.backend_tokenizer.pre_tokenizer if tokenizer.is_fast and source.task_head == "token" else None
     if getattr(before, "add_prefix_space", True):
         return tokenizer
-    return AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False, add_prefix_space=True)
+    tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False, add_prefix_space=True)
+    before.add_prefix_space = True  # not every class of tokenizers does that by itself
+    tokenizer.backend_tokenizer.pre_tokenizer = before
+    return tokenizer
 
 
 def key_of(parts: list[Any]) -> str:
@@ -194,7 +197,7 @@ def in_cut_vocabulary(split: LabelledTexts, full: Tokens, cut: Vocabulary, max_l
 
 def _labels(split: LabelledTexts, name: str, label_names: list[str], target: str) -> np.ndarray:
     labels = label_array(split.labels, label_names, target)
-    if name != UNLABELLED:
+    if name != UNLABELLED or target == "tags":  # whose words are marked as without a label one by one
         return labels
     return np.full((len(split), *labels.shape[1:]), NO_LABEL[target], labels.dtype)
 
