@@ -35,7 +35,7 @@ class Task(Frozen):
     metrics: tuple[str, ...]
     problem_type: str | None = None
     constant: str  # what the simplest model says, in words
-    floor: str = "bag of n-grams"  # what a student has to beat, in words
+    floor: str = "a bag of n-grams"  # what a student has to beat, in words
     task_head: TaskHead = "text"
 
 
@@ -62,7 +62,7 @@ TASKS = {
         target="tags",
         metrics=("entity_f1", "entity_precision", "entity_recall", "accuracy"),  # accuracy: of words
         constant="always the most frequent tag",
-        floor="each word's most frequent tag",
+        floor="the most frequent tag of each word",
         task_head="token",
     ),
 }

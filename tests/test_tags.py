@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -410,7 +413,7 @@ def test_bad_rows(rows: list[dict[str, Any]], words: str, tagging: Callable[...,
 
 
 def test_a_split_in_which_nothing_can_be_found(tagging: Callable[..., StudySpec]) -> None:
-    with pytest.raises(InputError, match="data.test: has no entity: every tag is O"):
+    with pytest.raises(InputError, match=r"data\.test: has no entity: every tag is O"):
         read_inputs(tagging({"test.jsonl": lines([{"tokens": ["bread"], "tags": ["O"]}])}), lambda text: None)
 
 
@@ -471,7 +474,7 @@ def teacher_of_tags(tagged_folder: Path, base_teacher: Path, tmp_path_factory: p
 @pytest.mark.parametrize(
     "changes",
     [
-        {"family": "bert", "hidden_size": "50%", "hidden_share": 0.3, "vocabulary": "100"},
+        {"family": "bert", "hidden_size": "50%", "hidden_share": 0.3, "vocabulary": 100},
         {"family": "albert", "embedding_size": 16, "num_hidden_groups": 1, "group_start": "best"},
         {"family": "distilbert", "depth": 3},
     ],
@@ -504,7 +507,7 @@ def test_a_whole_trial(
     students = WorkerContext(data={"transfer": inputs.transfer.with_teacher_logits(logits)})
     parameters, shape = Sampling(spec, inputs.teacher, inputs.vocabularies, {}).suggest([], 0)
     assert shape.task_head == "token"
-    whole = {"soft_share": 0.5, "epochs": 8, "learning_rate": 3e-3}
+    whole = {"soft_share": 0.5, "epochs": 16, "learning_rate": 1e-2}
     config = trial_config(spec, parameters, shape, inputs.teacher.depth, 0).model_copy(update=whole)
     item = WorkItem(
         key="s", kind=WorkKind.TRAIN, trial=0, config=config, folder=str(tmp_path / "kept"),
@@ -524,12 +527,16 @@ def test_a_whole_trial(
     assert delivered["num_parameters"] == shape.num_parameters
     assert delivered["num_bytes"] == shape.num_bytes
 
-    from transformers import pipeline
+    from transformers import AutoTokenizer, pipeline
 
-    found = pipeline("token-classification", model=str(tmp_path / "out"), aggregation_strategy="first")(
-        "the bread soup here"
-    )
-    assert [(entity["entity_group"], entity["word"]) for entity in found] == [("food", "bread soup")]
+    words = "the bread soup here with ball"
+    found = pipeline("token-classification", model=str(tmp_path / "out"), ignore_labels=[])(words)
+    tokens = Tokens.encode(AutoTokenizer.from_pretrained(tmp_path / "out"), [words], None, 32, "token")
+    said = predict(load_model(tmp_path / "out"), tokens, 0, WorkerContext(), exact=True).argmax(-1)
+    assert tokens.places is not None
+    by_piece = {entity["index"]: entity["entity"] for entity in found}
+    assert [by_piece[piece] for piece in tokens.places.at] == [NAMES[number] for number in said]
+    assert NAMES[said[5]].endswith("-sport")
 
     split = inputs.transfer.splits["test"]
     assert split.texts is not None
@@ -591,3 +598,40 @@ def test_places_by_hand() -> None:
     places = Places.of_words([[None, 0, 0, 2, None], [None, 1, None]], [3, 2])
     assert places.at.tolist() == [1, NOWHERE, 3, NOWHERE, 1]
     assert places.numbers(np.array([1, 0, 1])).tolist() == [3, 4, 0, 1, 2, 3, 4]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_whole_study(tmp_path: Path) -> None:
+    """From the files to the report, on a lane: plan, run, front, analyse, report, export."""
+    paths = os.pathsep.join([str(Path(__file__).parent.parent), str(Path(__file__).parent)])
+    environment = {**os.environ, "PYTHONPATH": paths, "COLUMNS": "200", "HOME": str(tmp_path / "home")}
+
+    def told(*arguments: object) -> str:
+        command = [sys.executable, "-m", "search.cli", *map(str, arguments)]
+        done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=900)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    plain = tiny.study(
+        tmp_path,
+        task="token-classification",
+        data={**tiny.write_tagged(tmp_path / "tagged"), "max_length": 32},
+        training={"epochs": 4},
+        budget={"trials": 3},
+        resources={"lanes": 1},
+    )
+    plain["teacher"]["fine_tune"] |= {"epochs": 16, "learning_rate": 1e-2}
+    path, output = tmp_path / "study.yaml", tmp_path / "run"
+    path.write_text(json.dumps(plain))
+    assert "time, about" in told("plan", path)
+    told("run", path)
+    assert load_model(output / "teacher").__class__.__name__ == "BertForTokenClassification"
+    best = next(folder for folder in sorted((output / "best").iterdir()) if folder.is_dir())
+    card = (best / "README.md").read_text()
+    for words in ("pipeline_tag: token-classification", "entity F1", 'pipeline("token-classification"', "`B-food`"):
+        assert words in card
+    assert "most frequent tag of each word" in told("front", output)
+    for command in ("report", "analyse"):
+        told(command, output)
+    assert "100.00 % of predictions as in PyTorch" in told("export", output, "--format", "onnx,onnx-int8")

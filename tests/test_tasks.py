@@ -13,6 +13,7 @@ import pytest
 import tiny
 import torch
 
+from search.results.asked import TASK_WORDS
 from search.study.inputs import class_weights, label_array, read_inputs
 from search.study.searcher import trial_config
 from search.suggest.sampling import Sampling
@@ -30,6 +31,7 @@ def test_the_registries_agree() -> None:
     assert {task.target for task in TASKS.values()} == set(METRICS) == set(losses.TARGET_LOSSES)
     for task in TASKS.values():
         assert set(task.metrics) <= set(METRIC_WORDS)
+    assert set(TASK_WORDS) == set(TASKS)
     assert {task.task_head for task in TASKS.values()} == set(TASK_HEADS)
     outputs = {"class": np.eye(2), "classes": np.eye(2), "number": np.array([[0.0], [1.0]]), "tags": np.eye(2)}
     labels = {

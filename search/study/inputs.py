@@ -156,7 +156,9 @@ def _tokenizer_of(source: TeacherSource) -> Any:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False)
-    before = tokenizer.backend_tokenizer.pre_tokenizer if tokenizer.is_fast and source.task_head == "token" else None
+    if source.task_head == "text" or not tokenizer.is_fast:
+        return tokenizer
+    before = tokenizer.backend_tokenizer.pre_tokenizer
     if getattr(before, "add_prefix_space", True):
         return tokenizer
     tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False, add_prefix_space=True)
