@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from spaces.errors import Fault
-from spaces.families.layout import Tensors
+from spaces.families.layout import Tensors, linear
 from spaces.named import all_named
 
 if TYPE_CHECKING:
@@ -17,7 +17,8 @@ STOCK = "stock"
 
 class Head(Protocol):
     """A torch.nn.Module of the user's: built from a Hugging Face config, called with the last hidden states (B, T, H) and the
-    mask (B, T), it returns the outputs (B, C). `tensors` says what it stores, before anything is built."""
+    mask (B, T), it returns the outputs: (B, C) for texts, (B, T, C) for tokens. `tensors` says what it stores, before anything is
+    built."""
 
     tensors: Callable[[StudentShape], Tensors]
 
@@ -42,11 +43,14 @@ def _fault_of(name: str, path: str, head: Any) -> str:
 
 
 def with_head(stored: Tensors, shape: StudentShape) -> Tensors:
-    """What a family stores, with the shape's own head in place of its stock one."""
+    """What a family stores, with the shape's own head in place of its stock one. That of tokens is one linear layer, in every
+    family: it reads no first token through a pooler."""
     head = HEADS[shape.head]
-    if head is None:
+    if head is None and shape.task_head == "text":
         return stored
     encoder = {name: size for name, size in stored.items() if not is_stock_head(name)}
+    if head is None:
+        return encoder | linear("classifier", shape.num_labels, shape.hidden_size)
     return encoder | {f"head.{name}": tuple(size) for name, size in head.tensors(shape).items()}
 
 

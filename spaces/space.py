@@ -182,6 +182,7 @@ class SearchSpace:
                 num_labels=teacher.num_labels,
                 head=str(get["head"]),
                 **own,
+                task_head=teacher.task_head,
             )
         except ValueError as error:
             raise InvalidStudent(str(error)) from error

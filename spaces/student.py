@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
@@ -15,6 +15,7 @@ from spaces.heads import HEADS, STOCK, with_head
 SOME_FAMILIES = ("num_conv_groups", "bottleneck_size", "num_feedforwards")
 MAY_BE_0 = ("type_vocabulary_size", "bottleneck_size")
 BYTES_A_WEIGHT = {"fp32": 4, "fp16": 2}
+TaskHead = Literal["text", "token"]  # what there is an output for
 
 
 class Frozen(BaseModel):
@@ -37,6 +38,7 @@ class TeacherShape(Frozen):
     num_labels: int
     num_parameters: int
     embedding_size: int | None = None  # of a teacher that factorises its embeddings
+    task_head: TaskHead = "text"
 
     def as_student(self) -> StudentShape:
         """The teacher as arithmetic sees it, and small enough to be built: an ALBERT is one layer, run again and again."""
@@ -67,6 +69,7 @@ class StudentShape(Frozen):
     type_vocabulary_size: int
     num_labels: int
     head: str = STOCK
+    task_head: TaskHead = "text"
     num_conv_groups: int = 1
     bottleneck_size: int = 0
     num_feedforwards: int = 1

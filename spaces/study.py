@@ -235,7 +235,9 @@ class StudySpec(Frozen):
     model_config = {"frozen": True, "extra": "forbid", "arbitrary_types_allowed": True}
 
     name: Name
-    task: Literal["text-classification", "multi-label-classification", "text-regression"] = "text-classification"
+    task: Literal["text-classification", "multi-label-classification", "text-regression", "token-classification"] = (
+        "text-classification"
+    )
     data: DataSpec
     teacher: TeacherSpec
     space: Space

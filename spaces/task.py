@@ -1,10 +1,11 @@
-"""The tasks: what their labels are, and the metrics they are judged by. The registry is a dict to read."""
+"""The tasks: what their labels are, which head gives the outputs, and the metrics they are judged by. The registries are dicts to
+read."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from spaces.student import Frozen
+from spaces.student import Frozen, TaskHead
 
 METRIC_WORDS = {
     "accuracy": "accuracy",
@@ -14,18 +15,28 @@ METRIC_WORDS = {
     "matthews": "Matthews correlation",
     "pearson": "Pearson correlation",
     "spearman": "Spearman correlation",
+    "entity_f1": "entity F1",
+    "entity_precision": "entity precision",
+    "entity_recall": "entity recall",
 }  # every metric is maximised and at most 1
 
 
-class Task(Frozen):
-    """`target`: a row's label is one class, any number of classes, or a number. `metrics` are measured on every split, the
-    first of them is the objective where the study names none; `f1` is of the second class and exists for two classes only.
-    `problem_type` is Hugging Face's word."""
+# A head gives an output for each text, or for each token; what Hugging Face calls the models that have one.
+TASK_HEADS = {"text": "SequenceClassification", "token": "TokenClassification"}
+OUTSIDE = "O"  # the tag of a word that belongs to no entity
 
-    target: Literal["class", "classes", "number"]
+
+class Task(Frozen):
+    """`target`: a row's label is one class, any number of classes, a number, or a tag for each of its words. `metrics` are measured
+    on every split, the first of them is the objective where the study names none; `f1` is of the second class and exists for two
+    classes only. `problem_type` is Hugging Face's word, which it has for texts alone."""
+
+    target: Literal["class", "classes", "number", "tags"]
     metrics: tuple[str, ...]
-    problem_type: str
+    problem_type: str | None = None
     constant: str  # what the simplest model says, in words
+    floor: str = "a bag of n-grams"  # what a student has to beat, in words
+    task_head: TaskHead = "text"
 
 
 TASKS = {
@@ -46,5 +57,12 @@ TASKS = {
         metrics=("spearman", "pearson"),
         problem_type="regression",
         constant="always the mean",
+    ),
+    "token-classification": Task(
+        target="tags",
+        metrics=("entity_f1", "entity_precision", "entity_recall", "accuracy"),  # accuracy: of words
+        constant="always the most frequent tag",
+        floor="the most frequent tag of each word",
+        task_head="token",
     ),
 }

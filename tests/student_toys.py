@@ -25,6 +25,7 @@ from search.trial.start.initialise import initialise, spans, unshared
 from search.trial.students import build_student
 from spaces.families import FAMILIES
 from spaces.student import StudentShape
+from spaces.task import TASK_HEADS
 
 LABELS = ["food", "music", "sport"]
 
@@ -49,12 +50,14 @@ def a_shape(**changes: Any) -> StudentShape:
 @st.composite
 def shapes(draw: st.DrawFn) -> StudentShape:
     family = draw(st.sampled_from(sorted(FAMILIES)))
+    task_head = draw(st.sampled_from(sorted(TASK_HEADS)))
     heads, depth = draw(st.integers(1, 3)), draw(st.integers(1, 4))
     groups = draw(st.integers(1, 3)) if family == "squeezebert" else 1
     hidden = groups * heads * draw(st.integers(1, 6))
     mobile = family == "mobilebert"
     return StudentShape(
         family=family,
+        task_head=task_head,
         depth=depth,
         hidden_size=hidden,
         num_heads=heads,

@@ -33,6 +33,9 @@ SHAPES: dict[str, dict[str, Any]] = {
         "family": "albert", "num_hidden_groups": 2, "type_vocabulary_size": 1,
     },
     "distilbert": {"family": "distilbert", "type_vocabulary_size": 0},
+    "bert for tokens": {"task_head": "token"},
+    "albert for tokens": {"task_head": "token", "family": "albert", "embedding_size": 8, "num_hidden_groups": 1},
+    "distilbert for tokens": {"task_head": "token", "family": "distilbert", "type_vocabulary_size": 0},
     "one layer, one number": {"depth": 1, "num_hidden_groups": 1, "num_labels": 1},
 }  # fmt: skip
 

@@ -43,13 +43,17 @@ def test_a_preset_runs_small(name: str, tmp_path: Path, monkeypatch: pytest.Monk
     spec = parse_study(raw, name, tmp_path, files_must_exist=False)
     if "builtin" not in raw["data"]:
         pairs, numbers = "text_pair" in raw["data"]["columns"], raw.get("task") == "text-regression"
+        tagged = raw.get("task") == "token-classification"
         (tmp_path / "data").mkdir()
         for seed, (split, size) in enumerate((("train", 120), ("validation", 30), ("test", 30))):
             rows = tiny.texts(size, seed, labels=("food", "sport"))
             for row in rows:
                 row |= {"label": str(len(row["text"]) / 10)} if numbers else {}
                 row |= {"text_pair": row["text"][::-1]} if pairs else {}
-            tiny.write_tsv(tmp_path / "data" / f"{split}.tsv", rows)
+            if not tagged:
+                tiny.write_tsv(tmp_path / "data" / f"{split}.tsv", rows)
+        if tagged:
+            tiny.write_tagged(tmp_path / "data", (120, 30, 30))
         spec = with_data(spec, tmp_path / "data")
     inputs = read_inputs(spec, lambda text: None)
     assert inputs.fine_tunes
@@ -62,7 +66,7 @@ def test_a_preset_runs_small(name: str, tmp_path: Path, monkeypatch: pytest.Monk
     payload = {"base": str(inputs.source.folder), "settings": settings, "seed": 0}
     work.perform(WorkItem(key="fine_tune", kind=WorkKind.FINE_TUNE, folder=str(folder), payload=payload), alone)
     logits = {
-        name: teach(str(folder), split, np.arange(len(split.labels)), 0, alone)
+        name: teach(str(folder), split, np.arange(len(split)), 0, alone)
         for name, split in inputs.transfer.splits.items()
     }
     if spec.space.narrows:

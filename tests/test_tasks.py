@@ -13,16 +13,17 @@ import pytest
 import tiny
 import torch
 
+from search.results.asked import TASK_WORDS
 from search.study.inputs import class_weights, label_array, read_inputs
 from search.study.searcher import trial_config
 from search.suggest.sampling import Sampling
 from search.trial import floor, losses, work
 from search.trial.context import WorkerContext
 from search.trial.data import TransferSet
-from search.trial.metrics import METRICS
+from search.trial.metrics import METRICS, measure
 from spaces.errors import InputError
 from spaces.study import StudySpec
-from spaces.task import METRIC_WORDS, TASKS
+from spaces.task import METRIC_WORDS, TASK_HEADS, TASKS
 from spaces.trial import WorkItem, WorkKind
 
 
@@ -30,10 +31,18 @@ def test_the_registries_agree() -> None:
     assert {task.target for task in TASKS.values()} == set(METRICS) == set(losses.TARGET_LOSSES)
     for task in TASKS.values():
         assert set(task.metrics) <= set(METRIC_WORDS)
-    outputs = {"class": np.eye(2), "classes": np.eye(2), "number": np.array([[0.0], [1.0]])}
-    labels = {"class": np.array([0, 1]), "classes": np.eye(2), "number": np.array([0.0, 1.0])}
+    assert set(TASK_WORDS) == set(TASKS)
+    assert {task.task_head for task in TASKS.values()} == set(TASK_HEADS)
+    outputs = {"class": np.eye(2), "classes": np.eye(2), "number": np.array([[0.0], [1.0]]), "tags": np.eye(2)}
+    labels = {
+        "class": np.array([0, 1]),
+        "classes": np.eye(2),
+        "number": np.array([0.0, 1.0]),
+        "tags": np.array([0, 1]),
+    }
+    more = {"tags": (["O", "B-x"], np.array([0, 2]))}
     for task in TASKS.values():
-        scored = METRICS[task.target](outputs[task.target], labels[task.target])
+        scored = METRICS[task.target](outputs[task.target], labels[task.target], *more.get(task.target, ()))
         assert set(scored) == set(task.metrics)
         assert scored[task.metrics[0]] == pytest.approx(1)
 
@@ -283,7 +292,10 @@ def test_a_metric_of_ones_own(study_of: Callable[..., StudySpec], tmp_path: Path
     assert spec.metrics == {"cautious": f"{tmp_path}/own.py:cautious"}
     transfer = read_inputs(spec, lambda text: None).transfer
     outputs, labels = np.array([[2.0, 0.0, 0.0], [0.0, 1.0, 0.0]]), np.array([0, 2])
-    assert transfer.measure(outputs, labels) == {**METRICS["class"](outputs, labels), "cautious": 0.5}
+    assert measure("class", transfer.own_metrics, outputs, labels) == {
+        **METRICS["class"](outputs, labels),
+        "cautious": 0.5,
+    }
 
 
 @pytest.mark.parametrize(

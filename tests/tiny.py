@@ -67,6 +67,33 @@ def write_data(folder: Path, sizes: tuple[int, int, int] = (240, 60, 60)) -> dic
     }
 
 
+def tagged(num_rows: int, seed: int) -> list[dict[str, Any]]:
+    """Rows of words with BIO tags: words of one topic in a row are an entity of it. Some are several pieces (bread7)."""
+    rng = random.Random(seed)
+    rows = []
+    for index in range(num_rows):
+        tokens, tags = [f"{index}{seed}"], ["O"]
+        for _ in range(rng.randint(1, 3)):
+            topic = rng.choice(sorted(TOPICS))
+            words = rng.choices(TOPICS[topic], k=rng.randint(1, 2))
+            words[-1] += rng.choice(["", "", str(rng.randint(1, 9))])
+            tokens += words + rng.choices(FILLER, k=rng.randint(1, 2))
+            tags += [f"B-{topic}", f"I-{topic}"][: len(words)]
+            tags += ["O"] * (len(tokens) - len(tags))
+        rows.append({"tokens": tokens, "tags": tags})
+    return rows
+
+
+def write_tagged(folder: Path, sizes: tuple[int, int, int] = (240, 60, 60)) -> dict[str, str]:
+    folder.mkdir(parents=True, exist_ok=True)
+    found = {}
+    for seed, (name, size) in enumerate(zip(("train", "validation", "test"), sizes, strict=True)):
+        path = folder / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in tagged(size, seed)))
+        found[name] = str(path)
+    return found
+
+
 def vocabulary() -> list[str]:
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     letters = "abcdefghijklmnopqrstuvwxyz0123456789'.,!?-"

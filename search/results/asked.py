@@ -18,6 +18,7 @@ TASK_WORDS = {
     "text-classification": "text classification",
     "multi-label-classification": "multi-label classification",
     "text-regression": "regression of texts",
+    "token-classification": "finding named entities",
 }
 COST_WANTED = {
     "parameters": "few parameters",

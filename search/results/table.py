@@ -163,12 +163,12 @@ def latency_in_words(spec: StudySpec, rows: Sequence[StudentRow]) -> str:
     return f"Latency: the median over batches, {spec.deployment.in_words}{noise}."
 
 
-def _how_many(rows: Sequence[StudentRow]) -> str:
-    """Such as `5 students worth having`; those that a bag of n-grams equals are on the front for their size alone."""
+def _how_many(rows: Sequence[StudentRow], floor: str) -> str:
+    """Such as `5 students worth having`; those that the floor equals are on the front for their size alone."""
     count = sum(row.is_worth_having for row in rows)
     worth = f"{count} student{'s' * (count != 1)} worth having"
     rest = len(rows) - count
-    return f"{worth}; {rest} more no better than a bag of n-grams" if rest else worth
+    return f"{worth}; {rest} more no better than {floor}" if rest else worth
 
 
 def front_as_text(
@@ -180,7 +180,7 @@ def front_as_text(
 ) -> Table:
     """The front, what was confirmed near it and what it is held against, for a terminal."""
     test = f"test/{spec.quality}"
-    table = Table(title=f"{spec.name}: {_how_many(rows)}", title_justify="left")
+    table = Table(title=f"{spec.name}: {_how_many(rows, spec.about.floor)}", title_justify="left")
     timed = any("latency_ms" in row.deployed for row in (*rows, *near))
     captions = [*distinctions(rows), *([latency_in_words(spec, [*rows, *near])] if timed else [])]
     table.caption, table.caption_justify = "\n".join(captions) or None, "left"

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 RUNTIMES = {"pytorch": "PyTorch", "onnx": "ONNX Runtime in fp32", "onnx-int8": "ONNX Runtime in int8"}
 MOST_LABELS = 30  # that a card lists
+PIPELINES = {"text": "text-classification", "token": "token-classification"}  # Hugging Face's words
 
 USE = {
     "pytorch": """```python
@@ -33,6 +34,15 @@ from transformers import pipeline
 classify = pipeline("text-classification", model="path/to/this/folder"{more})
 print(classify("a text of yours"))
 ```""",
+    "tokens": """```python
+from transformers import pipeline
+
+tag = pipeline("token-classification", model="path/to/this/folder", aggregation_strategy="first"{more})
+print(tag("a text of yours"))
+```
+
+It was trained on texts cut into words beforehand, and says its tag at a word's first piece. `is_split_into_words=True` takes such a
+list of words.""",
     "onnx": """```python
 import onnxruntime
 from transformers import AutoTokenizer
@@ -69,7 +79,7 @@ def model_card(
     sections = [
         f"# {_plain(spec.name)}, trial {row.trial}",
         _what(spec, row),
-        "## Use\n\n" + _use(row, formats),
+        "## Use\n\n" + _use(spec, row, formats),
         "## Scores\n\n" + _scores(spec, row, references),
         "## Size and speed\n\n" + _sizes(spec, row, references),
         *(["## Checked against PyTorch\n\n" + _checks(spec, formats)] if formats else []),
@@ -96,13 +106,13 @@ def _metadata(
         if math.isfinite(value)
     ]
     result = {
-        "task": {"type": "text-classification"},
+        "task": {"type": PIPELINES[spec.about.task_head]},
         "dataset": {**named, "split": split},
         "metrics": metrics,
     }
     found: dict[str, Any] = {
         "library_name": "onnxruntime" if onnx else "transformers",
-        "pipeline_tag": "text-classification",
+        "pipeline_tag": PIPELINES[spec.about.task_head],
         "tags": [
             "distilsearch",
             "knowledge-distillation",
@@ -130,10 +140,11 @@ def _what(spec: StudySpec, row: StudentRow) -> str:
     )
 
 
-def _use(row: StudentRow, formats: Mapping[str, Any]) -> str:
+def _use(spec: StudySpec, row: StudentRow, formats: Mapping[str, Any]) -> str:
     onnx = any(name.startswith("onnx") for name in formats)
     own_head = row.config.shape.head != "stock"
-    text = USE["onnx" if onnx else "pytorch"].format(more=", trust_remote_code=True" if own_head else "")
+    kind = "tokens" if spec.about.task_head == "token" else "pytorch"
+    text = USE["onnx" if onnx else kind].format(more=", trust_remote_code=True" if own_head else "")
     if own_head and not onnx:
         text += "\n\nIts head is code of the study's own, which is in this folder: read it before you run it."
     return text
@@ -167,7 +178,7 @@ def _scores(spec: StudySpec, row: StudentRow, references: Sequence[Reference]) -
     said = "The student was chosen on validation, so its score there flatters it; test reports. "
     said += _interval_words(row.test.get(f"test/{spec.quality}"))
     if not row.is_worth_having:
-        said += " **It is no better than a bag of n-grams.**"
+        said += f" **It is no better than {spec.about.floor}.**"
     if teacher is None:
         said += " The teacher was not scored."
     return "\n".join(lines) + "\n\n" + said.strip()

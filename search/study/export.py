@@ -127,8 +127,11 @@ def _forms(spec: StudySpec, shape: StudentShape, source: Path, splits: dict[str,
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
 
-    def measured(outputs: Any, labels: Any) -> dict[str, float]:
-        return measure(spec.about.target, dict(spec.metrics), outputs, labels)
+    named = json.loads((source / "config.json").read_text("utf-8"))["id2label"]
+    names = [named[key] for key in sorted(named, key=int)]
+
+    def measured(outputs: Any, labels: Any, word_offsets: Any) -> dict[str, float]:
+        return measure(spec.about.target, dict(spec.metrics), outputs, labels, names, word_offsets)
 
     max_length = min(spec.data.max_length, shape.max_positions)
     return Forms(source, splits, measured, spec.about.target, max_length, own_code=shape.head != STOCK)
@@ -150,7 +153,7 @@ def _splits(spec: StudySpec, source: Path, provenance: dict[str, Any], say: Say)
     named = json.loads((source / "config.json").read_text("utf-8"))["id2label"]
     names = [named[key] for key in sorted(named, key=int)]
     return {
-        name: Texts(split.as_lists(), label_array(split.labels, names, spec.about.target))
+        name: Texts(split.as_lists(), label_array(split.labels, names, spec.about.target), spec.about.task_head)
         for name, split in texts.splits.items()
         if name in ("validation", "test")
     }

@@ -46,7 +46,8 @@ class Floors:
             name = item.key.removeprefix("floor:")
             if name == "ngrams":
                 self._known[name] = Reference(
-                    name=name, label="bag of n-grams", num_parameters=result.output["num_parameters"],
+                    name=name, label=self._inputs.spec.about.floor.removeprefix("a "),
+                    num_parameters=result.output["num_parameters"],
                     num_bytes=4 * result.output["num_parameters"], metrics=result.output["metrics"],
                 ).model_dump()  # fmt: skip
             elif result.output["metrics"] is not None:

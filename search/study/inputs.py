@@ -5,21 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from search.study.teachers import TeacherSource, find_teacher, match_labels
-from search.study.texts import UNLABELLED, LabelledTexts, StudyTexts, read_texts
-from search.trial.data import NO_LABEL, Split, Tokens, TransferSet, Vocabulary
+from search.study.texts import IGNORED, UNLABELLED, LabelledTexts, StudyTexts, read_texts
+from search.trial.data import NO_LABEL, NOWHERE, Split, Tokens, TransferSet, Vocabulary
 from search.trial.layouts import LAYOUTS
+from search.trial.metrics import NO_TAG
 from search.trial.vocabulary import cut_vocabulary, full_vocabulary, is_word_piece, load_tokenizer, new_ids
 from spaces.errors import Fault, InputError, TrialError, near_miss
 from spaces.parameters import Choice
 from spaces.space import SearchSpace
-from spaces.student import TeacherShape
+from spaces.student import TaskHead, TeacherShape
 from spaces.study import StudySpec
+from spaces.task import OUTSIDE
 
 Say = Callable[[str], None]
 FORMAT = 1  # of what the cache holds; a change here leaves old entries alone
@@ -57,7 +59,7 @@ def read_inputs(spec: StudySpec, say: Say) -> Inputs:
     except InputError as error:
         faults += error.faults
     try:
-        source = find_teacher(spec.teacher)
+        source = find_teacher(spec.teacher, spec.about.task_head)
     except InputError as error:
         faults += [Fault(f"teacher.{fault.where}", fault.problem) for fault in error.faults]
     if faults or texts is None or source is None:
@@ -75,14 +77,13 @@ def read_inputs(spec: StudySpec, say: Say) -> Inputs:
 def _tokenise(
     spec: StudySpec, texts: StudyTexts, source: TeacherSource, label_names: list[str], say: Say
 ) -> tuple[StudySpec, TransferSet, str, list[str]]:
-    from transformers import AutoTokenizer
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     notes: list[str] = []
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False)
+        tokenizer = _tokenizer_of(source)
     except Exception as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError.of("teacher", f"{source.folder} holds no tokenizer that loads: {first}", "model") from None
@@ -90,6 +91,10 @@ def _tokenise(
     if names and not any((source.folder / name).is_file() for name in names):
         # transformers 5 makes a tokenizer of special tokens alone, to which every text is unknown
         raise InputError.of("teacher", f"{source.folder} holds no tokenizer: none of {', '.join(names)}", "model")
+    if source.task_head == "token" and not tokenizer.is_fast:
+        raise InputError.of(
+            "teacher", f"its tokenizer does not say whose a piece is; {spec.task} needs a fast one (tokenizer.json)", "model"
+        )  # fmt: skip
     highest, rows = max(tokenizer.get_vocab().values()), source.config["vocab_size"]
     if highest >= rows:
         raise InputError.of(
@@ -99,7 +104,8 @@ def _tokenise(
     max_length = min(spec.data.max_length, positions)
     say(f"tokenising {sum(map(len, texts.splits.values())):,} texts")
     full = {
-        name: Tokens.encode(tokenizer, split.texts, split.pairs, max_length) for name, split in texts.splits.items()
+        name: Tokens.encode(tokenizer, split.texts, split.pairs, max_length, source.task_head)
+        for name, split in texts.splits.items()
     }
     cut_off = sum(int((tokens.lengths == max_length).sum()) for tokens in full.values())
     if cut_off:
@@ -112,9 +118,17 @@ def _tokenise(
         vocabularies[name] = cut_vocabulary(tokenizer, name, counts, int(name) if name.isdigit() else None)
     splits = {}
     for name, split in texts.splits.items():
-        tokens = _in_every_vocabulary(split, full[name], vocabularies, max_length)
         labels = _labels(split, name, label_names, spec.about.target)
+        if (places := full[name].places) is not None and name != UNLABELLED:
+            full[name] = replace(full[name], places=places.without(labels == NO_TAG))
+        tokens = _in_every_vocabulary(split, full[name], vocabularies, max_length)
         splits[name] = Split(tokens, labels, texts=split.as_lists() if name in ("validation", "test") else None)
+    if source.task_head == "token":
+        unread = sum(_num_unread(split) for split in splits.values())
+        if unread:
+            notes.append(
+                f"{unread:,} words have no piece within max_length: nobody learns them, and they are scored as {OUTSIDE}"
+            )
     weights = class_weights(spec, splits["train"].labels, label_names)
     common = [source.fingerprint, max_length, label_names, spec.task, FORMAT]
     labelled, fingerprint = (key_of([known.fingerprint, *common]) for known in (texts.labelled, texts))
@@ -122,10 +136,35 @@ def _tokenise(
         fingerprint = key_of([fingerprint, spec.data.augmentation.model_dump(), spec.seed])
     transfer = TransferSet(
         splits, vocabularies, label_names, max_length, fingerprint, spec.about.target, spec.about.problem_type, weights,
-        dict(spec.metrics), dict(spec.families), dict(spec.heads),
+        dict(spec.metrics), dict(spec.families), dict(spec.heads), task_head=source.task_head,
     )  # fmt: skip
     _try_own_metrics(transfer)
     return spec, transfer, labelled, notes
+
+
+def _num_unread(split: Split) -> int:
+    """Words with a label, or of a text without labels, that no vocabulary reads."""
+    places = split.tokens["full"].places
+    assert places is not None
+    labelled = split.labels != NO_TAG
+    return int((places.at[labelled if labelled.any() else slice(None)] == NOWHERE).sum())
+
+
+def _tokenizer_of(source: TeacherSource) -> Any:
+    """The teacher's. To a byte-level one (RoBERTa's) the blank before a word is a part of it, and words that come alone have none:
+    it is told to put one there."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False)
+    if source.task_head == "text" or not tokenizer.is_fast:
+        return tokenizer
+    before = tokenizer.backend_tokenizer.pre_tokenizer
+    if getattr(before, "add_prefix_space", True):
+        return tokenizer
+    tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False, add_prefix_space=True)
+    before.add_prefix_space = True  # not every class of tokenizers does that by itself
+    tokenizer.backend_tokenizer.pre_tokenizer = before
+    return tokenizer
 
 
 def key_of(parts: list[Any]) -> str:
@@ -145,27 +184,29 @@ def in_cut_vocabulary(split: LabelledTexts, full: Tokens, cut: Vocabulary, max_l
     pieces were all kept is split as before: only the other rows are tokenised, and those that may hide a piece: with an
     unknown word, or cut off."""
     tokenizer = load_tokenizer(cut)
+    task_head: TaskHead = "text" if full.places is None else "token"
     if not len(full) or not full.lengths.min():
-        return Tokens.encode(tokenizer, split.texts, split.pairs, max_length)
+        return Tokens.encode(tokenizer, split.texts, split.pairs, max_length, task_head)
     unknown, num_ids = tokenizer.unk_token_id, 1 + int(max(full.ids.max(), cut.kept.max()))
     tokens = full.remapped(new_ids(cut, int(cut.kept[unknown]), num_ids))
     again = np.logical_or.reduceat(tokens.ids == unknown, tokens.offsets[:-1]) | (tokens.lengths >= max_length)
     some = split.pick(np.flatnonzero(again))
-    return tokens.with_rows(again, Tokens.encode(tokenizer, some.texts, some.pairs, max_length))
+    tokens = tokens.with_rows(again, Tokens.encode(tokenizer, some.texts, some.pairs, max_length, task_head))
+    if tokens.places is None or full.places is None:
+        return tokens
+    return replace(tokens, places=tokens.places.without(full.places.at == NOWHERE))  # what the teacher says nothing of
 
 
 def _labels(split: LabelledTexts, name: str, label_names: list[str], target: str) -> np.ndarray:
     labels = label_array(split.labels, label_names, target)
-    if name != UNLABELLED:
+    if name != UNLABELLED or target == "tags":  # whose words are marked as without a label one by one
         return labels
     return np.full((len(split), *labels.shape[1:]), NO_LABEL[target], labels.dtype)
 
 
 def unlabelled_split(inputs: Inputs, texts: LabelledTexts) -> Split:
     """More texts without labels, in the pieces of every vocabulary of the study."""
-    from transformers import AutoTokenizer
-
-    transfer, tokenizer = inputs.transfer, AutoTokenizer.from_pretrained(inputs.source.folder, trust_remote_code=False)
+    transfer, tokenizer = inputs.transfer, _tokenizer_of(inputs.source)
     full = Tokens.encode(tokenizer, texts.texts, texts.pairs, transfer.max_length)
     tokens = _in_every_vocabulary(texts, full, transfer.vocabularies, transfer.max_length)
     return Split(tokens, _labels(texts, UNLABELLED, transfer.label_names, transfer.target))
@@ -193,6 +234,11 @@ def _check_augmentation(spec: StudySpec, texts: StudyTexts, source: TeacherSourc
     made = spec.data.augmentation
     if made == "none":
         return
+    if source.task_head == "token":
+        raise InputError.of(
+            "", f"{spec.task} makes up no texts: another word in an entity's place need not be one of its type, and what that does "
+            "was not tried; write none, or give texts of your own as data.unlabelled", "data.augmentation",
+        )  # fmt: skip
     if texts.splits["train"].pairs is not None and set(made.kinds) == {"join"}:
         raise InputError.of("", "join is not for pairs of texts; write replace or span", "data.augmentation.kinds")
     if made.words == "masked-lm" and not source.has_masked_lm:
@@ -205,21 +251,25 @@ def _check_augmentation(spec: StudySpec, texts: StudyTexts, source: TeacherSourc
 
 def _try_own_metrics(transfer: TransferSet) -> None:
     """Calls the study's own metrics once, with made-up outputs, so that a broken one ends the study before it begins."""
-    labels = transfer.splits["validation"].labels
-    outputs = np.random.default_rng(0).normal(size=(len(labels), len(transfer.label_names))).astype(np.float32)
+    size = (len(transfer.splits["validation"].labels), len(transfer.label_names))
+    outputs = np.random.default_rng(0).normal(size=size).astype(np.float32)
     try:
-        transfer.measure(outputs, labels)
+        transfer.measure("validation", outputs)
     except TrialError as error:
         raise InputError.of("", str(error), "metrics") from None
 
 
 def label_array(labels: list[Any], label_names: list[str], target: str) -> np.ndarray:
-    """(N,) int32 class numbers, (N, C) float32 of 0 and 1, or (N,) float32 numbers."""
+    """(N,) int32 class numbers, (N, C) float32 of 0 and 1, (N,) float32 numbers, or (W,) int32 class numbers of all words, -100
+    where a word's is ignored."""
     index = {name: number for number, name in enumerate(label_names)}
     if target == "class":
         return np.array([index[label] for label in labels], np.int32)
     if target == "number":
         return np.array(labels, np.float32)
+    if target == "tags":
+        index[IGNORED] = NO_TAG
+        return np.fromiter((index[tag] for tags in labels for tag in tags), np.int32)
     table = np.zeros((len(labels), len(label_names)), np.float32)
     for row, names in enumerate(labels):
         table[row, [index[name] for name in names]] = 1
@@ -233,7 +283,8 @@ def class_weights(spec: StudySpec, labels: np.ndarray, label_names: list[str]) -
         return None
     if target == "number":
         raise InputError.of("", "class_weights is for classes; a number has none", "data.class_weights")
-    counts = np.bincount(labels, minlength=len(label_names)) if target == "class" else labels.sum(0)
+    known = labels[labels >= 0] if target == "tags" else labels
+    counts = labels.sum(0) if target == "classes" else np.bincount(known, minlength=len(label_names))
     if isinstance(asked, dict):
         unknown = sorted(set(asked) - set(label_names))
         if unknown:

@@ -57,7 +57,7 @@ def training_seconds(inputs: Inputs, shape: StudentShape, batch_size: int) -> fl
     tokens = _tokens(inputs, shape.vocabulary_size)
     student = _random_model(inputs, shape)
     labels = transfer.splits["train"].labels
-    logits = np.zeros((len(tokens), len(transfer.label_names)), np.float32)
+    logits = np.zeros((tokens.num_outputs, len(transfer.label_names)), np.float32)
 
     def trained(steps: int) -> Fitted:
         schedule = Schedule(

@@ -174,7 +174,7 @@ def _estimate(
     """Tokens of one trial, on average; and seconds by part, from the pace of this machine's processor (or its GPU) and the
     study's own sizes."""
     sizes = {name: len(split.tokens["full"].ids) for name, split in inputs.transfer.splits.items()}
-    num_texts = len(inputs.transfer.splits["train"].labels)
+    num_texts = len(inputs.transfer.splits["train"])
     length = max(1, round(sizes["train"] / num_texts))
     batch = spec.space.parameter("batch_size")
     batch_size = round(fmean(map(float, batch.values)) if isinstance(batch, Choice) else fmean((batch.low, batch.high)))
@@ -197,7 +197,7 @@ def _estimate(
     trial = trained * pace.training * crowded * hidden / workers + sizes["validation"] * pace.reading * share_of_teacher
 
     made = spec.data.augmentation.copies * num_texts if spec.data.augmentation != "none" else 0
-    growth = made / sum(len(split.labels) for split in inputs.transfer.splits.values())
+    growth = made / sum(len(split) for split in inputs.transfer.splits.values())
     preparation = START_SECONDS + read_seconds * (1 + growth) + made * MAKING_SECONDS / num_lanes
     read = sum(sizes.values()) + made * length * (2 if _replaces_by_masked_lm(spec) else 1)
     preparation += read * pace.reading / num_lanes

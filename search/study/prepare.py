@@ -105,7 +105,7 @@ def _teacher_key(inputs: Inputs) -> str:
 
 def _fine_tune(inputs: Inputs, pool: LanePool, transfer: ray.ObjectRef, folder: Path, threads: int, say: Say) -> None:
     """In parts, each of which leaves a checkpoint in the cache: killed, the same command goes on from the last one."""
-    settings, num_rows = inputs.spec.teacher.fine_tune, len(inputs.transfer.splits["train"].labels)
+    settings, num_rows = inputs.spec.teacher.fine_tune, len(inputs.transfer.splits["train"])
     num_parts = max(1, round(settings.epochs * num_rows / settings.batch_size / STEPS_A_PART))
     parts = [
         folder.with_name(f"{folder.name}.{part}-of-{num_parts}.v{PROGRESS_FORMAT}") for part in range(1, num_parts)
@@ -169,20 +169,22 @@ def _copy_model(source: Path, folder: Path, made_from: str = "") -> None:
 def _teacher_outputs(
     inputs: Inputs, pool: LanePool, transfer: ray.ObjectRef, folder: Path, say: Say
 ) -> tuple[dict[str, np.ndarray], float]:
-    """(N, C) logits of every split, from the cache or from one pass spread over the lanes; and how many passes it took."""
-    sizes = {name: len(split.labels) for name, split in inputs.transfer.splits.items()}
+    """(N, C) or (W, C) logits of every split, from the cache or from one pass spread over the lanes; and how many passes it
+    took."""
+    everything = {name: split.tokens["full"] for name, split in inputs.transfer.splits.items()}
+    sizes = {name: len(tokens) for name, tokens in everything.items()}
+    num_outputs = {name: tokens.num_outputs for name, tokens in everything.items()}
     key = hashlib.sha256(f"{fingerprint(folder)}:{inputs.transfer.fingerprint}:{FORMAT}".encode()).hexdigest()[:16]
     kept = inputs.spec.cache / "outputs" / f"{key}.safetensors"
     if mirror.bring(kept):
         logits = load_file(kept)
-        if {name: len(values) for name, values in logits.items()} == sizes:
+        if {name: len(values) for name, values in logits.items()} == num_outputs:
             say("the teacher's outputs are in the cache")
             return logits, 0.0
     say(f"the teacher reads {sum(sizes.values()):,} texts, once")
     parts: list[tuple[str, str, np.ndarray]] = []
     for name in sizes:
-        lengths = inputs.transfer.splits[name].tokens["full"].lengths
-        order = np.argsort(-lengths, kind="stable")
+        order = np.argsort(-everything[name].lengths, kind="stable")
         pieces = max(pool.num_lanes, -(-sizes[name] // MAX_TEACH_ROWS))
         # Dealt out like cards, longest first: every part has the same mix of lengths.
         parts += [(f"teach:{key}:{name}:{i}", name, order[i::pieces]) for i in range(pieces) if len(order[i::pieces])]
@@ -190,14 +192,14 @@ def _teacher_outputs(
         payload = {"teacher": str(folder), "split": name, "rows": rows, "refs": {"transfer": transfer}}
         pool.submit(WorkItem(key=item_key, kind=WorkKind.TEACH, payload=payload))
     num_labels = len(inputs.transfer.label_names)
-    logits = {name: np.full((size, num_labels), np.nan, np.float32) for name, size in sizes.items()}
+    logits = {name: np.full((size, num_labels), np.nan, np.float32) for name, size in num_outputs.items()}
     read = 0
     for item_key, name, rows in parts:
         result = pool.wait(item_key)
         pool.acknowledge(item_key)
         if result.error:
             raise StudyError(f"the teacher's outputs could not be computed: {result.error}")
-        logits[name][rows] = result.output["logits"]
+        logits[name][everything[name].numbers(rows)] = result.output["logits"]
         read += result.output["forward_rows"]
     if not all(np.isfinite(values).all() for values in logits.values()):
         raise StudyError("the teacher's outputs are not finite numbers; is the model whole?")
@@ -212,7 +214,7 @@ def _references(inputs: Inputs, transfer: TransferSet, logits: dict[str, np.ndar
     metrics: dict[str, float] = {}
     for name in ("validation", "test"):
         try:
-            scored = transfer.measure(logits[name], transfer.splits[name].labels)
+            scored = transfer.measure(name, logits[name])
         except TrialError as error:
             raise StudyError(f"the teacher could not be scored: {error}") from None
         metrics |= {f"{name}/{metric}": value for metric, value in scored.items()}

@@ -19,6 +19,7 @@ from spaces.named import function_named
 from spaces.study import HubSource
 
 FORMATS = {".tsv": "csv", ".csv": "csv", ".jsonl": "json", ".json": "json", ".parquet": "parquet", ".txt": "text"}
+FORMATS |= {".conll": "conll"}  # a word a line
 
 
 AT_ONCE = 10_000  # cells made Python objects of at a time
@@ -99,6 +100,8 @@ def read_table(name: str, where: Path | HubSource, cache: Path, reader: str | No
         kind = FORMATS.get(where.suffix.lower())
         if kind is None:
             raise InputError.of("", f"{where.name}: the ending is not known; write one of {', '.join(FORMATS)}", path)
+        if kind == "conll":
+            return _read_conll(where)
         options: dict[str, Any] = {}
         if kind == "csv":
             header = _header(where)
@@ -136,6 +139,31 @@ def _read_own(name: str, where: Path, reader: str) -> Table:
     if not rows:
         raise InputError.of("", f"reader {reader} found no rows in {where}", f"data.{name}")
     return Table.of_rows(rows)
+
+
+def _read_conll(where: Path) -> Table:
+    """A word a line, its tag in the last column; a blank line between sentences. One column: words without tags. Raises
+    InputError."""
+    rows: list[dict[str, Any]] = [{"tokens": [], "tags": []}]
+    width = 0
+    with open(where, encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, 1):
+            fields = line.split("\t") if "\t" in line else line.split()
+            if not line.strip() or fields[0] == "-DOCSTART-":
+                if rows[-1]["tokens"]:
+                    rows.append({"tokens": [], "tags": []})
+                continue
+            width = width or len(fields)
+            if (len(fields) > 1) != (width > 1):
+                raise InputError.of(
+                    "", f"{where} line {number} has {len(fields)} columns, the first one has {width}", "data"
+                )
+            rows[-1]["tokens"].append(fields[0].strip())
+            rows[-1]["tags"].append(fields[-1].strip())
+    if not width:
+        raise InputError.of("", f"{where} holds no rows", "data")
+    kept = [row for row in rows if row["tokens"]]
+    return Table.of_rows(kept if width > 1 else [{"tokens": row["tokens"]} for row in kept])
 
 
 def _named(data: Any) -> Table:

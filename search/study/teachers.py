@@ -13,21 +13,22 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from spaces.errors import InputError, cut
-from spaces.student import TeacherShape
+from spaces.student import TaskHead, TeacherShape
 from spaces.study import TeacherSpec
-from spaces.task import Task
+from spaces.task import TASK_HEADS, Task
 
 WANTED = ("*.json", "*.safetensors", "*.txt", "*.model")
 
 
 @dataclass(frozen=True)
 class TeacherSource:
-    """A model folder on this machine. `labels` are its head's names in order; none without a classification head."""
+    """A model folder on this machine. `labels` are the names in order of its head for `task_head`; none without one."""
 
     folder: Path
     config: dict[str, Any]
     labels: tuple[str, ...] | None
     fingerprint: str
+    task_head: TaskHead = "text"
 
     @property
     def has_masked_lm(self) -> bool:
@@ -50,10 +51,11 @@ class TeacherSource:
             num_labels=num_labels,
             num_parameters=_num_parameters(self.folder),
             embedding_size=get("embedding_size") if get("embedding_size") != get("hidden_size") else None,
+            task_head=self.task_head,
         )
 
 
-def find_teacher(spec: TeacherSpec) -> TeacherSource:
+def find_teacher(spec: TeacherSpec, task_head: TaskHead = "text") -> TeacherSource:
     """Brings the teacher to this machine. Raises InputError where it cannot be had or is no encoder."""
     folder = _folder(spec)
     try:
@@ -71,13 +73,13 @@ def find_teacher(spec: TeacherSpec) -> TeacherSource:
         raise InputError.of(
             "teacher", f"{weights[0].name} has hash {found}, not {spec.sha256}; it is not the model named", "sha256"
         )
-    _check_encoder(config, folder)
+    _check_encoder(config, folder, task_head)
     names = config.get("architectures") or []
-    head = any(name.endswith("ForSequenceClassification") for name in names)
+    head = any(name.endswith(f"For{TASK_HEADS[task_head]}") for name in names)
     try:
         table = config.get("id2label") or {str(i): f"LABEL_{i}" for i in range(config.get("num_labels", 2))}
         labels = tuple(str(table[key]) for key in sorted(table, key=int)) if head else None
-        source = TeacherSource(folder, config, labels, fingerprint(folder))
+        source = TeacherSource(folder, config, labels, fingerprint(folder), task_head)
         source.shape(2)
     except (TypeError, ValueError, LookupError, AttributeError, SafetensorError) as error:  # pydantic's is a ValueError
         problem = f"{folder} holds a config.json or weights that make no model: {cut(str(error), 300)}"
@@ -95,9 +97,13 @@ def _pickled(folder: Path) -> str:
     )
 
 
-def _check_encoder(config: dict[str, Any], folder: Path) -> None:
-    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES as KNOWN
+def _check_encoder(config: dict[str, Any], folder: Path, task_head: TaskHead) -> None:
+    from transformers.models.auto import modeling_auto as known
 
+    kinds = {
+        "text": known.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+        "token": known.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
+    }[task_head]
     kind = config.get("model_type", "")
     if "auto_map" in config:
         raise InputError.of(
@@ -112,7 +118,7 @@ def _check_encoder(config: dict[str, Any], folder: Path) -> None:
         ("num_attention_heads", "n_heads"),
         ("vocab_size",),
     )
-    if not isinstance(kind, str) or kind not in KNOWN or config.get("is_encoder_decoder") or config.get("is_decoder"):
+    if not isinstance(kind, str) or kind not in kinds or config.get("is_encoder_decoder") or config.get("is_decoder"):
         raise InputError.of(
             "teacher", f"model type {kind!r} is no encoder that classifies text, such as bert or roberta", "model"
         )
@@ -127,8 +133,8 @@ def match_labels(source: TeacherSource, data_labels: list[str], task: Task) -> l
     Names are matched without regard to case. Numbers match a head whose names are generic (LABEL_0) by index.
     """
     assert source.labels is not None
-    made_for = source.config.get("problem_type") or task.problem_type
-    if made_for != task.problem_type:
+    made_for = source.config.get("problem_type")
+    if task.problem_type and made_for and made_for != task.problem_type:
         raise InputError.of("teacher", f"its head is made for {made_for.replace('_', ' ')}, not for this task", "model")
     if task.target == "number":
         if len(source.labels) != 1:

@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 
 from search.study.tables import Table, Texts, in_parts, read_table
+from search.study.tagged import IGNORED, names_in_order, num_broken, row_of
 from spaces.errors import Fault, InputError, cut, near_miss
 from spaces.study import DataSpec, StudySpec
+from spaces.task import OUTSIDE
 from spaces.trial import derived_seed
 
 SPLITS = ("train", "validation", "test")
@@ -25,6 +27,7 @@ USUAL = {
     "text_pair": ("text_pair", "text_b", "sentence2", "hypothesis", "question2"),
     "label": ("label", "labels", "class", "category", "target", "score"),
 }
+USUAL_OF_WORDS = {"text": ("tokens", "words", "text"), "label": ("tags", "ner_tags", "labels", "label")}
 WHOLE = r"-?[0-9]{1,18}"  # a class that is a number; str.isdigit holds ² for one, and int takes no 5,000 digits
 LARGEST = 3e38  # of a single precision float
 CUT_SHARE, CUT_MOST = 0.1, 5000  # what is cut off train where a split is missing
@@ -32,7 +35,8 @@ CUT_SHARE, CUT_MOST = 0.1, 5000  # what is cut off train where a split is missin
 
 @dataclass(frozen=True)
 class LabelledTexts:
-    """One split: texts, their second halves where there are any, and labels: a name, several names, or a number."""
+    """One split: texts, their second halves where there are any, and labels: a name, several names, a number, or a tag for each
+    word; words have a blank between."""
 
     texts: Sequence[str]
     pairs: Sequence[str] | None
@@ -92,6 +96,10 @@ def read_texts(spec: StudySpec, source: str = "data") -> StudyTexts:
     faults: list[Fault] = []
     splits: dict[str, LabelledTexts] = {}
     named: list[str] = []  # the classes in the order that the data set gives them
+    if spec.about.target == "tags":
+        faults += _not_for_tags(spec.data)
+        if faults:
+            raise InputError(source, faults)
     if spec.data.builtin:
         from examples.docstrings import docstring_pairs
 
@@ -127,13 +135,14 @@ def read_texts(spec: StudySpec, source: str = "data") -> StudyTexts:
     for name, split in texts.splits.items():
         if len(split) == 0:
             faults.append(Fault(f"data.{name}", "holds no rows"))
-    seen = {label for split in texts.splits.values() for label in split.labels}
+    whole = [label for split in texts.splits.values() for label in split.labels]
+    seen = _names(whole, target) if target == "tags" else set(whole)
     if len(seen) < 2 and not faults:
         what = "class" if target == "class" else "label"
         faults.append(
             Fault("data.train", f"has one {what} only ({cut(str(sorted(seen)), 200)}); there is nothing to learn")
         )
-    known = _names(texts.splits["train"].labels, target)
+    known = set(texts.label_names) if target == "tags" else _names(texts.splits["train"].labels, target)
     for name in ("validation", "test"):
         unknown = sorted(_names(texts.splits[name].labels, target) - known)
         if unknown:
@@ -144,6 +153,16 @@ def read_texts(spec: StudySpec, source: str = "data") -> StudyTexts:
                     f"label {cut(unknown[0], 100)!r} does not occur in train{hint}; train has {cut(str(sorted(known)), 500)}",
                 )
             )
+    if target == "tags" and not faults:
+        for name, split in texts.splits.items():
+            if _names(split.labels, target) <= {OUTSIDE}:
+                faults.append(
+                    Fault(f"data.{name}", "has no entity: every tag is O, and there would be nothing to find")
+                )
+            if broken := num_broken(split.labels):
+                texts.notes.append(
+                    f"{name} has {broken:,} tags I-TYPE that continue no entity of their type; each is taken to begin one"
+                )
     if faults:
         raise InputError(source, faults)
     if len(more):
@@ -172,13 +191,31 @@ def _shared(texts: StudyTexts, drop: bool) -> StudyTexts:
 def _names(labels: list[Any], target: str) -> set[str]:
     if target == "number":
         return set()
-    return set(labels) if target == "class" else {name for names in labels for name in names}
+    if target == "class":
+        return set(labels)
+    return {name for names in labels for name in names} - {IGNORED}
+
+
+def _not_for_tags(data: DataSpec) -> list[Fault]:
+    faults = []
+    if data.builtin:
+        faults.append(
+            Fault("data.builtin", "holds pairs with a class each, and words with tags are needed; write train: FILE")
+        )
+    if data.columns.text_pair is not None:
+        faults.append(Fault("data.columns.text_pair", "there is one text a row where words have tags"))
+    return faults
 
 
 def _label_names(splits: dict[str, LabelledTexts], target: str, order: list[str]) -> list[str]:
     """In the order of the data set where it gives one, else by number or by alphabet."""
     if target == "number":
         return ["score"]
+    if target == "tags":
+        return names_in_order(
+            splits["train"].labels if "train" in splits else [],
+            (tags for split in splits.values() for tags in split.labels),
+        )
     names = _names(splits["train"].labels, target) if "train" in splits else set()
     if names and names <= set(order):
         return [name for name in order if name in names]
@@ -186,7 +223,11 @@ def _label_names(splits: dict[str, LabelledTexts], target: str, order: list[str]
     return sorted(names, key=(lambda name: (int(name), name)) if whole else None)
 
 
-def _column(role: str, columns: list[str], data: DataSpec, name: str, faults: list[Fault], needed: bool) -> str | None:
+def _column(
+    role: str, columns: list[str], data: DataSpec, name: str, faults: list[Fault], usual: dict[str, tuple[str, ...]] | None
+) -> str | None:  # fmt: skip
+    """The column of this role: as the study says, or else the first that has a usual name; a fault where there is none of them.
+    With `usual` None it may be missing."""
     chosen = getattr(data.columns, role)
     if chosen is not None and columns != ["text"]:  # a file of lines names no columns
         if chosen in columns:
@@ -198,8 +239,8 @@ def _column(role: str, columns: list[str], data: DataSpec, name: str, faults: li
             )
         )
         return None
-    found = next((usual for usual in USUAL[role] if usual in columns), None)
-    if found is None and needed:
+    found = next((each for each in (usual or USUAL)[role] if each in columns), None)
+    if found is None and usual is not None:
         faults.append(
             Fault(
                 f"data.{name}",
@@ -210,26 +251,35 @@ def _column(role: str, columns: list[str], data: DataSpec, name: str, faults: li
 
 
 def _labelled(name: str, table: Table, spec: StudySpec, faults: list[Fault]) -> LabelledTexts:
-    columns, data, read = table.columns, spec.data, LABEL_READERS[spec.about.target]
-    text = _column("text", columns, data, name, faults, needed=True)
-    pair = _column("text_pair", columns, data, name, faults, needed=False)
+    columns, data, tagged = table.columns, spec.data, spec.about.target == "tags"
+    usual = USUAL_OF_WORDS if tagged else USUAL
+    text = _column("text", columns, data, name, faults, usual)
+    pair = None if tagged else _column("text_pair", columns, data, name, faults, None)
     labelled = name != UNLABELLED
-    label = _column("label", columns, data, name, faults, needed=True) if labelled else None
+    label = _column("label", columns, data, name, faults, usual) if labelled else None
     empty = LabelledTexts([], None, [])
     if text is None or (labelled and label is None):
         return empty
     firsts, seconds = table.column(text), table.column(pair) if pair else None
     cells = table.column(label) if label is not None else None
-    labels, bad, left_out = [], [], []
+    labels: list[Any] = []
+    bad, left_out, of_words = [], [], []
     rows = zip(firsts, seconds or repeat(""), cells or repeat(None), strict=False)
     for number, (value, second, cell) in enumerate(rows):
         if not labelled and not str(value or "").strip():
             left_out.append(number)  # a file of lines may hold empty ones
         elif value is None or not str(value).strip() or (pair and (second is None or not str(second).strip())):
             bad.append((number, "an empty text"))
+        elif tagged:
+            try:
+                words, tags = row_of(value, ([] if cell is None else cell) if labelled else None, data)
+                of_words.append(words)
+                labels.append(tags)
+            except ValueError as error:
+                bad.append((number, str(error)))
         elif labelled:
             try:
-                labels.append(read(cell, data))
+                labels.append(LABEL_READERS[spec.about.target](cell, data))
             except ValueError as error:
                 bad.append((number, str(error)))
     if bad:
@@ -239,6 +289,8 @@ def _labelled(name: str, table: Table, spec: StudySpec, faults: list[Fault]) -> 
             Fault(f"data.{name}", f"row {first + 1} (after the header) has {what}{more}; remove or fill them")
         )
         return empty
+    if tagged:
+        return LabelledTexts(Texts.of(of_words), None, labels)
     whole = LabelledTexts(_as_texts(firsts), _as_texts(seconds) if seconds is not None else None, labels)
     return whole.pick(np.delete(np.arange(len(firsts)), left_out)) if left_out else whole
 

@@ -24,7 +24,7 @@ def fewest_tokens(inputs: Inputs) -> float:
     train, training = inputs.transfer.splits["train"], inputs.spec.training
     batch = inputs.spec.space.parameter("batch_size")
     batch_size = int(min(batch.values, key=float) if isinstance(batch, Choice) else batch.low)
-    passes = _passes(training.epochs, training.steps, batch_size, len(train.labels), len(train.labels))
+    passes = _passes(training.epochs, training.steps, batch_size, len(train), len(train))
     return passes * min(len(tokens.ids) for tokens in train.tokens.values())
 
 

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from search.trial.metrics import NO_TAG
 from spaces.errors import InputError
 from spaces.study import StudySpec
 
@@ -17,12 +18,15 @@ def refuse_chance(spec: StudySpec, outputs: np.ndarray, labels: np.ndarray) -> N
     """Raises InputError where the teacher's answers agree with the labels no better than they would in any other order."""
     if "chance" in spec.accept:
         return
+    if spec.about.target == "tags":
+        outputs, labels = outputs[labels != NO_TAG], labels[labels != NO_TAG]
+    what = "words" if spec.about.target == "tags" else "texts"
     found = agreement(spec.about.target, outputs, labels)
     if not found < SHOWN_FROM:
         return
     raise InputError.of(
         "",
-        f"on {len(labels):,} validation texts its answers agree with the labels no better than chance ({found:+.1f} standard "
+        f"on {len(labels):,} validation {what} its answers agree with the labels no better than chance ({found:+.1f} standard "
         f"deviations from answers in any order; {SHOWN_FROM:+.1f} would show that it knows something), so students would learn "
         "nothing from it. Is it made for this task, and do data.labels name its classes as it does? One without a head would be "
         "fine-tuned here, by teacher.fine_tune. To go on all the same, write accept: [chance]",
@@ -41,7 +45,7 @@ def agreement(target: str, outputs_NC: np.ndarray, labels: np.ndarray) -> float:
     if len(labels) > MOST_ROWS:
         rows = np.random.default_rng(0).choice(len(labels), MOST_ROWS, replace=False)
         outputs_NC, labels = outputs_NC[rows], labels[rows]
-    if target == "class":
+    if target in ("class", "tags"):
         known, labels_N = np.unique(labels, return_inverse=True)  # classes that no label has, no answer can hit
         order = np.searchsorted(known, answers := outputs_NC.argmax(-1)).clip(max=len(known) - 1)
         answers_N = np.where(known[order] == answers, order, len(known))

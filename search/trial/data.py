@@ -1,6 +1,6 @@
 """TransferSet: what students learn from, as arrays that Ray shares without copying; and the batches drawn from it.
 
-Legend: N rows, B batch, T tokens of the longest row of a batch, C classes.
+Legend: N rows, B batch, T tokens of the longest row of a batch, C classes, W words of all rows, P places of a batch.
 """
 
 from __future__ import annotations
@@ -14,19 +14,69 @@ from typing import Any
 import numpy as np
 import torch
 
-from search.trial.metrics import measure
+from search.trial.metrics import NO_TAG, measure
+from spaces.student import TaskHead
 
 ENCODED_AT_ONCE = 20_000  # texts: what a tokenizer returns of one takes many times its ids
+
+
+NOWHERE = -1  # the place of a word that nothing is read for
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where in N rows outputs are read, laid end to end: row i has at[offsets[i]:offsets[i + 1]], a piece's number within the row
+    each. A word is read at its first piece. It has no place (NOWHERE) where it was cut off, where the tokenizer makes nothing
+    of it, and where its label is ignored: then no loss sees it. Labels and teacher's outputs lie in the same order,
+    whatever the vocabulary."""
+
+    at: np.ndarray  # int32, W
+    offsets: np.ndarray  # int64, N + 1
+
+    @classmethod
+    def of_words(cls, word_of_piece: Sequence[Sequence[int | None]], num_words: Sequence[int]) -> Places:
+        """The first piece of each word, from the word (or none) that each piece of a row belongs to."""
+        offsets = np.concatenate([[0], np.cumsum(num_words)]).astype(np.int64)
+        at = np.full(offsets[-1], NOWHERE, np.int32)
+        for start, row in zip(offsets, word_of_piece, strict=False):
+            for piece in range(len(row) - 1, -1, -1):
+                if (word := row[piece]) is not None:
+                    at[start + word] = piece
+        return cls(at, offsets)
+
+    def numbers(self, rows: np.ndarray) -> np.ndarray:
+        """Which places are of these rows, in this order."""
+        starts, counts = self.offsets[rows], np.diff(self.offsets)[rows]
+        before = np.cumsum(counts) - counts
+        return np.repeat(starts - before, counts) + np.arange(int(counts.sum()))
+
+    def taken(self, rows: np.ndarray) -> Places:
+        counts = np.diff(self.offsets)[rows]
+        return Places(self.at[self.numbers(rows)], np.concatenate([[0], np.cumsum(counts)]))
+
+    def first(self, count: int) -> Places:
+        return Places(self.at[: self.offsets[count]], self.offsets[: count + 1])
+
+    @classmethod
+    def joined(cls, *parts: Places) -> Places:
+        counts = np.concatenate([np.diff(part.offsets) for part in parts])
+        return cls(np.concatenate([part.at for part in parts]), np.concatenate([[0], np.cumsum(counts)]))
+
+    def without(self, left_out: np.ndarray) -> Places:
+        """The same where nothing is read for the places that `left_out` (W,) marks."""
+        return replace(self, at=np.where(left_out, NOWHERE, self.at).astype(np.int32))
 
 
 @dataclass(frozen=True)
 class Tokens:
     """N rows of pieces laid end to end: row i is ids[offsets[i]:offsets[i + 1]]; its second text (token type 1)
-    begins at `second[i]` within the row, which is the row's length where there is one text only."""
+    begins at `second[i]` within the row, which is the row's length where there is one text only. With `places` there is an
+    output for each of them, else one for each row."""
 
     ids: np.ndarray  # int32
     offsets: np.ndarray  # int64, N + 1
     second: np.ndarray  # int32, N
+    places: Places | None = None
 
     def __len__(self) -> int:
         return len(self.second)
@@ -39,11 +89,12 @@ class Tokens:
         """These rows alone, in this order; at least one."""
         offsets = np.concatenate([[0], np.cumsum(self.lengths[rows])])
         ids = np.concatenate([self.ids[self.offsets[row] : self.offsets[row + 1]] for row in rows])
-        return Tokens(ids, offsets, self.second[rows])
+        return Tokens(ids, offsets, self.second[rows], self.places and self.places.taken(rows))
 
     def first(self, count: int) -> Tokens:
         """The first rows alone; nothing is copied."""
-        return Tokens(self.ids[: self.offsets[count]], self.offsets[: count + 1], self.second[:count])
+        places = self.places and self.places.first(count)
+        return Tokens(self.ids[: self.offsets[count]], self.offsets[: count + 1], self.second[:count], places)
 
     @classmethod
     def joined(cls, *parts: Tokens) -> Tokens:
@@ -51,7 +102,9 @@ class Tokens:
         lengths = np.concatenate([part.lengths for part in parts])
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         ids = np.concatenate([part.ids for part in parts])
-        return cls(ids, offsets, np.concatenate([part.second for part in parts]))
+        places = [part.places for part in parts if part.places is not None]
+        second = np.concatenate([part.second for part in parts])
+        return cls(ids, offsets, second, Places.joined(*places) if places else None)
 
     def with_rows(self, chosen: np.ndarray, theirs: Tokens) -> Tokens:
         """The `chosen` (N,) rows as in `theirs`, which holds them alone, in order; the others as they are."""
@@ -61,21 +114,50 @@ class Tokens:
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         ours, laid = np.repeat(~chosen, lengths), np.empty(offsets[-1], np.int32)
         laid[ours], laid[~ours] = self.ids[kept], theirs.ids
-        return Tokens(laid, offsets, second)
+        places = self.places
+        if places is not None and theirs.places is not None:
+            at = places.at.copy()
+            at[places.numbers(np.flatnonzero(chosen))] = theirs.places.at
+            places = replace(places, at=at)
+        return Tokens(laid, offsets, second, places)
+
+    @property
+    def num_outputs(self) -> int:
+        return len(self) if self.places is None else len(self.places.at)
+
+    def numbers(self, rows: np.ndarray) -> np.ndarray:
+        """Which outputs are of these rows, in this order."""
+        return rows if self.places is None else self.places.numbers(rows)
+
+    def num_read(self, rows: np.ndarray) -> int:
+        """How many outputs of these rows are read: all but those that are NOWHERE."""
+        return len(rows) if self.places is None else int((self.places.at[self.places.numbers(rows)] != NOWHERE).sum())
 
     def remapped(self, new_ids: np.ndarray) -> Tokens:
         """The same rows in another vocabulary; `new_ids[old]` is the new id."""
         return replace(self, ids=new_ids[self.ids].astype(np.int32))
 
     @classmethod
-    def encode(cls, tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int) -> Tokens:
-        """Tokenises with truncation to `max_length` pieces (the longer text of a pair is cut first)."""
+    def encode(
+        cls,
+        tokenizer: Any,
+        texts: Sequence[str],
+        pairs: Sequence[str] | None,
+        max_length: int,
+        task_head: TaskHead = "text",
+    ) -> Tokens:
+        """Tokenises with truncation to `max_length` pieces (the longer text of a pair is cut first). For `token` heads texts are
+        words with a blank between (any fast tokenizer), and each word has a place."""
         if not texts:
-            return cls(np.zeros(0, np.int32), np.zeros(1, np.int64), np.zeros(0, np.int32))
+            places = Places(np.zeros(0, np.int32), np.zeros(1, np.int64)) if task_head == "token" else None
+            return cls(np.zeros(0, np.int32), np.zeros(1, np.int64), np.zeros(0, np.int32), places)
         parts = []
         for start in range(0, len(texts), ENCODED_AT_ONCE):
             part = slice(start, start + ENCODED_AT_ONCE)
             some = list(texts[part])
+            if task_head == "token":
+                parts.append(cls._encoded_words(tokenizer, [text.split(" ") for text in some], max_length))
+                continue
             parts.append(cls._encoded(tokenizer, some, None if pairs is None else list(pairs[part]), max_length))
         return cls.joined(*parts)
 
@@ -94,6 +176,15 @@ class Tokens:
         return cls.laid_out(rows, types)
 
     @classmethod
+    def _encoded_words(cls, tokenizer: Any, texts: list[list[str]], max_length: int) -> Tokens:
+        backend = tokenizer.backend_tokenizer
+        backend.enable_truncation(max_length)
+        backend.no_padding()
+        encodings = backend.encode_batch(texts, is_pretokenized=True)  # the fast one does not say whose a piece is
+        places = Places.of_words([encoding.word_ids for encoding in encodings], [len(words) for words in texts])
+        return replace(cls.laid_out([encoding.ids for encoding in encodings], None), places=places)
+
+    @classmethod
     def laid_out(cls, rows: Sequence[Sequence[int]], types: Sequence[Sequence[int]] | None) -> Tokens:
         """Rows of pieces, end to end; `types` are their token types where there are pairs."""
         offsets = np.zeros(len(rows) + 1, np.int64)
@@ -108,16 +199,33 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Split:
-    """One split: its pieces under each vocabulary, its labels (class numbers or numbers (N,), or 0 and 1 (N, C)), and the
-    teacher's outputs (N, C) once they are there."""
+    """One split: its pieces under each vocabulary, its labels (class numbers or numbers (N,), 0 and 1 (N, C), or class numbers
+    of all words (W,)), and the teacher's outputs (N, C) or (W, C) once they are there."""
 
     tokens: dict[str, Tokens]
     labels: np.ndarray
     teacher_logits: np.ndarray | None = None
     texts: tuple[list[str], list[str] | None] | None = None  # kept for the splits that delivery scores from text
 
+    def __len__(self) -> int:
+        return len(next(iter(self.tokens.values())))
 
-NO_LABEL = {"class": -100, "classes": np.nan, "number": np.nan}  # by target: the label of a text that has none
+    @property
+    def word_offsets(self) -> np.ndarray | None:
+        """(N + 1,) where each row's words begin, of tasks that have an output for each."""
+        places = next(iter(self.tokens.values())).places
+        return None if places is None else places.offsets
+
+    def first(self, count: int) -> Split:
+        """The first rows alone; nothing is copied."""
+        tokens = {name: tokens.first(count) for name, tokens in self.tokens.items()}
+        num_outputs = next(iter(tokens.values())).num_outputs
+        logits = None if self.teacher_logits is None else self.teacher_logits[:num_outputs]
+        return Split(tokens, self.labels[:num_outputs], logits)
+
+
+# By target: the label of a text that has none.
+NO_LABEL = {"class": -100, "classes": np.nan, "number": np.nan, "tags": NO_TAG}
 
 
 @dataclass(frozen=True)
@@ -148,33 +256,33 @@ class TransferSet:
     max_length: int
     fingerprint: str = ""
     target: str = "class"
-    problem_type: str = "single_label_classification"
+    problem_type: str | None = "single_label_classification"
     class_weights: np.ndarray | None = None  # (C,) of the loss to the labels
     own_metrics: dict[str, str] = field(default_factory=dict)  # name -> "module:function"
     own_families: dict[str, str] = field(default_factory=dict)  # likewise, a Family each
     own_heads: dict[str, str] = field(default_factory=dict)  # likewise, a class of torch.nn.Module each
     states: StatesOnDisk | None = None  # None: who needs hidden states runs the teacher
     num_labelled: int | None = None  # of the training rows, the first ones; None: all
+    task_head: TaskHead = "text"
 
-    def measure(self, outputs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-        return measure(self.target, self.own_metrics, outputs, labels)
+    def measure(self, name: str, outputs: np.ndarray) -> dict[str, float]:
+        """The metrics of a model's outputs over the split `name`."""
+        split = self.splits[name]
+        return measure(self.target, self.own_metrics, outputs, split.labels, self.label_names, split.word_offsets)
 
     def training(self, vocabulary: str, taught: bool) -> tuple[Tokens, np.ndarray, np.ndarray | None, int]:
         """What a student trains on, and how many of the rows have labels (the first ones): (tokens, labels, teacher's
         outputs, num_labelled). Text without labels is of use only to who is `taught` by the teacher."""
         whole = self.joined() if taught else self.labelled()
         train = whole.splits["train"]
-        count = len(train.labels) if whole.num_labelled is None else whole.num_labelled
+        count = len(train) if whole.num_labelled is None else whole.num_labelled
         return train.tokens[vocabulary], train.labels, train.teacher_logits, count
 
     def labelled(self) -> TransferSet:
         """The same without the texts that have no label; nothing is copied."""
         splits, count = {name: split for name, split in self.splits.items() if name != "unlabelled"}, self.num_labelled
         if count is not None:
-            train = splits["train"]
-            outputs = None if train.teacher_logits is None else train.teacher_logits[:count]
-            tokens = {name: tokens.first(count) for name, tokens in train.tokens.items()}
-            splits["train"] = Split(tokens, train.labels[:count], outputs)
+            splits["train"] = splits["train"].first(count)
         return replace(self, splits=splits, num_labelled=None)
 
     def joined(self) -> TransferSet:
@@ -188,7 +296,7 @@ class TransferSet:
         tokens = {name: Tokens.joined(own, more.tokens[name]) for name, own in train.tokens.items()}
         whole = Split(tokens, np.concatenate([train.labels, more.labels]), outputs)
         held_out = {name: split for name, split in self.splits.items() if name not in ("train", "unlabelled")}
-        return replace(self, splits={"train": whole, **held_out}, num_labelled=len(train.labels))
+        return replace(self, splits={"train": whole, **held_out}, num_labelled=len(train))
 
     def with_teacher_logits(self, logits: dict[str, np.ndarray]) -> TransferSet:
         splits = {name: replace(split, teacher_logits=logits[name]) for name, split in self.splits.items()}
@@ -198,9 +306,16 @@ class TransferSet:
 @dataclass(frozen=True)
 class Batch:
     rows: np.ndarray  # (B,) which rows of the split
+    numbers: np.ndarray  # (P,) which outputs of the split are read: `rows` where there is one a row
     ids_BT: torch.Tensor  # int64
     mask_BT: torch.Tensor  # int64, 1 where a token is
     types_BT: torch.Tensor  # int64, token types
+    places_P: torch.Tensor | None = None  # int64, of rows laid end to end with their padding
+
+    def read(self, outputs: torch.Tensor) -> torch.Tensor:
+        """(P, C) what a model said at the places, of its (B, T, C); where there is an output a row, its (B, C) as it is. Other
+        pieces of a word, special tokens and padding come no further than this: no loss or metric sees them."""
+        return outputs if self.places_P is None else outputs.flatten(0, 1)[self.places_P.to(outputs.device)]
 
     def to(self, device: torch.device) -> Batch:
         if device.type == "cpu":
@@ -222,7 +337,14 @@ def padded(tokens: Tokens, rows: np.ndarray, pad_id: int) -> Batch:
     where = np.minimum(starts[:, None] + column, len(tokens.ids) - 1)
     ids = np.where(mask, tokens.ids[where], pad_id).astype(np.int64)
     types = (mask & (column >= tokens.second[rows][:, None])).astype(np.int64)
-    return Batch(rows, torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64)), torch.from_numpy(types))
+    inputs = (torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64)), torch.from_numpy(types))
+    if tokens.places is None:
+        return Batch(rows, rows, *inputs)
+    numbers = tokens.places.numbers(rows)
+    at = tokens.places.at[numbers]
+    flat = at + len(column) * np.repeat(np.arange(len(rows)), np.diff(tokens.places.offsets)[rows])
+    there = at != NOWHERE
+    return Batch(rows, numbers[there], *inputs, torch.from_numpy(flat[there]))
 
 
 BUCKET_BATCHES = 50  # batches of one length bucket: enough to sort well, few enough to keep the order random

@@ -15,16 +15,17 @@ from search.trial.forward import classifier
 
 @torch.inference_mode()
 def predict(model: Any, tokens: Tokens, pad_id: int, context: WorkerContext, exact: bool = False) -> np.ndarray:
-    """(N, C) float32 logits in the order of the rows; T=1, dropout off. The model's mode is restored."""
+    """(N, C) float32 logits in the order of the rows, or of their words (W, C), 0 for a word without a place; T=1, dropout off. The
+    model's mode is restored."""
     was_training, where = model.training, device()
     forward = classifier(model.to(where)).eval()
-    out = np.zeros((len(tokens), model.config.num_labels), np.float32)
+    out = np.zeros((tokens.num_outputs, model.config.num_labels), np.float32)
     done = 0
     for rows in evaluation_rows(tokens.lengths):
         batch = padded(tokens, rows, pad_id).to(where)
         with autocast(exact):
-            logits_BC = forward(batch.ids_BT, batch.mask_BT, batch.types_BT)
-        out[rows] = logits_BC.float().cpu().numpy()
+            logits = forward(batch.ids_BT, batch.mask_BT, batch.types_BT)
+        out[batch.numbers] = batch.read(logits).float().cpu().numpy()
         done += len(rows)
         context.heartbeat(done, len(tokens))
     model.train(was_training)
@@ -45,6 +46,6 @@ def score(
         split = transfer.splits[name]
         pad_id = transfer.vocabularies[vocabulary].pad_id
         logits = predict(model, split.tokens[vocabulary], pad_id, context, exact)
-        scored = transfer.measure(logits, split.labels)
+        scored = transfer.measure(name, logits)
         metrics |= {f"{name}/{metric}": value for metric, value in scored.items()}
     return metrics

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from search.trial.context import WorkerContext
-from search.trial.data import Tokens, TransferSet
+from search.trial.data import NOWHERE, Tokens, TransferSet
 from search.trial.evaluate import score
 from search.trial.start.initialise import can_copy, initialise, unshared
 from search.trial.students import build_student
@@ -20,17 +21,17 @@ MOST_ROWS = 500_000  # that the n-grams are fitted on: their names alone take gi
 
 
 def majority(transfer: TransferSet) -> dict[str, float]:
-    """What the training labels say without a look at the text: the most frequent class, the labels that more than half of
-    the texts have, or the mean."""
+    """What the training labels say without a look at the text: the most frequent class or tag, the labels that more than half
+    of the texts have, or the mean."""
     labels = transfer.splits["train"].labels
-    if transfer.target == "class":
-        constant_C = np.bincount(labels, minlength=len(transfer.label_names)).astype(np.float32)
+    if transfer.target in ("class", "tags"):
+        constant_C = np.bincount(labels[labels >= 0], minlength=len(transfer.label_names)).astype(np.float32)
     else:
         constant_C = np.atleast_1d(labels.mean(0) - (0.5 if transfer.target == "classes" else 0.0))
     metrics: dict[str, float] = {}
     for name in ("validation", "test"):
         split = transfer.splits[name]
-        scored = transfer.measure(np.tile(constant_C, (len(split.labels), 1)), split.labels)
+        scored = transfer.measure(name, np.tile(constant_C, (len(split.labels), 1)))
         metrics |= {f"{name}/{metric}": value for metric, value in scored.items()}
     return metrics
 
@@ -39,7 +40,9 @@ def n_grams(transfer: TransferSet, context: WorkerContext) -> tuple[dict[str, fl
     """A linear model over the pieces and pairs of pieces that stand in two texts or more, tf-idf weighted, with the
     regularisation chosen on validation; and its number of weights. A pair's two sides count apart, and so do the pieces
     that both share: without them matching pairs would look harder for a bag of words than they are. Of more than MOST_ROWS
-    texts some are drawn."""
+    texts some are drawn. Where words have tags it is `frequent_tags`."""
+    if transfer.target == "tags":
+        return frequent_tags(transfer)
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     vectorizer = TfidfVectorizer(analyzer=lambda grams: grams, min_df=2, sublinear_tf=True)
@@ -62,7 +65,7 @@ def n_grams(transfer: TransferSet, context: WorkerContext) -> tuple[dict[str, fl
         metrics: dict[str, float] = {}
         for name, matrix in others.items():
             outputs = _outputs(model, matrix, num_labels, transfer.target)
-            scored = transfer.measure(outputs, transfer.splits[name].labels)
+            scored = transfer.measure(name, outputs)
             metrics |= {f"{name}/{metric}": value for metric, value in scored.items()}
         reached = metrics[f"validation/{next(iter(scored))}"]
         if best is None or reached > best[0]:
@@ -71,6 +74,35 @@ def n_grams(transfer: TransferSet, context: WorkerContext) -> tuple[dict[str, fl
             best = (reached, metrics, sum(int(part.coef_.size + np.size(part.intercept_)) for part in fitted))
     assert best is not None
     return best[1:]
+
+
+def frequent_tags(transfer: TransferSet) -> tuple[dict[str, float], int]:
+    """Each word gets the tag that it has most often in training, wherever it stands; a word that is not there the most frequent of
+    all. And how many words that takes. Words are told apart by their pieces: that is all that a model sees of them."""
+    train = transfer.splits["train"]
+    known: defaultdict[tuple[int, ...], Counter[int]] = defaultdict(Counter)
+    for word, tag in zip(_words(train.tokens["full"]), train.labels.tolist(), strict=True):
+        if word and tag >= 0:
+            known[word][tag] += 1
+    most = sum(known.values(), Counter[int]()).most_common(1)[0][0]
+    best = {word: counts.most_common(1)[0][0] for word, counts in known.items()}
+    metrics: dict[str, float] = {}
+    for name in ("validation", "test"):
+        tags = [best.get(word, most) for word in _words(transfer.splits[name].tokens["full"])]
+        scored = transfer.measure(name, np.eye(len(transfer.label_names), dtype=np.float32)[tags])
+        metrics |= {f"{name}/{metric}": value for metric, value in scored.items()}
+    return metrics, len(best)
+
+
+def _words(tokens: Tokens) -> Iterator[tuple[int, ...]]:
+    """The pieces of each word; none of a word without a place."""
+    assert tokens.places is not None
+    for row in range(len(tokens)):
+        at = tokens.places.at[tokens.places.offsets[row] : tokens.places.offsets[row + 1]]
+        ids = tokens.ids[tokens.offsets[row] : tokens.offsets[row + 1]].tolist()
+        starts = [place for place in at.tolist() if place != NOWHERE]
+        end_of = dict(zip(starts, [*starts[1:], len(ids) - 1], strict=True))  # the last piece is a special token
+        yield from (tuple(ids[place : end_of[place]]) if place != NOWHERE else () for place in at.tolist())
 
 
 def _linear(target: str, strength: float) -> Any:

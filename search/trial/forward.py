@@ -18,6 +18,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
 from search.trial.layouts import LAYOUTS, PARTS
+from spaces.task import TASK_HEADS
 
 MOST_WRITTEN_OUT = 2**25  # weights of attention: 200 MB a layer until the backward pass
 SHORT = ("bert", "albert", "distilbert", "squeezebert")  # whose last layer is run for the first token alone
@@ -25,7 +26,7 @@ ATTENTION = "distilsearch"  # the name of `attention` among Hugging Face's
 
 
 class Classifier(nn.Module):
-    """A Hugging Face sequence classifier behind one signature: (ids, mask, types) -> logits (B, C)."""
+    """A Hugging Face classifier behind one signature: (ids, mask, types) -> logits (B, C), of tokens (B, T, C)."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -187,7 +188,9 @@ def classifier(model: Any) -> Classifier:
     """The model behind the one signature, in the quickest form that gives its logits."""
     config = model.config
     known = config.model_type in SHORT and not getattr(config, "is_decoder", False)
-    known = known and not hasattr(model, "head_class")  # a head of the study's own may read every token
+    known = known and type(model).__name__.endswith(
+        TASK_HEADS["text"]
+    )  # other heads, or one's own, may read every token
     plain = (
         getattr(config, "position_embedding_type", "absolute") == "absolute"
         and getattr(config, "inner_group_num", 1) == 1

@@ -1,6 +1,6 @@
 """Distils one student. Read top to bottom: schedule, batches, forward, loss, step.
 
-Legend: B batch, T tokens, C classes.
+Legend: B batch, T tokens, C classes, P places where outputs are read: rows, or words of rows.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def fit(
     runner.train()
     if world > 1:
         runner = torch.nn.parallel.DistributedDataParallel(runner)
-    labels_N = torch.from_numpy(labels.astype(np.int64) if target == "class" else labels.astype(np.float32))
+    labels_N = torch.from_numpy(labels.astype(np.int64) if target in ("class", "tags") else labels.astype(np.float32))
     weights_C = None if class_weights is None else torch.tensor(class_weights, device=where)
     teacher_NC = None if teacher_logits is None else torch.from_numpy(teacher_logits)
     per_epoch, lengths = num_batches(len(tokens), schedule.batch_size), tokens.lengths
@@ -141,22 +141,22 @@ def fit(
             with averaged_later(runner) if number + 1 < accumulation_steps else contextlib.nullcontext():
                 if teacher_states is None:
                     with autocast():
-                        logits_BC = runner(*inputs)
+                        logits = runner(*inputs)
                 else:
                     states_KBTG = teacher_states(batch)
                     with autocast():
-                        logits_BC, hidden = runner(*inputs, states_KBTG, int(lengths[rows].sum()))
-                picked = torch.from_numpy(batch.rows)
+                        logits, hidden = runner(*inputs, states_KBTG, int(lengths[rows].sum()))
+                picked = torch.from_numpy(batch.numbers)
                 loss = distillation_loss(
-                    logits_BC,
+                    batch.read(logits),
                     None if teacher_NC is None else teacher_NC[picked].to(where),
                     labels_N[picked].to(where),
                     temperature=schedule.temperature,
                     soft_share=schedule.soft_share,
                     hidden_share=schedule.hidden_share,
                     hidden=hidden,
-                    num_valid=len(rows),
-                    num_labelled=int((rows < num_labelled).sum()),
+                    num_valid=tokens.num_read(rows),
+                    num_labelled=tokens.num_read(rows[rows < num_labelled]),
                     target=target,
                     weights_C=weights_C,
                 )

@@ -1,6 +1,7 @@
 """The losses: pure functions of outputs. Sums over classes, means over the valid rows, never over padding.
 
-Legend: B batch, C classes. `num_valid` divides: under DDP it is the count over all ranks, so that N workers give
+Legend: B batch (of rows, or of the words in them that are read: what is ignored is not among them), C classes.
+`num_valid` divides: under DDP it is the count over all ranks, so that N workers give
 the loss of one. An empty batch gives 0. `weights_C` are class weights, 1 on average over the training rows: they
 divide nothing, so that weighted and plain losses share their learning rate (PyTorch divides by the weights in the
 batch instead, which two workers would not agree on).
@@ -89,6 +90,7 @@ TARGET_LOSSES = {
     "class": TargetLosses(soft_loss, hard_loss),
     "classes": TargetLosses(soft_labels_loss, hard_labels_loss),
     "number": TargetLosses(soft_number_loss, hard_number_loss),
+    "tags": TargetLosses(soft_loss, hard_loss),  # a class for each word
 }
 
 

@@ -1,18 +1,21 @@
 """The metrics of each kind of target, from outputs and labels, as scikit-learn and SciPy compute them.
 
-Legend: N rows, C classes (1 for numbers).
+Legend: N rows, C classes (1 for numbers), W words of all rows.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from spaces.errors import TrialError
 from spaces.named import function_named
+from spaces.task import OUTSIDE
+
+NO_TAG = -100  # the label of a word that is ignored
 
 
 def of_class(outputs_NC: np.ndarray, labels_N: np.ndarray) -> dict[str, float]:
@@ -59,19 +62,71 @@ def of_number(outputs_N1: np.ndarray, labels_N: np.ndarray) -> dict[str, float]:
         }
 
 
+def of_tags(
+    outputs_WC: np.ndarray, labels_W: np.ndarray, names: Sequence[str], offsets: np.ndarray
+) -> dict[str, float]:
+    """Precision, recall and F1 of whole entities, over all types, and accuracy of words. `offsets` (N + 1,) say where each row's
+    words begin. Words whose label is -100 are as if they were not there; one that was not read (outputs of 0) counts as outside
+    of every entity."""
+    outside = list(names).index(OUTSIDE)
+    predicted_W = np.where(outputs_WC.any(-1), outputs_WC.argmax(-1), outside)
+    kept = labels_W != NO_TAG
+    row_W = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))[kept]
+    predicted_W, labels_W = predicted_W[kept], labels_W[kept]
+    found, wanted = (entities(tags, row_W, names) for tags in (predicted_W, labels_W))
+    right = len(found & wanted)
+    precision, recall = right / max(1, len(found)), right / max(1, len(wanted))
+    return {
+        "entity_f1": 2 * right / max(1, len(found) + len(wanted)),
+        "entity_precision": precision,
+        "entity_recall": recall,
+        "accuracy": float((predicted_W == labels_W).mean()) if len(labels_W) else 0.0,
+    }
+
+
+def entities(tags_W: np.ndarray, row_W: np.ndarray, names: Sequence[str]) -> set[tuple[str, int, int]]:
+    """(type, first word, word after the last) of each entity, words numbered over all rows. As conlleval counts: B- begins one, and
+    so does an I- that continues none of its type."""
+    kinds = [name.partition("-")[2] if name != OUTSIDE else "" for name in names]
+    begins = [name.startswith("B-") for name in names]
+    out: set[tuple[str, int, int]] = set()
+    kind, start, row = "", 0, -1
+    for place, (tag, at) in enumerate(zip(tags_W.tolist(), row_W.tolist(), strict=True)):
+        if kind and (kinds[tag] != kind or begins[tag] or at != row):
+            out.add((kind, start, place))
+            kind = ""
+        if kinds[tag] and not kind:
+            kind, start = kinds[tag], place
+        row = at
+    return out | ({(kind, start, len(tags_W))} if kind else set())
+
+
 CORRELATIONS = ("matthews", "pearson", "spearman")  # from -1; the other metrics from 0; all to 1
 ROUNDING = 1e-6
-METRICS = {"class": of_class, "classes": of_classes, "number": of_number}
+METRICS: dict[str, Callable[..., dict[str, float]]] = {
+    "class": of_class,
+    "classes": of_classes,
+    "number": of_number,
+    "tags": of_tags,
+}
 
 
-def measure(target: str, own: Mapping[str, str], outputs_NC: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+def measure(
+    target: str,
+    own: Mapping[str, str],
+    outputs_NC: np.ndarray,
+    labels: np.ndarray,
+    names: Sequence[str] = (),
+    word_offsets: np.ndarray | None = None,
+) -> dict[str, float]:
     """The task's metrics, and the study's own: name -> "module:function", a function of (outputs, labels) that returns a
     number to maximise. Raises TrialError where one does not, where one of the task's is no number or out of its range, and where
-    the outputs hold a NaN: its highest class would be one that the model never chose."""
+    the outputs hold a NaN: its highest class would be one that the model never chose. `names` of the classes and
+    `word_offsets` are for tags."""
     if np.isnan(outputs_NC).any():
         rows = int(np.isnan(outputs_NC).any(-1).sum())
         raise TrialError(f"the model's outputs for {rows:,} of {len(outputs_NC):,} texts are no numbers")
-    metrics = METRICS[target](outputs_NC, labels)
+    metrics = METRICS[target](outputs_NC, labels, *(() if word_offsets is None else (names, word_offsets)))
     for name, value in metrics.items():
         lowest = -1.0 if name in CORRELATIONS else 0.0
         if not lowest - ROUNDING <= value <= 1 + ROUNDING:

@@ -6,32 +6,25 @@ from typing import Any
 
 import torch
 
+from spaces.errors import TrialError
 from spaces.families import FAMILIES
 from spaces.heads import HEADS, STOCK
 from spaces.student import StudentShape
+from spaces.task import TASK_HEADS
 
 
 def build_student(
     shape: StudentShape, *, label_names: list[str], problem_type: str | None = None, pad_id: int = 0, dropout: float = 0.1,
     teacher_config: Any = None, empty: bool = False,
 ) -> Any:  # fmt: skip
-    """The stock `...ForSequenceClassification` of the shape's family with random weights, or its encoder with the shape's own
+    """The stock `...For...Classification` of the shape's family and task with random weights, or its encoder with the shape's own
     head; `empty`: with NaN for the encoder's weights, for whoever overwrites them all (drawing 10 million random numbers
     takes longer than copying them).
 
     Activation and LayerNorm's epsilon follow the teacher's, so that copied layers compute what they did.
     """
-    from transformers import (
-        AlbertConfig,
-        AlbertForSequenceClassification,
-        BertConfig,
-        BertForSequenceClassification,
-        DistilBertForSequenceClassification,
-        MobileBertConfig,
-        MobileBertForSequenceClassification,
-        SqueezeBertConfig,
-        SqueezeBertForSequenceClassification,
-    )
+    import transformers
+    from transformers import AlbertConfig, BertConfig, MobileBertConfig, SqueezeBertConfig
 
     common: dict[str, Any] = {
         "vocab_size": shape.vocabulary_size,
@@ -50,20 +43,23 @@ def build_student(
         "id2label": dict(enumerate(label_names)),
         "label2id": {name: index for index, name in enumerate(label_names)},
     }
-    family = FAMILIES[shape.family]
+    family, task = FAMILIES[shape.family], f"For{TASK_HEADS[shape.task_head]}"
 
     def stock() -> Any:
         if family.build is not None:
-            return family.build(shape, common)
+            built = family.build(shape, common)
+            if not type(built).__name__.endswith(task):
+                raise TrialError(f"family {shape.family} builds {type(built).__name__}, and the task needs one {task}")
+            return built
         model_type = family.model_type(shape)
         if model_type == "distilbert":
-            return DistilBertForSequenceClassification(_distilbert_config(common))
+            return getattr(transformers, f"DistilBert{task}")(_distilbert_config(common))
         if model_type == "bert":
-            return BertForSequenceClassification(BertConfig(**common))
+            return getattr(transformers, f"Bert{task}")(BertConfig(**common))
         if model_type == "squeezebert":
             groups = {f"{part}_groups": shape.num_conv_groups for part in ("q", "k", "v", "intermediate", "output")}
             squeezed = SqueezeBertConfig(**common, **groups, embedding_size=shape.embedding_size)
-            return SqueezeBertForSequenceClassification(squeezed)
+            return getattr(transformers, f"SqueezeBert{task}")(squeezed)
         if model_type == "mobilebert":
             mobile = MobileBertConfig(
                 **common,
@@ -71,7 +67,7 @@ def build_student(
                 intra_bottleneck_size=shape.bottleneck_size,
                 num_feedforward_networks=shape.num_feedforwards,
             )
-            return MobileBertForSequenceClassification(mobile)
+            return getattr(transformers, f"MobileBert{task}")(mobile)
         config = AlbertConfig(
             **common,
             embedding_size=shape.embedding_size,
@@ -80,7 +76,7 @@ def build_student(
             bos_token_id=None,
             eos_token_id=None,
         )
-        return AlbertForSequenceClassification(config)
+        return getattr(transformers, f"Albert{task}")(config)
 
     def build() -> Any:
         if shape.head == STOCK:

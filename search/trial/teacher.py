@@ -12,16 +12,28 @@ import numpy as np
 from search.trial.context import WorkerContext
 from search.trial.data import Split, TransferSet
 from spaces.study import FineTune
+from spaces.task import TASK_HEADS
 
 
 @functools.lru_cache(maxsize=1)
 def load_teacher(folder: str) -> Any:
     """The teacher with its head, in eval mode; kept by the process, since every trial starts from its weights."""
-    from transformers import AutoModelForSequenceClassification
+    return load_model(Path(folder)).eval()
 
-    return AutoModelForSequenceClassification.from_pretrained(
-        folder, trust_remote_code=False, use_safetensors=True
-    ).eval()
+
+def load_model(folder: Path, own_code: bool = False) -> Any:
+    """The model in a Hugging Face folder with the task head that its config names; `own_code`: with code from the folder."""
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    named = [*(config.get("architectures") or ()), *(config.get("auto_map") or ())]
+    head = next((head for head, words in TASK_HEADS.items() if any(name.endswith(words) for name in named)), "text")
+    return auto_model(head).from_pretrained(folder, trust_remote_code=own_code, use_safetensors=True)
+
+
+def auto_model(task_head: str) -> Any:
+    """Hugging Face's class that loads any architecture with such a head."""
+    import transformers
+
+    return getattr(transformers, f"AutoModelFor{TASK_HEADS[task_head]}")
 
 
 def fine_tune(
@@ -40,7 +52,6 @@ def fine_tune(
     """Fine-tunes the encoder in `base` on the labels, from `start_share` to `end_share` of the steps; leaves in `folder` the
     model with its metrics, or before the end a checkpoint that the next part `continues`. Whole or not at all."""
     import torch
-    from transformers import AutoModelForSequenceClassification
 
     from search.trial import checkpoint
     from search.trial.device import told_of_memory
@@ -51,7 +62,7 @@ def fine_tune(
     names = transfer.label_names
     rate = settings.dropout
     dropouts = {} if rate is None else {"hidden_dropout_prob": rate, "attention_probs_dropout_prob": rate}
-    model = AutoModelForSequenceClassification.from_pretrained(
+    model = auto_model(transfer.task_head).from_pretrained(
         base,
         trust_remote_code=False,
         use_safetensors=True,
@@ -103,7 +114,7 @@ def fine_tune(
 
 
 def teach(folder: str, split: Split, rows: np.ndarray, pad_id: int, context: WorkerContext) -> np.ndarray:
-    """(len(rows), C) the teacher's logits: in eval mode, without gradients, in the order of `rows`."""
+    """(len(rows), C) the teacher's logits, or those of the rows' words: in eval mode, without gradients, in the order of `rows`."""
     from search.trial.evaluate import predict
 
     return predict(load_teacher(folder), split.tokens["full"].taken(rows), pad_id, context)

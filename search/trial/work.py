@@ -184,7 +184,7 @@ def teach(item: WorkItem, context: WorkerContext) -> Outcome:
     split = transfer.splits[item.payload["split"]]
     pad_id = transfer.vocabularies["full"].pad_id
     logits = teacher.teach(item.payload["teacher"], split, item.payload["rows"], pad_id, context)
-    return None, {"logits": logits, "forward_rows": len(logits)}
+    return None, {"logits": logits, "forward_rows": len(item.payload["rows"])}
 
 
 def teach_states(item: WorkItem, context: WorkerContext) -> Outcome:

@@ -52,9 +52,10 @@ def full_embeddings(shape: StudentShape) -> str:
 
 def encoder_flops(shape: StudentShape, num_tokens: int, weights: int, attended: int) -> int:
     """Multiply-adds times two: of layers with so many `weights` in products each and `attended` channels in attention, and of a
-    head that reads one token."""
+    head that reads one token through a pooler, or every token without one."""
     layer = 2 * num_tokens * weights + 4 * num_tokens**2 * attended
-    return shape.depth * layer + 2 * shape.hidden_size * (shape.hidden_size + shape.num_labels)
+    head = shape.hidden_size + shape.num_labels if shape.task_head == "text" else num_tokens * shape.num_labels
+    return shape.depth * layer + 2 * shape.hidden_size * head
 
 
 def bert_flops(shape: StudentShape, num_tokens: int) -> int:

@@ -15,7 +15,8 @@ from search.trial.context import WorkerContext
 from search.trial.data import Tokens
 from search.trial.deliver.onnx import export_onnx, load_session, predict_onnx, quantise
 from search.trial.evaluate import predict
-from spaces.student import Frozen
+from search.trial.teacher import load_model
+from spaces.student import Frozen, TaskHead
 
 WEIGHTS = "model.safetensors"
 NOT_OF_ONNX = (WEIGHTS, "*.py", "README.md")  # of a Hugging Face folder
@@ -24,10 +25,11 @@ NEAR = 0.01  # of the outputs' spread: numbers closer than that count as equal
 
 @dataclass(frozen=True)
 class Texts:
-    """A split as a user has it: texts (and second texts), and its labels as arrays."""
+    """A split as a user has it: texts (and second texts), and its labels as arrays; `task_head`: what there is one for."""
 
     texts: tuple[list[str], list[str] | None]
     labels: np.ndarray
+    task_head: TaskHead = "text"
 
 
 class Check(Frozen):
@@ -50,13 +52,14 @@ class Written(Frozen):
 
 class Forms:
     """Writes the student in the Hugging Face folder `source` in other forms. `splits` are what each is held against the student
-    on (none: nothing is checked), `measure` scores outputs against labels, `target` says what a prediction is."""
+    on (none: nothing is checked), `measure` scores outputs against labels (and, of words, by where each text's begin), `target`
+    says what a prediction is."""
 
     def __init__(
         self,
         source: Path,
         splits: Mapping[str, Texts],
-        measure: Callable[[np.ndarray, np.ndarray], dict[str, float]],
+        measure: Callable[[np.ndarray, np.ndarray, np.ndarray | None], dict[str, float]],
         target: str,
         max_length: int,
         own_code: bool = False,
@@ -93,9 +96,7 @@ class Forms:
         return self._load(self._source)
 
     def _load(self, folder: Path) -> Any:
-        from transformers import AutoModelForSequenceClassification
-
-        return AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=self._own_code).eval()
+        return load_model(folder, self._own_code).eval()
 
     @cached_property
     def _tokens(self) -> tuple[dict[str, Tokens], int]:
@@ -104,7 +105,7 @@ class Forms:
 
         tokenizer = AutoTokenizer.from_pretrained(self._source, trust_remote_code=False)
         encoded = {
-            name: Tokens.encode(tokenizer, *split.texts, max_length=self._max_length)
+            name: Tokens.encode(tokenizer, *split.texts, self._max_length, split.task_head)
             for name, split in self._splits.items()
         }
         return encoded, int(tokenizer.pad_token_id)
@@ -127,7 +128,8 @@ class Forms:
     def _check(self, outputs: dict[str, np.ndarray]) -> Check:
         metrics: dict[str, float] = {}
         for name, split in self._splits.items():
-            scored = self._measure(outputs[name], split.labels)
+            places = self._tokens[0][name].places
+            scored = self._measure(outputs[name], split.labels, None if places is None else places.offsets)
             metrics |= {f"{name}/{metric}": value for metric, value in scored.items()}
         pairs = {name: (outputs[name], self._expected[name]) for name in self._splits}
         return Check(
@@ -138,8 +140,8 @@ class Forms:
 
 
 def share_equal(target: str, outputs_NC: np.ndarray, expected_NC: np.ndarray) -> float:
-    """Of N texts: those with the same class, with the same set of classes, or with nearly the same number."""
-    if target == "class":
+    """Of N texts (or words): those with the same class, with the same set of classes, or with nearly the same number."""
+    if target in ("class", "tags"):
         same = outputs_NC.argmax(-1) == expected_NC.argmax(-1)
     elif target == "classes":
         same = ((outputs_NC > 0) == (expected_NC > 0)).all(-1)

@@ -11,10 +11,11 @@ from search.trial.context import WorkerContext
 from search.trial.data import Tokens, TransferSet
 from search.trial.evaluate import predict
 from search.trial.students import build_student
-from search.trial.teacher import load_teacher
+from search.trial.teacher import load_model, load_teacher
 from search.trial.vocabulary import write_tokenizer
 from spaces.errors import TrialError
 from spaces.heads import STOCK
+from spaces.task import TASK_HEADS
 from spaces.trial import TrialConfig
 
 
@@ -23,7 +24,7 @@ def deliver(
 ) -> dict[str, Any]:
     """Writes `folder`, loads it as a user would (`AutoModel...`, `AutoTokenizer`) and scores validation and test in
     fp32 from their texts. The metrics are of the folder, not of the training process."""
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoTokenizer
 
     vocabulary = transfer.vocabularies[config.vocabulary]
     student = build_student(
@@ -38,11 +39,11 @@ def deliver(
     load_weights(student, weights)
     with folder_whole(folder) as temporary:
         if config.shape.head != STOCK:
-            write_code(student, temporary)
+            write_code(student, temporary, transfer.task_head)
         student.save_pretrained(temporary)
         write_tokenizer(vocabulary, temporary, max_length=config.shape.max_positions)
     own_code = config.shape.head != STOCK  # the study's own head, which write_code put there
-    model = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=own_code)
+    model = load_model(folder, own_code)
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     counted = sum(parameter.numel() for parameter in model.parameters())
     num_bytes = (folder / "model.safetensors").stat().st_size
@@ -55,14 +56,14 @@ def deliver(
     for name in ("validation", "test"):
         split = transfer.splits[name]
         assert split.texts is not None
-        tokens = Tokens.encode(tokenizer, *split.texts, max_length=transfer.max_length)
+        tokens = Tokens.encode(tokenizer, *split.texts, transfer.max_length, transfer.task_head)
         logits = predict(model, tokens, int(tokenizer.pad_token_id), context, exact=True)
-        scored = transfer.measure(logits, split.labels)
+        scored = transfer.measure(name, logits)
         metrics |= {f"{name}/{metric}": value for metric, value in scored.items()}
     return {"metrics": metrics, "num_parameters": counted, "num_bytes": num_bytes}
 
 
-def write_code(student: Any, folder: Path) -> None:
+def write_code(student: Any, folder: Path, task_head: str = "text") -> None:
     """Beside a student with a head of the study's own: the code that loads it, the head's own file with it."""
     from search.trial.deliver import student_with_head
 
@@ -73,4 +74,4 @@ def write_code(student: Any, folder: Path) -> None:
         f"from .own_head import {head.__name__}\nfrom .student_with_head import StudentWithHead\n\n\n"
         f"class Student(StudentWithHead):\n    head_class = {head.__name__}\n"
     )
-    student.config.auto_map = {"AutoModelForSequenceClassification": "modeling_student.Student"}
+    student.config.auto_map = {f"AutoModelFor{TASK_HEADS[task_head]}": "modeling_student.Student"}

@@ -46,9 +46,10 @@ class _Named(nn.Module):
 
 def export_onnx(model: Any, path: Path) -> int:
     """Writes one .onnx file, whole or not at all, and returns its bytes: inputs input_ids, attention_mask and, where the model
-    takes them, token_type_ids, int64 (batch, length); output logits, float32 (batch, labels). Both axes are free.
+    takes them, token_type_ids, int64 (batch, length); output logits, float32 (batch, labels), of tokens (batch, length, labels).
+    Both axes are free.
 
-    `model` is a sequence classifier on the CPU in fp32, trained or not. The file is run once and held against it, in
+    `model` is a classifier on the CPU in fp32, trained or not. The file is run once and held against it, in
     two other sizes than it was traced in. Raises TrialError naming the family if that fails.
     """
     import onnx_ir
@@ -64,7 +65,9 @@ def export_onnx(model: Any, path: Path) -> int:
         with _quiet(), torch.no_grad():
             inputs = _example(model, batch=3, length=_longest(model, 9))
             names = list(inputs)
-            axes = {name: {0: "batch", 1: "length"} for name in names} | {"logits": {0: "batch"}}
+            logits = model.eval()(**inputs).logits
+            free = {0: "batch", 1: "length"} if logits.ndim == 3 else {0: "batch"}
+            axes = {name: {0: "batch", 1: "length"} for name in names} | {"logits": free}
             torch.onnx.export(
                 _Named(model).eval(), tuple(inputs.values()), file,  # type: ignore[arg-type]  # a file is well with this exporter
                 dynamo=False, input_names=names, output_names=["logits"], dynamic_axes=axes, opset_version=OPSET,
@@ -124,7 +127,7 @@ def load_session(model: Path | bytes, threads: int = 1) -> Any:
 
 
 def run_session(session: Any, ids_BT: Any, mask_BT: Any, types_BT: Any) -> np.ndarray:
-    """(B, C) float32 logits of one batch of int64 arrays or tensors; what the file does not take is left out."""
+    """(B, C) or (B, T, C) float32 logits of one batch of int64 arrays or tensors; what the file does not take is left out."""
     named = {"input_ids": ids_BT, "attention_mask": mask_BT, "token_type_ids": types_BT}
     feed = {entry.name: np.asarray(named[entry.name]) for entry in session.get_inputs()}
     return session.run(["logits"], feed)[0]
@@ -133,15 +136,15 @@ def run_session(session: Any, ids_BT: Any, mask_BT: Any, types_BT: Any) -> np.nd
 def predict_onnx(
     session: Any, tokens: Tokens, pad_id: int, heartbeat: Callable[[int, int], None] = lambda done, of: None
 ) -> np.ndarray:
-    """(N, C) float32 logits in the order of the rows, in batches by length as `evaluate.predict` makes them."""
+    """(N, C) or (W, C) float32 logits, as `evaluate.predict` gives them, in batches by length as it makes them."""
     out = np.zeros((len(tokens), 0), np.float32)
     done = 0
     for rows in evaluation_rows(tokens.lengths):
         batch = padded(tokens, rows, pad_id)
-        logits_BC = run_session(session, batch.ids_BT, batch.mask_BT, batch.types_BT)
+        logits = torch.from_numpy(run_session(session, batch.ids_BT, batch.mask_BT, batch.types_BT))
         if not done:
-            out = np.zeros((len(tokens), logits_BC.shape[1]), np.float32)
-        out[rows] = logits_BC
+            out = np.zeros((tokens.num_outputs, logits.shape[-1]), np.float32)
+        out[batch.numbers] = batch.read(logits).numpy()
         done += len(rows)
         heartbeat(done, len(tokens))
     return out

@@ -1,6 +1,6 @@
 """An encoder of Hugging Face's with a head that is not. Written into the folder of a delivered student as it stands here, so
-it may import nothing of distilsearch: `AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True)`
-loads it anywhere."""
+it may import nothing of distilsearch: `AutoModelForSequenceClassification` (of tokens: `AutoModelForTokenClassification`) loads it
+anywhere, by `from_pretrained(folder, trust_remote_code=True)`."""
 
 from typing import Any
 
@@ -10,7 +10,8 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 
 class StudentWithHead(PreTrainedModel):
-    """`head_class(config)` is called with the last hidden states (B, T, H) and the mask (B, T); it returns logits (B, C)."""
+    """`head_class(config)` is called with the last hidden states (B, T, H) and the mask (B, T); it returns logits (B, C), or
+    (B, T, C) of tokens."""
 
     head_class: Any = None
     _supports_sdpa = True  # what the encoder does not support it refuses itself

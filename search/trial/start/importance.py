@@ -21,7 +21,7 @@ from search.trial.context import WorkerContext
 from search.trial.data import Tokens, evaluation_rows, padded
 from search.trial.device import autocast, device
 from search.trial.forward import Classifier, stored_layers
-from search.trial.layouts import LAYOUTS
+from search.trial.layouts import LAYOUTS, TOKEN_CLASSIFIER
 from search.trial.losses import TARGET_LOSSES
 from spaces.yaml_io import write_whole
 
@@ -60,7 +60,7 @@ def rank(
     gradient: that of the activations is all that is asked for."""
     layout, config = LAYOUTS[model.config.model_type], model.config
     chosen = np.random.default_rng(0).permutation(len(tokens))[:MAX_ROWS]
-    tokens, labels = tokens.taken(chosen), labels[chosen]
+    labels, tokens = labels[tokens.numbers(chosen)], tokens.taken(chosen)
     seen: dict[tuple[str, int], torch.Tensor] = {}
 
     def keep(name: str) -> Any:
@@ -71,7 +71,8 @@ def rank(
 
         return hook
 
-    handles = [model.get_submodule(layout.classifier).register_forward_hook(keep("pooled"))]
+    last = layout.classifier if tokens.places is None else TOKEN_CLASSIFIER
+    handles = [model.get_submodule(last).register_forward_hook(keep("pooled"))]
     for name, part in (("heads", "attention_output"), ("neurons", "output"), ("hidden", "output_norm")):
         for module in {id(layer[part]): layer[part] for layer in stored_layers(model)}.values():
             handles.append(module.register_forward_hook(keep(name)))
@@ -83,7 +84,7 @@ def rank(
     where = device()
     model.to(where).eval()
     forward = Classifier(model)
-    kind = np.int64 if target == "class" else np.float32
+    kind = np.int64 if target in ("class", "tags") else np.float32
     sums: dict[str, torch.Tensor] = {}
     done = 0
     try:
@@ -92,9 +93,10 @@ def rank(
             seen.clear()
             with torch.enable_grad():
                 with autocast():
-                    outputs = forward(batch.ids_BT, batch.mask_BT, batch.types_BT)
+                    outputs = batch.read(forward(batch.ids_BT, batch.mask_BT, batch.types_BT))
                 # num_valid=1: a sum over rows, so that each row's gradient is its own
-                loss = TARGET_LOSSES[target].hard(outputs, torch.from_numpy(labels[rows].astype(kind)).to(where), 1)
+                known = torch.from_numpy(labels[batch.numbers].astype(kind)).to(where)
+                loss = TARGET_LOSSES[target].hard(outputs, known, 1)
                 loss.backward()
             for name, index in seen:
                 value = seen[name, index]

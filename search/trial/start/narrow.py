@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from search.trial.layouts import LAYOUTS
+from search.trial.layouts import LAYOUTS, TOKEN_CLASSIFIER
 from search.trial.start.importance import Importance, channels_of, most_important
 from spaces.student import StudentShape
 
@@ -72,7 +72,10 @@ def narrowed(
         keep(f"{layer}.{layout.parts['output']}", hidden, neurons)
         keep(f"{layer}.{layout.parts['output_norm']}", hidden)
     keep(layout.pooler, pooled, hidden)
-    keep(layout.classifier, None, pooled)
+    if shape.task_head == "token":
+        keep(TOKEN_CLASSIFIER, None, hidden)  # it reads the last states themselves
+    else:
+        keep(layout.classifier, None, pooled)
     return out
 
 
