@@ -59,7 +59,10 @@ def build_student(
         if model_type == "squeezebert":
             groups = {f"{part}_groups": shape.num_conv_groups for part in ("q", "k", "v", "intermediate", "output")}
             squeezed = SqueezeBertConfig(**common, **groups, embedding_size=shape.embedding_size)
-            return getattr(transformers, f"SqueezeBert{task}")(squeezed)
+            squeeze = getattr(transformers, f"SqueezeBert{task}")(squeezed)
+            if shape.task_head == "token":
+                squeeze.transformer.pooler = torch.nn.Identity()  # the stock one has it, and nobody reads it
+            return squeeze
         if model_type == "mobilebert":
             mobile = MobileBertConfig(
                 **common,
