@@ -42,15 +42,16 @@ def _fault_of(name: str, path: str, head: Any) -> str:
     return "" if known else f"{path} is no class with a static method `tensors` (docs/extending.md)"
 
 
-def with_head(stored: Tensors, shape: StudentShape) -> Tensors:
+def with_head(stored: Tensors, shape: StudentShape, always_pools: bool) -> Tensors:
     """What a family stores, with the shape's own head in place of its stock one. That of tokens is one linear layer, in every
-    family: it reads no first token through a pooler."""
+    family: it reads no first token through a pooler, which stays where the family's stock model has it all the same."""
     head = HEADS[shape.head]
     if head is None and shape.task_head == "text":
         return stored
     encoder = {name: size for name, size in stored.items() if not is_stock_head(name)}
     if head is None:
-        return encoder | linear("classifier", shape.num_labels, shape.hidden_size)
+        pooler = {name: size for name, size in stored.items() if always_pools and ".pooler." in name}
+        return encoder | pooler | linear("classifier", shape.num_labels, shape.hidden_size)
     return encoder | {f"head.{name}": tuple(size) for name, size in head.tensors(shape).items()}
 
 

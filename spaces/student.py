@@ -100,7 +100,8 @@ class StudentShape(Frozen):
 
     def tensors(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of every tensor stored, as Hugging Face names them."""
-        return with_head(FAMILIES[self.family].tensors(self), self)
+        family = FAMILIES[self.family]
+        return with_head(family.tensors(self), self, family.always_pools)
 
     @property
     def num_parameters(self) -> int:

@@ -59,10 +59,7 @@ def build_student(
         if model_type == "squeezebert":
             groups = {f"{part}_groups": shape.num_conv_groups for part in ("q", "k", "v", "intermediate", "output")}
             squeezed = SqueezeBertConfig(**common, **groups, embedding_size=shape.embedding_size)
-            squeeze = getattr(transformers, f"SqueezeBert{task}")(squeezed)
-            if shape.task_head == "token":
-                squeeze.transformer.pooler = torch.nn.Identity()  # the stock one has it, and nobody reads it
-            return squeeze
+            return getattr(transformers, f"SqueezeBert{task}")(squeezed)
         if model_type == "mobilebert":
             mobile = MobileBertConfig(
                 **common,
@@ -88,13 +85,22 @@ def build_student(
             config = stock().config
         return class_with_head(shape.head)(config)
 
-    if not empty:
-        return build()
-    with torch.device("meta"):
+    if empty:
+        with torch.device("meta"):
+            model = build()
+        model.to_empty(device="cpu")
+        for parameter in model.parameters():
+            torch.nn.init.constant_(parameter, float("nan"))
+        _fill_what_is_not_overwritten(model, shape)
+    else:
         model = build()
-    model.to_empty(device="cpu")
-    for parameter in model.parameters():
-        torch.nn.init.constant_(parameter, float("nan"))
+    if family.always_pools and shape.task_head == "token" and shape.head == STOCK:
+        for parameter in model.base_model.pooler.parameters():  # nobody reads it, and no teacher has it
+            torch.nn.init.zeros_(parameter)
+    return model
+
+
+def _fill_what_is_not_overwritten(model: Any, shape: StudentShape) -> None:
     if shape.head != STOCK:
         model.head = model.head_class(model.config)  # no teacher overwrites it
     for name, buffer in model.named_buffers():  # to_empty leaves them undefined
@@ -106,7 +112,6 @@ def build_student(
             buffer.zero_()
         else:
             raise AssertionError(f"a buffer of unknown content: {name}")
-    return model
 
 
 def class_with_head(name: str) -> Any:

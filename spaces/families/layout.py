@@ -26,6 +26,7 @@ class Family:
     build: Callable[[StudentShape, dict[str, Any]], Any] | None = None
     flops: Callable[[StudentShape, int], int] = lambda shape, num_tokens: bert_flops(shape, num_tokens)
     keys: tuple[str, ...] = ()
+    always_pools: bool = False  # its stock model has a pooler whatever the head reads
 
 
 def linear(name: str, outputs: int, inputs: int) -> Tensors:

@@ -61,4 +61,5 @@ FAMILY = Family(
     model_type=lambda shape: "squeezebert",
     flops=flops,
     keys=("num_conv_groups",),
+    always_pools=True,
 )
