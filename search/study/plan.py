@@ -14,9 +14,10 @@ from search.study.budget import FRONT_GUESS, OVERHEAD_SECONDS
 from search.study.earlier import earlier_of
 from search.study.inputs import Inputs, Say, read_inputs
 from search.study.lane_hours import num_gpus
+from search.study.limits import known_limits
 from search.study.pace import measure_pace
-from search.study.run import known_limits, refuse_too_few_tokens
 from search.study.shape_costs import LOOKED_AT, SECONDS_A_SHAPE, needs_measuring
+from search.study.tokens import refuse_too_few_tokens
 from search.suggest.first import first_points
 from search.suggest.sampling import Sampling
 from search.trial.device import bf16_pays, device, use_processor

@@ -31,6 +31,7 @@ from search.study.extension import Extension, is_finished, nothing_to_extend, wi
 from search.study.floors import Floors
 from search.study.inputs import Inputs, read_inputs
 from search.study.lane_hours import LaneHours
+from search.study.limits import known_limits, limits_of
 from search.study.output import (
     StudyResult,
     claim_output,
@@ -49,7 +50,7 @@ from search.study.shape_costs import ShapeCosts
 from search.study.stages import Stages
 from search.study.standing import Standing, Standings
 from search.study.stopping import Stopping, ended_in_order
-from search.study.tokens import fewest_tokens, trial_tokens
+from search.study.tokens import refuse_too_few_tokens, trial_tokens
 from search.study.tracking import make_tracker
 from search.suggest.first import first_points
 from search.suggest.ladder import Ladder
@@ -58,7 +59,6 @@ from search.trial import mirror
 from spaces.deployment import COSTS
 from spaces.errors import InputError, StudyError
 from spaces.remote import refuse_sqlite, url_of, written
-from spaces.student import BYTES_A_WEIGHT
 from spaces.study import DEFAULT_CACHE, StudySpec
 from spaces.trial import TrialOutcome, TrialState
 
@@ -234,7 +234,7 @@ def _search(
     shape_costs: ShapeCosts,
     standings: Standings,
 ) -> tuple[StudySearcher, Budget]:
-    limits = _limits(spec, prepared.references)
+    limits = limits_of(spec, prepared.references)
     teacher = prepared.references[0]
     scores = {name: teacher.value(name) for name in spec.objectives if name not in COSTS}
     first = first_points(spec, inputs.teacher, inputs.vocabularies, limits, earlier.first)
@@ -373,37 +373,6 @@ def _ray() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-
-
-# -- bounds
-
-
-def _limits(spec: StudySpec, references: list[Reference]) -> dict[str, tuple[float, float]]:
-    teacher = references[0]
-    return {name: bound.limits(teacher.value(name)) for name, bound in spec.bounds.items()}
-
-
-def known_limits(inputs: Inputs) -> dict[str, tuple[float, float]]:
-    """The bounds that arithmetic knows before the teacher was measured: all on sizes, and absolute ones on scores."""
-    parameters = float(inputs.teacher.num_parameters)
-    counted = inputs.spec.deployment.counted(inputs.teacher.as_student())
-    each = BYTES_A_WEIGHT.get(inputs.spec.deployment.file, 0)
-    sizes = {**counted, "parameters": parameters, **({"bytes": each * parameters} if each else {})}
-    return {
-        name: bound.limits(sizes.get(name, 0.0))
-        for name, bound in inputs.spec.bounds.items()
-        if name in sizes or not any(isinstance(value, str) for value in (bound.min, bound.max))
-    }
-
-
-def refuse_too_few_tokens(inputs: Inputs) -> None:
-    """Raises InputError where budget.training_tokens do not pay for one trial."""
-    most, fewest = inputs.spec.budget.training_tokens, fewest_tokens(inputs)
-    if most is not None and most < fewest:
-        raise InputError.of(
-            "budget", f"{most:,.0f} do not pay for one trial, which takes {fewest:,.0f} or more; raise them, or lower training",
-            "training_tokens",
-        )  # fmt: skip
 
 
 def _why_no_front(spec: StudySpec, outcomes: Sequence[TrialOutcome]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from search.study.inputs import Inputs
 from search.trial.data import TransferSet, num_batches
 from search.trial.loop import Schedule
+from spaces.errors import InputError
 from spaces.parameters import Choice
 from spaces.trial import TrialConfig
 
@@ -32,3 +33,13 @@ def _passes(epochs: float, steps: int | None, batch_size: int, num_labelled: int
     """How often a trial reads its rows; those with labels say how long an epoch is."""
     schedule = Schedule(learning_rate=0.0, batch_size=batch_size, warmup_share=0.0, epochs=epochs, steps=steps)
     return schedule.total_steps(num_labelled) / num_batches(num_rows, batch_size)
+
+
+def refuse_too_few_tokens(inputs: Inputs) -> None:
+    """Raises InputError where budget.training_tokens do not pay for one trial."""
+    most, fewest = inputs.spec.budget.training_tokens, fewest_tokens(inputs)
+    if most is not None and most < fewest:
+        raise InputError.of(
+            "budget", f"{most:,.0f} do not pay for one trial, which takes {fewest:,.0f} or more; raise them, or lower training",
+            "training_tokens",
+        )  # fmt: skip
