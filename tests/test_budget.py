@@ -20,9 +20,8 @@ from search.study.budget import Budget
 from search.study.growth import Growth
 from search.study.inputs import read_inputs
 from search.study.lane_hours import LaneHours
-from search.study.tokens import refuse_too_few_tokens
 from search.study.searcher import StudySearcher
-from search.study.tokens import fewest_tokens, trial_tokens
+from search.study.tokens import fewest_tokens, refuse_too_few_tokens, trial_tokens
 from search.suggest.ladder import Ladder
 from search.trial.data import TransferSet
 from spaces.budget import BudgetSpec, FlatSpec

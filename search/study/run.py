@@ -20,7 +20,7 @@ from search.lanes.trainable import run_segments
 from search.record.lease import Lease
 from search.record.record import Record, storage_errors
 from search.results.answers import weak_teacher
-from search.results.front import ParetoFront, Reference, reference_named
+from search.results.front import ParetoFront, reference_named
 from search.results.near import near_front
 from search.study.budget import Budget
 from search.study.confirm import confirm, num_missing
