@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -13,6 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from student_toys import LABELS, a_shape, other_teacher
 
+from search.study.inputs import read_inputs
+from search.study.prepare import IMPORTANCE_FILE, _ask_for_importance, _kept_ranking
 from search.trial import work
 from search.trial.context import WorkerContext
 from search.trial.data import Vocabulary, padded
@@ -24,7 +28,9 @@ from search.trial.students import build_student
 from search.trial.teacher import load_teacher
 from spaces.architecture import InvalidStudent
 from spaces.space import SearchSpace, parse_space
+from spaces.study import StudySpec
 from spaces.trial import TrialConfig, WorkItem, WorkKind
+from spaces.yaml_io import write_whole
 
 
 def test_what_is_kept_by_hand() -> None:
@@ -237,3 +243,16 @@ def test_channels_are_whole_heads_first(heads: list[float], head_size: int, data
     assert (
         sorted(sizes.tolist(), reverse=True)[: whole + 1] == ([head_size] * whole + [rest])[: len(heads)][: whole + 1]
     )
+
+
+def test_a_ranking_that_the_cache_has_is_not_made_again(study_of: Callable[..., StudySpec], tmp_path: Path) -> None:
+    inputs = read_inputs(study_of(space={"hidden_size": ["50%", "full"]}), lambda text: None)
+    folder, said, nobody = tmp_path / "copied", list[str](), cast(Any, None)
+    shutil.copytree(inputs.source.folder, folder)
+    kept = _kept_ranking(inputs, folder)
+    write_whole(kept, b"ranked")
+    assert _ask_for_importance(inputs, nobody, nobody, folder, "key", said.append) is None
+    assert said == ["the ranking of the teacher's parts is in the cache"]
+    assert (folder / IMPORTANCE_FILE).read_bytes() == b"ranked"
+    (folder / "config.json").write_text("{}")  # another teacher
+    assert _kept_ranking(inputs, folder) != kept

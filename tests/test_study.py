@@ -82,6 +82,7 @@ def test_the_teacher_reads_the_data_once(ran: Ran) -> None:
     assert sum(kind == "fine_tune" for kind, *_ in ran.log) == 2  # its two parts, once each
     assert len(list((ran.path.parent / "cache" / "teachers").iterdir())) == 1  # no part is left behind
     assert "the teacher's outputs are in the cache" in ran.stderr
+    assert len(list((ran.path.parent / "cache" / "rankings").iterdir())) == 1
 
 
 def test_the_record_says_where_the_time_went(ran: Ran) -> None:

@@ -69,7 +69,7 @@ def prepare(inputs: Inputs, reference: ray.ObjectRef, pool: LanePool, threads: i
                 mirror.bring(source)
         _copy_model(source, folder, made_from)
         mirror.send(folder)
-    ranking = _ask_for_importance(inputs, pool, reference, folder, made_from)
+    ranking = _ask_for_importance(inputs, pool, reference, folder, made_from, say)
     logits, passes = _teacher_outputs(inputs, pool, reference, folder, say)
     refuse_chance(spec, logits["validation"], transfer.splits["validation"].labels)
     if ranking is not None:
@@ -77,6 +77,8 @@ def prepare(inputs: Inputs, reference: ray.ObjectRef, pool: LanePool, threads: i
         pool.acknowledge(ranking)
         if result.error:
             raise StudyError(f"the teacher's parts could not be ranked: {result.error}")
+        if mirror.bring(folder / IMPORTANCE_FILE):  # of a teacher that nothing is copied from there is none
+            _copy_file(folder / IMPORTANCE_FILE, _kept_ranking(inputs, folder))
     transfer = transfer.with_teacher_logits(logits).joined()
     taught, more_passes = with_hidden_states(inputs, transfer, pool, folder, say)
     return Prepared(folder, ray.put(taught), _references(inputs, inputs.transfer, logits), passes + more_passes)
@@ -142,15 +144,31 @@ def _fine_tune(inputs: Inputs, pool: LanePool, transfer: ray.ObjectRef, folder: 
 
 
 def _ask_for_importance(
-    inputs: Inputs, pool: LanePool, transfer: ray.ObjectRef, folder: Path, made_from: str
+    inputs: Inputs, pool: LanePool, transfer: ray.ObjectRef, folder: Path, made_from: str, say: Say
 ) -> str | None:
-    """Has the teacher's heads, neurons and dimensions ranked where students may be narrower; the item's key."""
+    """Has the teacher's heads, neurons and dimensions ranked where students may be narrower and the cache does not know; the
+    item's key."""
     if not inputs.spec.space.narrows or (folder / IMPORTANCE_FILE).is_file():
+        return None
+    kept = _kept_ranking(inputs, folder)
+    if mirror.bring(kept):
+        say("the ranking of the teacher's parts is in the cache")
+        _copy_file(kept, folder / IMPORTANCE_FILE)
         return None
     key = f"rank:{made_from}"
     payload = {"teacher": str(folder), "refs": {"transfer": transfer}}
     pool.submit(WorkItem(key=key, kind=WorkKind.RANK, folder=str(folder / IMPORTANCE_FILE), payload=payload))
     return key
+
+
+def _kept_ranking(inputs: Inputs, folder: Path) -> Path:
+    key = key_of([fingerprint(folder), inputs.labelled_fingerprint, FORMAT])
+    return inputs.spec.cache / "rankings" / f"{key}{Path(IMPORTANCE_FILE).suffix}"
+
+
+def _copy_file(source: Path, target: Path) -> None:
+    write_whole(target, source.read_bytes())
+    mirror.send(target)
 
 
 def _copy_model(source: Path, folder: Path, made_from: str = "") -> None:
