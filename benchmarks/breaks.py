@@ -98,7 +98,8 @@ BREAKS = [
           "share_on_validation=", "share_on_validation=None and ",
           "test_results.py::test_the_smallest_within_three_percent_is_chosen_on_validation"),
     Break("16 losses divide by the whole batch's count", "search/trial/loop.py",
-          "num_valid=len(rows),", "num_valid=len(mine),", "test_training.py::test_two_workers_follow_the_curve_of_one"),
+          "num_valid=tokens.num_read(rows),", "num_valid=tokens.num_read(mine),",
+          "test_training.py::test_two_workers_follow_the_curve_of_one"),
     Break("17 the floor learns from the labels", "search/trial/floor.py",
           "fit(features, labels)", "fit(features, labels[::-1])", "test_scores.py::test_floors_of_the_tiny_task"),
 ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 import subprocess
@@ -103,7 +104,8 @@ def test_listing_changes_no_file(distilsearch: Run, runs: Path) -> None:
         files = (path for path in sorted(runs.rglob("*")) if path.is_file())
         return {str(path): path.read_bytes() for path in files if not path.name.endswith(("-wal", "-shm"))}
 
-    distilsearch("list", runs)  # who is the last to close a database folds SQLite's log into it
+    distilsearch("list", runs)
+    gc.collect()  # who is the last to close a database folds SQLite's log into it
     before = content()
     assert distilsearch("list", runs)[0] == 0
     assert content() == before

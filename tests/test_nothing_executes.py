@@ -273,7 +273,13 @@ def test_only_a_head_of_the_studys_own_is_trusted() -> None:
         for where, _, named, _ in calls()
         if "trust_remote_code" in named and ast.unparse(named["trust_remote_code"]) != "False"
     }
-    assert trusted == {
+    assert trusted == {("search/trial/teacher.py", "own_code")}
+    given = {
+        (where.partition(":")[0], ast.unparse(node.args[1]))
+        for where, function, _, node in calls()
+        if function.rpartition(".")[2] == "load_with_head" and len(node.args) + len(node.keywords) > 1
+    }
+    assert given == {
         ("search/trial/deliver/huggingface.py", "own_code"),
         ("search/trial/deliver/formats.py", "self._own_code"),
     }

@@ -18,10 +18,10 @@ from spaces.task import TASK_HEADS
 @functools.lru_cache(maxsize=1)
 def load_teacher(folder: str) -> Any:
     """The teacher with its head, in eval mode; kept by the process, since every trial starts from its weights."""
-    return load_model(Path(folder)).eval()
+    return load_with_head(Path(folder)).eval()
 
 
-def load_model(folder: Path, own_code: bool = False) -> Any:
+def load_with_head(folder: Path, own_code: bool = False) -> Any:
     """The model in a Hugging Face folder with the task head that its config names; `own_code`: with code from the folder."""
     config = json.loads((folder / "config.json").read_text("utf-8"))
     named = [*(config.get("architectures") or ()), *(config.get("auto_map") or ())]

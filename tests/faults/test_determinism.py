@@ -21,7 +21,7 @@ def found_by(study: Study) -> dict[str, Any]:
         trials = {
             f"{name}:{outcome.number}": (
                 outcome.state,
-                outcome.params,
+                outcome.parameters,
                 [(each.share, each.step, each.metrics, each.cost["mean_loss"]) for each in outcome.measurements],
             )
             for name, part in (("trial", record), ("confirm", again))

@@ -15,7 +15,7 @@ from search.trial.context import WorkerContext
 from search.trial.data import Tokens
 from search.trial.deliver.onnx import export_onnx, load_session, predict_onnx, quantise
 from search.trial.evaluate import predict
-from search.trial.teacher import load_model
+from search.trial.teacher import load_with_head
 from spaces.student import Frozen, TaskHead
 
 WEIGHTS = "model.safetensors"
@@ -96,7 +96,7 @@ class Forms:
         return self._load(self._source)
 
     def _load(self, folder: Path) -> Any:
-        return load_model(folder, self._own_code).eval()
+        return load_with_head(folder, self._own_code).eval()
 
     @cached_property
     def _tokens(self) -> tuple[dict[str, Tokens], int]:

@@ -11,7 +11,7 @@ from search.trial.context import WorkerContext
 from search.trial.data import Tokens, TransferSet
 from search.trial.evaluate import predict
 from search.trial.students import build_student
-from search.trial.teacher import load_model, load_teacher
+from search.trial.teacher import load_with_head, load_teacher
 from search.trial.vocabulary import write_tokenizer
 from spaces.errors import TrialError
 from spaces.heads import STOCK
@@ -43,7 +43,7 @@ def deliver(
         student.save_pretrained(temporary)
         write_tokenizer(vocabulary, temporary, max_length=config.shape.max_positions)
     own_code = config.shape.head != STOCK  # the study's own head, which write_code put there
-    model = load_model(folder, own_code)
+    model = load_with_head(folder, own_code)
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     counted = sum(parameter.numel() for parameter in model.parameters())
     num_bytes = (folder / "model.safetensors").stat().st_size
