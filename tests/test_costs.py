@@ -164,6 +164,7 @@ def measured(transfer: Any, teacher: Any) -> Any:
 SMALL = a_shape(vocabulary_size=90, max_positions=48, num_labels=3)
 
 
+@pytest.mark.slow
 def test_an_int8_file_is_measured_and_smaller(measured: Any) -> None:
     found = measured(DeploymentSpec(runtime="onnx-int8", file="int8", length=16), SMALL)
     plain = measured(DeploymentSpec(runtime="onnx", length=16))  # the teacher's

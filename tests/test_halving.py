@@ -160,7 +160,7 @@ def searched(
     return handed
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     lanes=st.sampled_from([1, 2, 3, 8, 64]), trials=st.integers(1, 40), seed=st.integers(0, 10**6),
     fails=st.sampled_from([0.0, 0.1, 0.5, 1.0]), killed_after=st.one_of(st.none(), st.integers(1, 40)),

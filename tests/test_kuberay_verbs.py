@@ -235,7 +235,7 @@ def test_a_driver_that_runs_is_ended_by_ray_and_its_cluster_goes(lab: Lab) -> No
 
 
 @TALKS
-@pytest.mark.parametrize("has_head", [True, False])
+@pytest.mark.parametrize("has_head", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_before_there_is_a_driver_or_when_it_does_not_hear_the_job_is_suspended(lab: Lab, has_head: bool) -> None:
     handle = lab.submit()
     lab.becomes("Initializing")

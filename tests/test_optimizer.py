@@ -80,7 +80,7 @@ def assert_close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -
         )
 
 
-@pytest.mark.parametrize("passes", [1, 2])
+@pytest.mark.parametrize("passes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_by_rows_is_adamw(passes: int) -> None:
     whole, by_rows = trained(False, passes=passes), trained(True, passes=passes)
     begin = Toy().bert.embeddings.words.weight
@@ -96,6 +96,7 @@ def test_a_row_drifts_on_and_decays_when_it_is_not_used() -> None:
     torch.testing.assert_close(rows[True], rows[False], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_either_way_goes_on_from_either_ones_state() -> None:
     whole = trained(False)
     for by_rows in (False, True):

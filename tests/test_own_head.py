@@ -44,7 +44,9 @@ def example(documented: Callable[[str], Path]) -> Path:
     return documented("mean_head.py")
 
 
-@pytest.mark.parametrize("family", ["bert", "albert", "distilbert"])
+@pytest.mark.parametrize(
+    "family", ["albert", *(pytest.param(name, marks=pytest.mark.slow) for name in ("bert", "distilbert"))]
+)
 def test_the_example_is_searched_trained_and_loads_elsewhere(
     family: str, study_of: Callable[..., StudySpec], example: Path, teacher: Path, transfer: Any, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -226,6 +226,7 @@ def test_the_token(
     assert relay.sent == {}
 
 
+@pytest.mark.slow
 def test_the_certificate(
     profile: Callable[..., None], one_node: RayCluster, study: Callable[..., Path], distilsearch: Run, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import tiny
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_search import TEACHER, VOCABULARIES, a_sampling, a_spec
 
@@ -170,6 +170,7 @@ def test_what_is_not_active_or_depends_on_what_is_open_is_left_out() -> None:
     assert nearest(wish, space_of({**raw, "family": "albert"}), BERT, PIECES) == wish
 
 
+@settings(max_examples=25)
 @given(number=st.integers(0, 500))
 def test_a_point_of_the_space_is_its_own_nearest(number: int) -> None:
     spec = a_spec()

@@ -260,7 +260,10 @@ def test_what_is_no_longer_there_is_no_longer_here(s3: S3Server, bucket: str) ->
     assert not folder.exists()
 
 
-@pytest.mark.parametrize("size", [4_000_000, 14_000_000], ids=["one request", "in parts"])
+@pytest.mark.parametrize(
+    "size",
+    [pytest.param(4_000_000, id="one request", marks=pytest.mark.slow), pytest.param(14_000_000, id="in parts")],
+)
 @pytest.mark.parametrize("again", [False, True], ids=["killed", "goes on"])
 def test_a_folder_that_was_sent_in_part_is_none(
     again: bool, size: int, s3: S3Server, bucket: str, elsewhere: Callable[[], None], monkeypatch: pytest.MonkeyPatch

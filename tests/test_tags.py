@@ -29,7 +29,7 @@ from search.trial.loop import Schedule, fit
 from search.trial.losses import distillation_loss
 from search.trial.metrics import entities, of_tags
 from search.trial.students import build_student
-from search.trial.teacher import load_model
+from search.trial.teacher import load_with_head
 from spaces.errors import InputError
 from spaces.study import StudySpec, TeacherSpec
 from spaces.trial import WorkItem, WorkKind
@@ -532,7 +532,7 @@ def test_a_whole_trial(
     words = "the bread soup here with ball"
     found = pipeline("token-classification", model=str(tmp_path / "out"), ignore_labels=[])(words)
     tokens = Tokens.encode(AutoTokenizer.from_pretrained(tmp_path / "out"), [words], None, 32, "token")
-    said = predict(load_model(tmp_path / "out"), tokens, 0, WorkerContext(), exact=True).argmax(-1)
+    said = predict(load_with_head(tmp_path / "out"), tokens, 0, WorkerContext(), exact=True).argmax(-1)
     assert tokens.places is not None
     by_piece = {entity["index"]: entity["entity"] for entity in found}
     assert [by_piece[piece] for piece in tokens.places.at] == [NAMES[number] for number in said]
@@ -558,7 +558,7 @@ def test_the_teacher_with_its_vocabulary_cut(tagging: Callable[..., StudySpec], 
     )
     alone = WorkerContext()
     found = floor.cut_teacher(str(teacher_of_tags), shape, inputs.transfer, "used", alone)
-    teacher, split = load_model(teacher_of_tags), inputs.transfer.splits["test"]
+    teacher, split = load_with_head(teacher_of_tags), inputs.transfer.splits["test"]
     expected = inputs.transfer.measure("test", predict(teacher, split.tokens["full"], 0, alone))
     assert found is not None
     assert found["test/entity_f1"] == pytest.approx(expected["entity_f1"], abs=0.02)
@@ -589,7 +589,7 @@ def test_a_head_of_ones_own(tmp_path: Path, registries: None, monkeypatch: pytes
     (tmp_path / "out").mkdir()
     write_code(student, tmp_path / "out", "token")
     student.save_pretrained(tmp_path / "out")
-    again = load_model(tmp_path / "out", own_code=True)
+    again = load_with_head(tmp_path / "out", own_code=True)
     assert again(torch.ones(2, 5, dtype=torch.int64)).logits.shape == (2, 5, 3)
 
 
@@ -625,7 +625,7 @@ def test_a_whole_study(tmp_path: Path) -> None:
     path.write_text(json.dumps(plain))
     assert "time, about" in told("plan", path)
     told("run", path)
-    assert load_model(output / "teacher").__class__.__name__ == "BertForTokenClassification"
+    assert load_with_head(output / "teacher").__class__.__name__ == "BertForTokenClassification"
     best = next(folder for folder in sorted((output / "best").iterdir()) if folder.is_dir())
     card = (best / "README.md").read_text()
     for words in ("pipeline_tag: token-classification", "entity F1", 'pipeline("token-classification"', "`B-food`"):

@@ -11,7 +11,7 @@ from search.trial.context import WorkerContext
 from search.trial.data import Tokens, TransferSet
 from search.trial.evaluate import predict
 from search.trial.students import build_student
-from search.trial.teacher import load_with_head, load_teacher
+from search.trial.teacher import load_teacher, load_with_head
 from search.trial.vocabulary import write_tokenizer
 from spaces.errors import TrialError
 from spaces.heads import STOCK
