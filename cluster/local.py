@@ -34,10 +34,9 @@ class LocalLauncher:
         self._profile = profile
 
     def preview(self, job: Job) -> str:
-        files = "\n".join(
-            f"--- {name}\n{content.decode()}" for name, content in contents(job) if isinstance(content, bytes)
-        )
-        return f"{files}--- runs here, in {self._folder(job.id)}\n{shlex.join(self._command(self._folder(job.id)))}"
+        told = [f"--- {name}\n{content.decode()}" for name, content in contents(job) if isinstance(content, bytes)]
+        folder = self._folder(job.id)
+        return "\n".join([*told, f"--- runs here, in {folder}", shlex.join(self._command(folder))])
 
     def submit(self, job: Job, attempt: int) -> dict[str, str]:
         from spaces.yaml_io import write_whole

@@ -98,6 +98,7 @@ def test_a_dry_run_prints_all_that_would_be_sent_and_sends_nothing(
         "cluster.arrive",
     ):
         assert words in out
+    assert all(line.startswith("--- ") for line in out.splitlines() if "--- " in line)
     assert distilsearch("jobs")[2].startswith("No job was submitted from here")
     assert not place.outputs.exists()
 
