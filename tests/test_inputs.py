@@ -343,15 +343,24 @@ def test_a_tokenizer_that_cannot_be_cut_keeps_its_vocabulary(
     study_of: Callable[..., StudySpec], tmp_path: Path
 ) -> None:
     folder = byte_level_teacher(tmp_path / "bpe")
+    backend = json.loads((folder / "tokenizer.json").read_text())
+    backend["model"]["dropout"] = 0.1
+    (folder / "tokenizer.json").write_text(json.dumps(backend))
 
     def read(**space: Any) -> Inputs:
         return read_inputs(study_of(teacher=str(folder), space=space), quiet)
 
     inputs = read(vocabulary=["used", "full"])
     assert inputs.vocabularies == {"full": 300}
-    assert any("is not WordPiece" in note for note in inputs.notes)
+    assert any("its tokenizer the merges are drawn at random: only `full`" in note for note in inputs.notes)
     assert inputs.spec.space.vocabularies == ["full"]
-    assert inputs.transfer.vocabularies["full"].pad_id == 1
+    assert not any("cannot be cut" in note for note in read().notes)
+    assert "'used' needs a tokenizer that can be cut" in faults_of(read, vocabulary="used")
+
+
+def test_a_byte_level_vocabulary_is_cut(study_of: Callable[..., StudySpec], tmp_path: Path) -> None:
+    inputs = read_inputs(study_of(teacher=str(byte_level_teacher(tmp_path / "bpe"))), quiet)
+    assert 256 < inputs.vocabularies["used"] <= inputs.vocabularies["full"] == 300
     assert inputs.teacher.max_positions == 48
-    assert not any("WordPiece" in note for note in read().notes)
-    assert "'used' needs a WordPiece tokenizer" in faults_of(read, vocabulary="used")
+    for vocabulary in inputs.transfer.vocabularies.values():
+        assert vocabulary.pad_id == 1

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from search.trial.data import Tokens
-from search.trial.vocabulary import cut_vocabulary, is_word_piece, load_tokenizer, write_tokenizer
+from search.trial.vocabulary import cut_vocabulary, load_tokenizer, write_tokenizer
 
 UNKNOWN_WORD = "soundtrack"
 
@@ -98,14 +98,6 @@ def test_a_vocabulary_of_a_given_size_keeps_the_most_frequent(tokenizer: Any, tr
     assert counts[words].min() >= counts[left_out].max()
     assert "[UNK]" not in pieces(load_tokenizer(cut), " ".join(train_texts[:5]))
     assert len(cut_vocabulary(tokenizer, "1", counts, 1).kept) == always  # never fewer than the characters
-
-
-def test_only_word_piece_can_be_cut(tokenizer: Any) -> None:
-    from tokenizers import Tokenizer, models
-    from transformers import PreTrainedTokenizerFast
-
-    assert is_word_piece(tokenizer)
-    assert not is_word_piece(PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE())))
 
 
 def test_sizes_grow_with_what_is_added() -> None:

@@ -15,7 +15,8 @@ from search.study.texts import IGNORED, UNLABELLED, LabelledTexts, StudyTexts, r
 from search.trial.data import NO_LABEL, NOWHERE, Split, Tokens, TransferSet, Vocabulary
 from search.trial.layouts import LAYOUTS
 from search.trial.metrics import NO_TAG
-from search.trial.vocabulary import cut_vocabulary, full_vocabulary, is_word_piece, load_tokenizer, new_ids
+from search.trial.pieces import pieces_of
+from search.trial.vocabulary import cut_vocabulary, full_vocabulary, load_tokenizer, new_ids
 from spaces.errors import Fault, InputError, TrialError, near_miss
 from spaces.parameters import Choice
 from spaces.space import SearchSpace
@@ -111,8 +112,8 @@ def _tokenise(
     if cut_off:
         notes.append(f"{cut_off:,} texts reach max_length ({max_length} pieces) and may have been cut there")
     counts = np.bincount(full["train"].ids, minlength=max(len(tokenizer), source.config["vocab_size"]))
-    word_piece = is_word_piece(tokenizer)
-    spec, wanted = _vocabularies_wanted(spec, word_piece, notes)
+    pieces = pieces_of(tokenizer)
+    spec, wanted = _vocabularies_wanted(spec, pieces if isinstance(pieces, str) else "", notes)
     vocabularies: dict[str, Vocabulary] = {"full": full_vocabulary(tokenizer, counts)}
     for name in wanted:
         vocabularies[name] = cut_vocabulary(tokenizer, name, counts, int(name) if name.isdigit() else None)
@@ -180,9 +181,8 @@ def _in_every_vocabulary(
 
 
 def in_cut_vocabulary(split: LabelledTexts, full: Tokens, cut: Vocabulary, max_length: int) -> Tokens:
-    """The texts as the cut vocabulary's tokenizer splits them. WordPiece takes the longest piece that it knows, so a row whose
-    pieces were all kept is split as before: only the other rows are tokenised, and those that may hide a piece: with an
-    unknown word, or cut off."""
+    """The texts as the cut vocabulary's tokenizer splits them. A row whose pieces were all kept is split as before (pieces.py):
+    only the other rows are tokenised, and those that may hide a piece: with an unknown word, or cut off."""
     tokenizer = load_tokenizer(cut)
     task_head: TaskHead = "text" if full.places is None else "token"
     if not len(full) or not full.lengths.min():
@@ -298,19 +298,19 @@ def class_weights(spec: StudySpec, labels: np.ndarray, label_names: list[str]) -
     return (weights * counts.sum() / (weights * counts).sum()).astype(np.float32)
 
 
-def _vocabularies_wanted(spec: StudySpec, word_piece: bool, notes: list[str]) -> tuple[StudySpec, list[str]]:
-    """The cut vocabularies to make. A teacher without WordPiece keeps its own, where the space allows that."""
+def _vocabularies_wanted(spec: StudySpec, fault: str, notes: list[str]) -> tuple[StudySpec, list[str]]:
+    """The cut vocabularies to make. A teacher whose cannot be cut (`fault` says why) keeps its own, where the space allows that."""
     asked = [name for name in spec.space.vocabularies if name != "full"]
-    if word_piece:
+    if not fault:
         return spec, list(dict.fromkeys(["used", *asked]))
     if asked and "full" not in spec.space.vocabularies:
         raise InputError.of(
             "space",
-            f"{asked[0]!r} needs a WordPiece tokenizer, which this teacher has not; write vocabulary: full",
+            f"{asked[0]!r} needs a tokenizer that can be cut, and of this teacher's {fault}; write vocabulary: full",
             "vocabulary",
-        )
+        )  # fmt: skip
     if asked:
-        notes.append("the teacher's tokenizer is not WordPiece: its vocabulary cannot be cut, only `full` is searched")
+        notes.append(f"the teacher's vocabulary cannot be cut, since of its tokenizer {fault}: only `full` is searched")
         parameters = {**spec.space.parameters, "vocabulary": Choice(values=("full",))}
         spec = spec.model_copy(update={"space": SearchSpace(parameters)})
     return spec, []

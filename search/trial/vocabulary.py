@@ -1,8 +1,8 @@
 """The vocabulary cut to what the training text uses, with a tokenizer to match.
 
-A WordPiece tokenizer splits a word greedily into the longest pieces it knows. Keeping every piece that the training
-text used leaves that text's pieces unchanged; a word outside it falls back to smaller pieces, down to single
-characters, which are all kept where they are ASCII or occur in the text.
+Keeping every piece that the training text used (and what those are made of, pieces.py) leaves that text's pieces
+unchanged; a word outside it falls back to smaller pieces, down to single characters, which are all kept where they are
+ASCII or occur in the text.
 """
 
 from __future__ import annotations
@@ -15,18 +15,11 @@ from typing import Any
 import numpy as np
 
 from search.trial.data import Vocabulary
+from search.trial.pieces import Pieces, backend_of, pieces_of
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "vocab.json",
                    "merges.txt", "added_tokens.json", "spiece.model", "sentencepiece.bpe.model")  # fmt: skip
-
-
-def is_word_piece(tokenizer: Any) -> bool:
-    """Whether the vocabulary can be cut: fast WordPiece tokenizers only."""
-    return bool(getattr(tokenizer, "is_fast", False)) and _backend(tokenizer)["model"]["type"] == "WordPiece"
-
-
-def _backend(tokenizer: Any) -> dict[str, Any]:
-    return json.loads(tokenizer.backend_tokenizer.to_str())
+WITHOUT_PIECES = ("tokenizer_config.json", "special_tokens_map.json")
 
 
 def full_vocabulary(tokenizer: Any, counts: np.ndarray) -> Vocabulary:
@@ -41,39 +34,30 @@ def full_vocabulary(tokenizer: Any, counts: np.ndarray) -> Vocabulary:
 
 def cut_vocabulary(tokenizer: Any, name: str, counts: np.ndarray, size: int | None = None) -> Vocabulary:
     """Keeps the pieces with `counts` above 0 (of each of the teacher's ids, over the training text), or the `size` most
-    frequent of them; special tokens and single characters are always kept. New ids follow the teacher's order."""
-    backend = _backend(tokenizer)
-    vocab: dict[str, int] = backend["model"]["vocab"]
-    prefix = backend["model"].get("continuing_subword_prefix", "##")
-    special = {token["id"] for token in backend["added_tokens"]} | {vocab[backend["model"]["unk_token"]]}
-    pieces = {piece.removeprefix(prefix) for piece, index in vocab.items() if counts[index]}
-    characters = set().union(*pieces) if pieces else set()
-    always = special | {
-        index
-        for piece, index in vocab.items()
-        if len(plain := piece.removeprefix(prefix)) == 1
-        and (plain in characters or (plain.isascii() and plain.isprintable()))
-    }
-    used = np.flatnonzero(counts)
-    if size is not None:
-        by_count = used[np.argsort(-counts[used], kind="stable")]
-        room = max(0, size - len(always))
-        used = np.array([index for index in by_count if index not in always][:room], dtype=np.int64)
-    kept = np.array(sorted(always | set(used.tolist())), dtype=np.int32)
+    frequent of them; special tokens and single characters are always kept. New ids follow the teacher's order. Of a tokenizer that
+    `pieces_of` knows."""
+    backend, pieces, used = backend_of(tokenizer), pieces_of(tokenizer), np.flatnonzero(counts)
+    assert isinstance(pieces, Pieces), pieces
+    special = {token["id"] for token in backend["added_tokens"]} | {tokenizer.unk_token_id}
+    always = special | pieces.always(piece for piece, index in pieces.ids.items() if counts[index])
+    if pieces.unknown is not None:
+        always.add(pieces.unknown)
+    chosen, room = set(always), len(counts) if size is None else size
+    for index in used[np.argsort(-counts[used], kind="stable")].tolist():
+        wanted = set() if index in chosen else pieces.with_parts(index) - chosen
+        if len(chosen) + len(wanted) <= room:
+            chosen |= wanted
+    kept = np.array(sorted(chosen), dtype=np.int32)
     new_id = {int(old): new for new, old in enumerate(kept)}
-    backend["model"]["vocab"] = {piece: new_id[index] for piece, index in vocab.items() if index in new_id}
+    backend["model"] = pieces.cut(new_id)
     backend["added_tokens"] = [{**token, "id": new_id[token["id"]]} for token in backend["added_tokens"]]
-    for token in ((backend.get("post_processor") or {}).get("special_tokens") or {}).values():
-        token["ids"] = [new_id[index] for index in token["ids"]]
-    for side in ("cls", "sep"):  # the older BertProcessing names its ids instead
-        if isinstance((backend.get("post_processor") or {}).get(side), list):
-            token_name, index = backend["post_processor"][side]
-            backend["post_processor"][side] = [token_name, new_id[index]]
+    _renumber(backend.get("post_processor") or {}, new_id)
     backend["truncation"] = backend["padding"] = None
-    files = dict(full_vocabulary(tokenizer, counts).files)
+    whole = full_vocabulary(tokenizer, counts).files
+    files = {name: content for name, content in whole.items() if name in WITHOUT_PIECES}
     files["tokenizer.json"] = _dump(backend)
-    by_id = sorted(backend["model"]["vocab"].items(), key=lambda entry: entry[1])
-    files["vocab.txt"] = "".join(f"{piece}\n" for piece, _ in by_id).encode()
+    if isinstance(vocab := backend["model"]["vocab"], dict) and "merges" not in backend["model"]:
+        files["vocab.txt"] = "".join(f"{piece}\n" for piece in sorted(vocab, key=vocab.__getitem__)).encode()
     config = json.loads(files["tokenizer_config.json"])
     if "added_tokens_decoder" in config:
         config["added_tokens_decoder"] = {
@@ -83,6 +67,18 @@ def cut_vocabulary(tokenizer: Any, name: str, counts: np.ndarray, size: int | No
         }
     files["tokenizer_config.json"] = _dump(config)
     return Vocabulary(name, kept, counts[kept], new_id[_pad_id(tokenizer)], files)
+
+
+def _renumber(processor: dict[str, Any], new_id: dict[int, int]) -> None:
+    """What puts special tokens around a text names their ids."""
+    for inner in processor.get("processors") or ():
+        _renumber(inner, new_id)
+    for token in (processor.get("special_tokens") or {}).values():
+        token["ids"] = [new_id[index] for index in token["ids"]]
+    for side in ("cls", "sep"):  # the older kinds
+        if isinstance(processor.get(side), list):
+            token_name, index = processor[side]
+            processor[side] = [token_name, new_id[index]]
 
 
 def new_ids(vocabulary: Vocabulary, unknown_id: int, num_ids: int) -> np.ndarray:
