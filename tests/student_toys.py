@@ -63,7 +63,7 @@ def shapes(draw: st.DrawFn) -> StudentShape:
         num_heads=heads,
         intermediate_size=groups * draw(st.integers(1, 20)),
         embedding_size=hidden
-        if family in ("distilbert", "squeezebert") or draw(st.booleans())
+        if family in ("distilbert", "roberta", "squeezebert") or draw(st.booleans())
         else draw(st.integers(1, hidden)),
         num_hidden_groups=draw(st.integers(1, depth)) if family == "albert" else depth,
         vocabulary_size=draw(st.integers(1, 50)),

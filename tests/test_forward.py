@@ -12,7 +12,7 @@ import torch.nn.functional as F  # noqa: N812
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from student_toys import LABELS, a_shape, shapes
-from transformers import RobertaConfig, RobertaForSequenceClassification
+from transformers import ErnieConfig, ErnieForSequenceClassification
 
 from search.trial.forward import ATTENTION, SHORT, Classifier, FirstTokenClassifier, attention, classifier
 from search.trial.students import build_student
@@ -26,6 +26,9 @@ SHAPES = {
     "albert, one group": {"family": "albert", "embedding_size": 32, "num_hidden_groups": 1},
     "distilbert": {"family": "distilbert", "embedding_size": 32, "num_hidden_groups": 3, "type_vocabulary_size": 0},
     "squeezebert": {"family": "squeezebert", "embedding_size": 32, "num_hidden_groups": 3, "num_conv_groups": 4},
+    "electra": {"family": "electra", "embedding_size": 32, "num_hidden_groups": 3},
+    "electra, a rank of its own": {"family": "electra", "embedding_size": 8, "num_hidden_groups": 3},
+    "roberta": {"family": "roberta", "embedding_size": 32, "num_hidden_groups": 3},
     "one layer": {"family": "bert", "embedding_size": 32, "num_hidden_groups": 1, "depth": 1},
 }
 
@@ -168,7 +171,7 @@ def test_stock_models_of_any_kind_attend_by_ours(kind: str, tmp_path: Path) -> N
 
 def test_other_architectures_run_as_they_are() -> None:
     config = {"num_hidden_layers": 1, "hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 8}
-    model = RobertaForSequenceClassification(RobertaConfig(vocab_size=20, type_vocab_size=1, **config)).eval()
+    model = ErnieForSequenceClassification(ErnieConfig(vocab_size=20, type_vocab_size=1, **config)).eval()
     assert type(classifier(model)) is Classifier
     ids = torch.randint(3, 20, (2, 5), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

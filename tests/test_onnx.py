@@ -104,8 +104,8 @@ def test_a_head_of_ones_own_is_exported(documented: Callable[[str], Path], tmp_p
 
 @pytest.mark.usefixtures("registries")
 def test_a_family_of_ones_own_is_exported(documented: Callable[[str], Path], tmp_path: Path) -> None:
-    assert not register({"electra": f"{documented('electra_students.py')}:FAMILY"})
-    model = a_model(family="electra")
+    assert not register({"ernie": f"{documented('ernie_students.py')}:FAMILY"})
+    model = a_model(family="ernie")
     export_onnx(model, tmp_path / "model.onnx")
     assert_gives_its_logits(load_session(tmp_path / "model.onnx"), model)
 

@@ -29,15 +29,15 @@ pytestmark = pytest.mark.usefixtures("registries")
 
 @pytest.fixture
 def example(documented: Callable[[str], Path]) -> Path:
-    return documented("electra_students.py")
+    return documented("ernie_students.py")
 
 
 def test_the_example_is_searched_trained_and_loads_anywhere(
     study_of: Callable[..., StudySpec], example: Path, teacher: Path, transfer: Any, tmp_path: Path
 ) -> None:
-    space = {"family": "electra", "depth": 3, "layers": "first", "vocabulary": "full", "batch_size": 16}
-    spec = study_of(families={"electra": "electra_students.py:FAMILY"}, space=space)  # relative to the study file
-    assert spec.families == {"electra": f"{example}:FAMILY"}
+    space = {"family": "ernie", "depth": 3, "layers": "first", "vocabulary": "full", "batch_size": 16}
+    spec = study_of(families={"ernie": "ernie_students.py:FAMILY"}, space=space)  # relative to the study file
+    assert spec.families == {"ernie": f"{example}:FAMILY"}
     inputs = read_inputs(spec, lambda text: None)
     assert inputs.transfer.own_families == spec.families
     parameters, shape = Sampling(spec, inputs.teacher, inputs.vocabularies, {}).suggest([], 0)
@@ -45,7 +45,7 @@ def test_the_example_is_searched_trained_and_loads_anywhere(
     model = build_student(shape, label_names=["a", "b", "c"])
     assert shape.num_parameters == sum(parameter.numel() for parameter in model.parameters())
 
-    FAMILIES.pop("electra")  # as in a lane, which has read no study file
+    FAMILIES.pop("ernie")  # as in a lane, which has read no study file
     given = inputs.transfer.with_teacher_logits({name: split.teacher_logits for name, split in transfer.splits.items()})
     context = WorkerContext(data={"transfer": given})
     payload = {"teacher": str(teacher)}
@@ -58,7 +58,7 @@ def test_the_example_is_searched_trained_and_loads_anywhere(
     _, delivered = work.perform(item, context)
     assert delivered["num_parameters"] == shape.num_parameters
     loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "best")
-    assert loaded.config.model_type == "electra"
+    assert loaded.config.model_type == "ernie"
     ids = torch.tensor([[2, 60, 70, 3]])
     with torch.no_grad():  # all of the teacher's layers, and a step too small to matter
         mine, its = loaded.base_model(ids)[0], load_teacher(str(teacher)).base_model(ids)[0]
@@ -66,7 +66,7 @@ def test_the_example_is_searched_trained_and_loads_anywhere(
 
 
 def test_a_family_that_is_none_is_told(study_of: Callable[..., StudySpec], example: Path) -> None:
-    path = "electra_students.py"
+    path = "ernie_students.py"
     for families, words in (
         ({"bert": f"{path}:FAMILY"}, "families.bert: is a family already"),
         ({"mine": f"{path}:build"}, "is function, not a spaces.families.layout.Family"),
@@ -76,8 +76,8 @@ def test_a_family_that_is_none_is_told(study_of: Callable[..., StudySpec], examp
         with pytest.raises(InputError) as caught:
             study_of(families=families)
         assert words in str(caught.value)
-    with pytest.raises(InputError, match="family: 'electra' is not allowed"):
-        study_of(space={"family": ["bert", "electra"]})
+    with pytest.raises(InputError, match="family: 'ernie' is not allowed"):
+        study_of(space={"family": ["bert", "ernie"]})
     assert (
         subprocess.run(
             [sys.executable, "-c", "import spaces.yaml_io, sys; sys.exit('torch' in sys.modules)"]

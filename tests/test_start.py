@@ -194,6 +194,30 @@ def test_other_architectures_are_copied_too(kind: str, types: int, its_rank: int
     assert near > (0.999 if full else 0.5)  # of random embeddings that share no direction to leave out
 
 
+@pytest.mark.parametrize(("kind", "rank"), [("roberta", 32), ("electra", 32), ("electra-small", 8)])
+def test_a_student_of_its_teachers_family_starts_as_the_teacher(kind: str, rank: int) -> None:
+    """Its head, too: of as many layers it is the teacher."""
+    teacher, family = other_teacher(kind), kind.split("-")[0]
+    pad_id = 1 if family == "roberta" else 0
+    shape = a_shape(
+        family=family, vocabulary_size=60, type_vocabulary_size=teacher.config.type_vocab_size, embedding_size=rank
+    )
+    vocabulary = Vocabulary("full", np.arange(60, dtype=np.int32), np.ones(60, np.int64), pad_id, {})
+    student = student_of(teacher, shape, vocabulary, (0, 1, 2))
+    ids = torch.randint(5, 60, (4, 9), generator=torch.Generator().manual_seed(1))
+    mask = torch.ones_like(ids)
+    ids[0, 6:], mask[0, 6:] = pad_id, 0
+    with torch.no_grad():
+        there = teacher(input_ids=ids, attention_mask=mask).logits
+        here = student(input_ids=ids, attention_mask=mask).logits
+    torch.testing.assert_close(here, there, atol=1e-5, rtol=1e-5)
+
+
+def test_roberta_needs_a_padding_of_0_or_1() -> None:
+    with pytest.raises(TrialError, match="it must be 0 or 1, not 7"):
+        build_student(a_shape(family="roberta"), label_names=LABELS, pad_id=7)
+
+
 def test_what_cannot_be_copied_is_known_before() -> None:
     assert not can_copy("mpnet", {})
     assert not can_copy(

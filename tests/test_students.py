@@ -10,7 +10,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from safetensors import safe_open
 from student_toys import a_shape, shapes
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
 from search.trial.students import build_student
 from spaces.student import StudentShape
@@ -58,6 +58,11 @@ def test_known_models_by_their_published_counts() -> None:
         num_feedforwards=4,
     )  # fmt: skip
     assert mobilebert.num_parameters - (512 * 2 + 2) == 24_844_544  # 24.84 million as published
+    roberta = a_shape(
+        **base, family="roberta", num_hidden_groups=12, embedding_size=768, vocabulary_size=50_265, num_labels=2,
+        type_vocabulary_size=1,
+    )  # fmt: skip
+    assert roberta.num_parameters == 124_647_170  # RoBERTa-base with its head
     tiny_bert = {"depth": 2, "hidden_size": 128, "num_heads": 2, "intermediate_size": 512, "max_positions": 512}
     smallest = a_shape(**tiny_bert, num_hidden_groups=2, embedding_size=128, vocabulary_size=30_522, num_labels=2)
     assert smallest.num_parameters - (128 * 2 + 2) == 4_385_920  # BERT-tiny
@@ -69,6 +74,17 @@ def test_known_families_against_their_stock_models() -> None:
         with torch.device("meta"):
             stock = AutoModel.from_config(AutoConfig.for_model(kind))
         assert round(sum(parameter.numel() for parameter in stock.parameters()) / 1e6, 2) == published
+
+
+def test_electra_small_against_its_stock_model() -> None:
+    """As transformers builds it where nothing is said: embeddings of rank 128 under a width of 256."""
+    with torch.device("meta"):
+        stock = AutoModelForSequenceClassification.from_config(AutoConfig.for_model("electra"))
+    shape = a_shape(
+        family="electra", depth=12, hidden_size=256, num_heads=4, intermediate_size=1024, embedding_size=128,
+        num_hidden_groups=12, vocabulary_size=30_522, max_positions=512, num_labels=2,
+    )  # fmt: skip
+    assert shape.tensors() == {name: tuple(tensor.shape) for name, tensor in stock.state_dict().items()}
 
 
 def test_a_tiny_student_counted_by_hand() -> None:

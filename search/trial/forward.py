@@ -21,7 +21,15 @@ from search.trial.layouts import LAYOUTS, PARTS
 from spaces.task import TASK_HEADS
 
 MOST_WRITTEN_OUT = 2**25  # weights of attention: 200 MB a layer until the backward pass
-SHORT = ("bert", "albert", "distilbert", "squeezebert")  # whose last layer is run for the first token alone
+SHORT = (
+    "bert",
+    "albert",
+    "distilbert",
+    "squeezebert",
+    "electra",
+    "roberta",
+    "xlm-roberta",
+)  # whose last layer is run for the first token alone
 ATTENTION = "distilsearch"  # the name of `attention` among Hugging Face's
 
 
@@ -92,10 +100,9 @@ class FirstTokenClassifier(Classifier):
         layout = LAYOUTS[config.model_type]
         # Plain lists: the parameters belong to `model`, and are not to be registered twice.
         self._layers = stored_layers(model)
-        self._embeddings = [model.get_submodule(layout.embeddings)]
-        if config.model_type == "albert":
-            self._embeddings.append(model.albert.encoder.embedding_hidden_mapping_in)
-        self._pooler = [model.get_submodule(layout.pooler)]
+        modules = dict(model.named_modules())
+        self._embeddings = [modules[name] for name in (layout.embeddings, layout.mapping) if name in modules and name]
+        self._pooler = [] if layout.pooler.startswith("classifier.") else [model.get_submodule(layout.pooler)]
         distilbert = config.model_type == "distilbert"
         self._act = ACT2FN[config.activation if distilbert else config.hidden_act]
         self._pooled = torch.relu if distilbert else torch.tanh
@@ -115,8 +122,10 @@ class FirstTokenClassifier(Classifier):
         mask_BQT = mask_BT.bool()[:, None, None, :]
         for layer in self._layers[:-1]:
             hidden_BTH = self._layer(layer, hidden_BTH, hidden_BTH, mask_BQT)
-        first_BH = self._layer(self._layers[-1], hidden_BTH[:, :1], hidden_BTH, mask_BQT)[:, 0]
-        pooled_BH = self._pooled(self._pooler[0](first_BH))
+        first_B1H = self._layer(self._layers[-1], hidden_BTH[:, :1], hidden_BTH, mask_BQT)
+        if not self._pooler:  # the head reads the first token itself
+            return self.model.classifier(first_B1H)
+        pooled_BH = self._pooled(self._pooler[0](first_B1H[:, 0]))
         return self.model.classifier(self.model.dropout(pooled_BH))
 
     def _layer(

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from spaces.families.roberta import FIRST_POSITION
+
 TOKEN_CLASSIFIER = "classifier"  # one linear layer, of the same name in every architecture
 PARTS = ("query", "key", "value", "attention_output", "attention_norm", "intermediate", "output", "output_norm")
 
@@ -34,7 +36,9 @@ _BERT_PARTS = {
 }
 
 
-def _bert_like(prefix: str, pooler: str, classifier: str, first_position: int = 0, mapping: str = "") -> Layout:
+def _bert_like(
+    prefix: str, pooler: str, classifier: str, first_position: int = 0, mapping: str = "", teaches: bool = True
+) -> Layout:
     return Layout(
         layer=f"{prefix}.encoder.layer.{{index}}",
         parts=_BERT_PARTS,
@@ -43,14 +47,16 @@ def _bert_like(prefix: str, pooler: str, classifier: str, first_position: int = 
         classifier=classifier,
         first_position=first_position,
         mapping=mapping,
+        teaches=teaches,
     )
 
 
 LAYOUTS: dict[str, Layout] = {
     "bert": _bert_like("bert", "bert.pooler.dense", "classifier"),
     "electra": _bert_like("electra", "classifier.dense", "classifier.out_proj", mapping="electra.embeddings_project"),
-    "roberta": _bert_like("roberta", "classifier.dense", "classifier.out_proj", first_position=2),
-    "xlm-roberta": _bert_like("roberta", "classifier.dense", "classifier.out_proj", first_position=2),
+    "roberta": _bert_like("roberta", "classifier.dense", "classifier.out_proj", first_position=FIRST_POSITION),
+    "xlm-roberta": _bert_like("roberta", "classifier.dense", "classifier.out_proj", first_position=FIRST_POSITION),
+    "ernie": _bert_like("ernie", "ernie.pooler.dense", "classifier", teaches=False),  # some have a table of tasks, too
     "distilbert": Layout(
         layer="distilbert.transformer.layer.{index}",
         parts={

@@ -8,6 +8,7 @@ import torch
 
 from spaces.errors import TrialError
 from spaces.families import FAMILIES
+from spaces.families.roberta import FIRST_POSITION
 from spaces.heads import HEADS, STOCK
 from spaces.student import StudentShape
 from spaces.task import TASK_HEADS
@@ -24,7 +25,7 @@ def build_student(
     Activation and LayerNorm's epsilon follow the teacher's, so that copied layers compute what they did.
     """
     import transformers
-    from transformers import AlbertConfig, BertConfig, MobileBertConfig, SqueezeBertConfig
+    from transformers import AlbertConfig, BertConfig, ElectraConfig, MobileBertConfig, RobertaConfig, SqueezeBertConfig
 
     common: dict[str, Any] = {
         "vocab_size": shape.vocabulary_size,
@@ -56,6 +57,15 @@ def build_student(
             return getattr(transformers, f"DistilBert{task}")(_distilbert_config(common))
         if model_type == "bert":
             return getattr(transformers, f"Bert{task}")(BertConfig(**common))
+        if model_type == "electra":
+            return getattr(transformers, f"Electra{task}")(ElectraConfig(**common, embedding_size=shape.embedding_size))
+        if model_type == "roberta":
+            if pad_id >= FIRST_POSITION:
+                raise TrialError(
+                    f"family roberta counts positions from the padding's id: it must be 0 or 1, not {pad_id}"
+                )
+            rows = {"max_position_embeddings": shape.max_positions + FIRST_POSITION}
+            return getattr(transformers, f"Roberta{task}")(RobertaConfig(**common | rows))
         if model_type == "squeezebert":
             groups = {f"{part}_groups": shape.num_conv_groups for part in ("q", "k", "v", "intermediate", "output")}
             squeezed = SqueezeBertConfig(**common, **groups, embedding_size=shape.embedding_size)

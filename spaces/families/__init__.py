@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from spaces.errors import Fault
-from spaces.families import albert, bert, distilbert, mobilebert, squeezebert
+from spaces.families import albert, bert, distilbert, electra, mobilebert, roberta, squeezebert
 from spaces.families.layout import Family
 from spaces.named import all_named
 
@@ -18,6 +18,8 @@ FAMILIES: dict[str, Family] = {
     "distilbert": distilbert.FAMILY,
     "mobilebert": mobilebert.FAMILY,
     "squeezebert": squeezebert.FAMILY,
+    "electra": electra.FAMILY,
+    "roberta": roberta.FAMILY,
 }
 OURS = tuple(FAMILIES)
 

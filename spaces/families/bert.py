@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from spaces.families.layout import Family, Tensors, albert_tensors, embeddings, linear, norm, shares_no_layers
+from spaces.families.layout import Family, Tensors, albert_tensors, bert_encoder, embeddings, linear, shares_no_layers
 
 if TYPE_CHECKING:
     from spaces.student import StudentShape
@@ -16,18 +16,7 @@ def tensors(shape: StudentShape) -> Tensors:
     if shape.embedding_size < shape.hidden_size:
         return albert_tensors(shape)
     width = shape.hidden_size
-    out = embeddings("bert.embeddings", shape, width)
-    for index in range(shape.depth):
-        layer = f"bert.encoder.layer.{index}"
-        for part in ("query", "key", "value"):
-            out |= linear(f"{layer}.attention.self.{part}", width, width)
-        out |= linear(f"{layer}.attention.output.dense", width, width) | norm(
-            f"{layer}.attention.output.LayerNorm", width
-        )
-        out |= linear(f"{layer}.intermediate.dense", shape.intermediate_size, width)
-        out |= linear(f"{layer}.output.dense", width, shape.intermediate_size) | norm(
-            f"{layer}.output.LayerNorm", width
-        )
+    out = embeddings("bert.embeddings", shape, width) | bert_encoder("bert", shape)
     return out | linear("bert.pooler.dense", width, width) | linear("classifier", shape.num_labels, width)
 
 

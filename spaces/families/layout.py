@@ -74,6 +74,27 @@ def embeddings(prefix: str, shape: StudentShape, width: int) -> Tensors:
     }
 
 
+def bert_encoder(prefix: str, shape: StudentShape) -> Tensors:
+    """The layers of BERT, as every architecture after it names them."""
+    width, out = shape.hidden_size, {}
+    for index in range(shape.depth):
+        layer = f"{prefix}.encoder.layer.{index}"
+        for part in ("query", "key", "value"):
+            out |= linear(f"{layer}.attention.self.{part}", width, width)
+        out |= linear(f"{layer}.attention.output.dense", width, width)
+        out |= norm(f"{layer}.attention.output.LayerNorm", width)
+        out |= linear(f"{layer}.intermediate.dense", shape.intermediate_size, width)
+        out |= linear(f"{layer}.output.dense", width, shape.intermediate_size)
+        out |= norm(f"{layer}.output.LayerNorm", width)
+    return out
+
+
+def two_layer_head(shape: StudentShape) -> Tensors:
+    """Over the first token, where the encoder has no pooler (RoBERTa's and ELECTRA's)."""
+    out = linear("classifier.dense", shape.hidden_size, shape.hidden_size)
+    return out | linear("classifier.out_proj", shape.num_labels, shape.hidden_size)
+
+
 def albert_tensors(shape: StudentShape) -> Tensors:
     """`AlbertForSequenceClassification`: embeddings of rank E, a projection to H, and the stored layer groups."""
     width, hidden = shape.hidden_size, "albert.encoder.albert_layer_groups"

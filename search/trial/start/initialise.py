@@ -147,7 +147,9 @@ def initialise(
         raise TrialError("a student with full embeddings cannot start from a teacher whose embeddings are mapped")
     here = target.embeddings
     put(f"{here}.word_embeddings.weight", table["words"])
-    put(f"{here}.position_embeddings.weight", table["positions"])
+    parts[f"{here}.position_embeddings.weight"].zero_()
+    first = student.config.pad_token_id + 1 if target.first_position else 0  # RoBERTa counts from there
+    parts[f"{here}.position_embeddings.weight"][first : first + shape.max_positions] = table["positions"]
     if target.token_types:
         put(f"{here}.token_type_embeddings.weight", table["types"])
     put(f"{here}.LayerNorm.weight", table["norm"])
