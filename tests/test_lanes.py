@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import numpy as np
@@ -161,6 +162,31 @@ def test_segments(pool: LanePool, tmp_path: Path, capfd: pytest.CaptureFixture[s
     assert list(tmp_path.iterdir()) == []
     out, err = capfd.readouterr()
     assert out + err == "", "nobody but the command line prints"
+
+
+@pytest.mark.ray
+def test_segments_outlive_a_tune_actor_killed_for_memory(
+    pool: LanePool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray answers so for an actor that its memory monitor killed, and Tune ends: what was in its hands goes to another."""
+    from ray.air.execution._internal import event_manager
+
+    killed: list[str] = []
+
+    def get(future: Any) -> Any:
+        found = ray.get(future)
+        if isinstance(found, dict) and "key" in found and len(killed) < 2:
+            killed.append(found["key"])
+            raise ray.exceptions.OutOfMemoryError("1 worker(s) were killed due to the node running low on memory")
+        return found
+
+    monkeypatch.setattr(event_manager, "ray", SimpleNamespace(get=get, wait=ray.wait))
+    until_idle(pool)
+    searcher = ToySearcher(8)
+    run_segments(searcher, pool.broker, pool.broker_name, max_concurrent=lambda: 3, storage=tmp_path)
+    assert len(killed) == 2
+    assert sorted(outcome.trial or 0 for outcome in searcher.results.values()) == list(range(1, 9))
+    assert {outcome.attempt for outcome in searcher.results.values()} == {1}  # nothing was trained again
 
 
 @pytest.mark.ray

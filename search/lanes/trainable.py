@@ -12,7 +12,7 @@ from typing import Any, Literal
 import ray
 from ray import tune
 from ray.actor import ActorHandle
-from ray.exceptions import RayError
+from ray.exceptions import OutOfMemoryError, RayError
 from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
@@ -129,6 +129,11 @@ class SegmentSearcher(Searcher, ABC):
             raise StudyError(f"Tune lost the actor that waits for {key} {self._losses[key]} times")
         self._lost.append(key)
 
+    def take_back(self) -> None:
+        """Tune has ended with segments in its hands: what it waited for is given to another."""
+        for trial_id in list(self._keys):
+            self.on_trial_complete(trial_id, error=True)
+
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
         return None
 
@@ -161,26 +166,36 @@ def run_segments(
     searcher._most = max_concurrent
     searcher._broker, searcher._broker_name = broker, broker_name
     folder = storage.resolve() / f"tune-{uuid.uuid4().hex[:8]}"
-    tuner = tune.Tuner(
-        # No CPUs: the lanes own them. The resource exists once in a cluster, and puts the trainables on the head node.
-        tune.with_resources(Segment, tune.PlacementGroupFactory([{"node:__internal_head__": 0.001}])),
-        tune_config=tune.TuneConfig(
-            search_alg=searcher,
-            num_samples=-1,
-            reuse_actors=True,
-            trial_name_creator=_trial_name,
-            trial_dirname_creator=_trial_name,
-        ),
-        run_config=tune.RunConfig(
-            name="segments",
-            storage_path=str(folder),
-            verbose=0,
-            failure_config=tune.FailureConfig(max_failures=0),
-            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False, checkpoint_frequency=0),
-        ),
-    )
+
+    def tuner() -> tune.Tuner:
+        return tune.Tuner(
+            # No CPUs: the lanes own them. The resource exists once in a cluster, and puts the trainables on the head node.
+            tune.with_resources(Segment, tune.PlacementGroupFactory([{"node:__internal_head__": 0.001}])),
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                num_samples=-1,
+                reuse_actors=True,
+                trial_name_creator=_trial_name,
+                trial_dirname_creator=_trial_name,
+            ),
+            run_config=tune.RunConfig(
+                name="segments",
+                storage_path=str(folder),
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=0),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False, checkpoint_frequency=0),
+            ),
+        )
+
     try:
-        tuner.fit()
+        while True:
+            try:
+                tuner().fit()
+                break
+            except RuntimeError as error:  # of an actor that was killed for memory Tune thinks that it cannot be
+                if not isinstance(error.__cause__, OutOfMemoryError):
+                    raise
+                searcher.take_back()
     except RayError as error:
         raise StudyError(f"Ray failed: {error}") from error
     finally:
