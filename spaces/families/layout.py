@@ -76,7 +76,8 @@ def embeddings(prefix: str, shape: StudentShape, width: int) -> Tensors:
 
 def bert_encoder(prefix: str, shape: StudentShape) -> Tensors:
     """The layers of BERT, as every architecture after it names them."""
-    width, out = shape.hidden_size, {}
+    out: Tensors = {}
+    width = shape.hidden_size
     for index in range(shape.depth):
         layer = f"{prefix}.encoder.layer.{index}"
         for part in ("query", "key", "value"):
