@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from spaces.student import StudentShape
 
 STOCK = "stock"
-DENSE = "2_Dense"  # the folder in a delivered one where sentence-transformers looks for a linear layer behind the pooling
+DENSE = (
+    "2_Dense"  # the folder in a delivered one where sentence-transformers looks for a linear layer behind the pooling
+)
 
 
 class Head(Protocol):
@@ -50,7 +52,9 @@ def with_head(stored: Tensors, shape: StudentShape, always_pools: bool) -> Tenso
     if head is None and shape.task_head == "text":
         return stored
     encoder = {name: size for name, size in stored.items() if not is_stock_head(name)}
-    if shape.task_head == "embedding":  # what is pooled is the vector, or a linear layer makes it as wide as the teacher's
+    if (
+        shape.task_head == "embedding"
+    ):  # what is pooled is the vector, or a linear layer makes it as wide as the teacher's
         same = shape.hidden_size == shape.num_labels
         return encoder if same else encoder | linear("head.linear", shape.num_labels, shape.hidden_size)
     if head is None:

@@ -228,7 +228,9 @@ def _not_for_vectors(data: DataSpec) -> list[Fault]:
 
 def _not_ranked(texts: StudyTexts) -> list[Fault]:
     held_out = {name: texts.splits[name].labels for name in ("validation", "test")}
-    what = "all its pairs have the same score: vectors are judged by whether they bring the pairs into the scores' order"
+    what = (
+        "all its pairs have the same score: vectors are judged by whether they bring the pairs into the scores' order"
+    )
     return [Fault(f"data.{name}", what) for name, scores in held_out.items() if scores and len(set(scores)) < 2]
 
 

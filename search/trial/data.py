@@ -283,7 +283,9 @@ class TransferSet:
     def training(self, vocabulary: str, taught: bool) -> tuple[Tokens, np.ndarray, np.ndarray | None, int]:
         """What a student trains on, and how many of the rows have labels (the first ones): (tokens, labels, teacher's
         outputs, num_labelled). Text without labels is of use only to who is `taught` by the teacher."""
-        whole = self.joined() if taught or self.target == "vector" else self.labelled()  # a vector is always the teacher's
+        whole = (
+            self.joined() if taught or self.target == "vector" else self.labelled()
+        )  # a vector is always the teacher's
         train = whole.splits["train"]
         count = len(train) if whole.num_labelled is None else whole.num_labelled
         return train.tokens[vocabulary], train.labels, train.teacher_logits, count

@@ -52,16 +52,17 @@ class EncoderForSentenceEmbedding(StudentWithHead):
     @classmethod
     def of_folder(cls, folder: Path) -> EncoderForSentenceEmbedding:
         """As the folder's modules.json says; any encoder without one is pooled by the mean."""
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        pooler = without_pooler(AutoConfig.from_pretrained(folder, trust_remote_code=False))
+        encoder = AutoModel.from_pretrained(folder, trust_remote_code=False, use_safetensors=True, **pooler)
         weights = folder / DENSE / "model.safetensors"
         mapped = load_file(weights) if weights.is_file() else {}
+        config = encoder.config
         config.pooling = pooling_of(folder, may_map=True)
         config.num_labels = len(mapped["linear.bias"]) if mapped else config.hidden_size
-        encoder = AutoModel.from_pretrained(
-            folder, config=config, trust_remote_code=False, use_safetensors=True, **without_pooler(config)
-        )
         with torch.device("meta"):
             model = cls(config)
+        if config.model_type == "squeezebert":
+            encoder.pooler = nn.Identity()
         setattr(model, model.base_model_prefix, encoder)
         model.head = PooledHead(config)
         model.head.load_state_dict(mapped)

@@ -81,13 +81,13 @@ def n_grams(transfer: TransferSet, context: WorkerContext) -> tuple[dict[str, fl
 
 
 def bags_alike(transfer: TransferSet) -> tuple[dict[str, float], int]:
-    """The cosine of two bags of pieces and pairs of pieces, tf-idf weighted by the training texts; and how many of them it knows."""
+    """The cosine of two bags of pieces and pairs of pieces, tf-idf weighted by the training texts; and how many it knows."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     def grams(tokens: Tokens, rows: np.ndarray) -> Iterator[list[Any]]:
         for row in rows:
             pieces = tokens.ids[tokens.offsets[row] + 1 : tokens.offsets[row + 1] - 1].tolist()  # no special tokens
-            yield [*pieces, *itertools.pairwise(pieces)]
+            yield [*((piece,) for piece in pieces), *itertools.pairwise(pieces)]
 
     train = transfer.splits["train"].tokens["full"]
     rows = np.arange(len(train))

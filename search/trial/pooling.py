@@ -14,7 +14,11 @@ SETTINGS = ("config_sentence_transformers.json", "sentence_bert_config.json")  #
 POOLING = "1_Pooling"
 POOLINGS = ("mean", "cls")  # over the pieces that are there, or the first one's
 SWITCHES = {"mean_tokens": "mean", "cls_token": "cls", "max_tokens": "max"}  # others are called what they are
-FOLLOWED = ("Transformer", "Pooling", "Normalize")  # vectors are compared by their angle, so that they may be of length 1
+FOLLOWED = (
+    "Transformer",
+    "Pooling",
+    "Normalize",
+)  # vectors are compared by their angle, so that they may be of length 1
 
 
 def pooling_of(folder: Path, may_map: bool = False) -> str:
@@ -53,7 +57,9 @@ def _mode(config: dict[str, Any]) -> str:
     ]
     modes = [SWITCHES.get(str(mode), str(mode)) for mode in ([said] if isinstance(said, str) else said)]
     if len(modes) != 1 or modes[0] not in POOLINGS:
-        raise ValueError(f"it pools by {' and '.join(modes) or 'nothing'}, and only {' or '.join(POOLINGS)} is followed here")
+        raise ValueError(
+            f"it pools by {' and '.join(modes) or 'nothing'}, and only {' or '.join(POOLINGS)} is followed here"
+        )
     if config.get("include_prompt", True) is not True:
         raise ValueError("its pooling leaves a prompt out, and students are given none")
     return modes[0]

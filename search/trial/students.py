@@ -18,8 +18,8 @@ def build_student(
     teacher_config: Any = None, empty: bool = False,
 ) -> Any:  # fmt: skip
     """The stock `...For...Classification` of the shape's family and task with random weights, or its encoder with the shape's own
-    head, or with one that pools as the teacher does; `empty`: with NaN for the encoder's weights, for whoever overwrites them all (drawing 10 million random numbers
-    takes longer than copying them).
+    head, or with one that pools as the teacher does; `empty`: with NaN for the encoder's weights, for whoever overwrites them all
+    (drawing 10 million random numbers takes longer than copying them).
 
     Activation and LayerNorm's epsilon follow the teacher's, so that copied layers compute what they did.
     """

@@ -2,8 +2,8 @@
 
 After DynaBERT (arXiv:2004.04037, section 2.1): the first-order change of the loss when a part's output is taken away, the
 size of activation times gradient, summed over texts. DynaBERT ranks heads and feed-forward neurons; hidden dimensions and the
-pooler's outputs are ranked here by the same rule, over the outputs of all layers. Vectors have no labels and so no loss: there it is
-the change of the vector, in a direction drawn for each text.
+pooler's outputs are ranked here by the same rule, over the outputs of all layers. Vectors have no labels and so no loss: there it
+is the change of the vector, in a direction drawn for each text.
 
 Legend: B batch, T tokens, L layers, A heads, D head size, I feed-forward size, H hidden.
 """
