@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from spaces.student import StudentShape
 
 STOCK = "stock"
+DENSE = (
+    "2_Dense"  # the folder in a delivered one where sentence-transformers looks for a linear layer behind the pooling
+)
 
 
 class Head(Protocol):
@@ -49,10 +52,27 @@ def with_head(stored: Tensors, shape: StudentShape, always_pools: bool) -> Tenso
     if head is None and shape.task_head == "text":
         return stored
     encoder = {name: size for name, size in stored.items() if not is_stock_head(name)}
+    if (
+        shape.task_head == "embedding"
+    ):  # what is pooled is the vector, or a linear layer makes it as wide as the teacher's
+        same = shape.hidden_size == shape.num_labels
+        return encoder if same else encoder | linear("head.linear", shape.num_labels, shape.hidden_size)
     if head is None:
         pooler = {name: size for name, size in stored.items() if always_pools and ".pooler." in name}
         return encoder | pooler | linear("classifier", shape.num_labels, shape.hidden_size)
     return encoder | {f"head.{name}": tuple(size) for name, size in head.tensors(shape).items()}
+
+
+def in_files(stored: Tensors, shape: StudentShape) -> dict[str, Tensors]:
+    """The tensors by the file that holds them in a delivered folder. Of sentence embeddings that is as sentence-transformers has
+    it: the bare encoder, whose names lack its prefix, and what follows the pooling in a folder of its own."""
+    if shape.task_head != "embedding":
+        return {"model.safetensors": stored}
+    files: dict[str, Tensors] = {}
+    for name, size in stored.items():
+        part, _, inside = name.partition(".")
+        files.setdefault(f"{DENSE}/model.safetensors" if part == "head" else "model.safetensors", {})[inside] = size
+    return files
 
 
 def is_stock_head(name: str) -> bool:

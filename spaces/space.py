@@ -86,7 +86,11 @@ PARAMETERS: dict[str, ParameterInfo] = {
     "group_start": ParameterInfo("first", f"one of {sorted(GROUP_STARTS)}", lambda v: v in GROUP_STARTS, numeric=False),
     "head": ParameterInfo(STOCK, f"one of {sorted(HEADS)}", lambda v: v in HEADS, shapes=True, numeric=False),
     "temperature": ParameterInfo(2.0, "a number above 0, at most 100", lambda v: _real(v, 0, 100, above=True)),
-    "soft_share": ParameterInfo(0.9, "a share from 0 (labels alone) to 1 (teacher alone)", lambda v: _real(v, 0, 1)),
+    "soft_share": ParameterInfo(
+        0.9,
+        "a share from 0 (labels alone) to 1 (teacher alone); of sentence embeddings from how alike they are to each alone",
+        lambda v: _real(v, 0, 1),
+    ),
     "hidden_share": ParameterInfo(0.0, "the hidden states' share of the loss, from 0 to 1", lambda v: _real(v, 0, 1)),
     "hidden_loss": ParameterInfo(
         "cosine", f"one of {sorted(HIDDEN_LOSSES)}", lambda v: v in HIDDEN_LOSSES, numeric=False

@@ -10,12 +10,12 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from spaces.families import FAMILIES
-from spaces.heads import HEADS, STOCK, with_head
+from spaces.heads import HEADS, STOCK, in_files, with_head
 
 SOME_FAMILIES = ("num_conv_groups", "bottleneck_size", "num_feedforwards")
 MAY_BE_0 = ("type_vocabulary_size", "bottleneck_size")
 BYTES_A_WEIGHT = {"fp32": 4, "fp16": 2}
-TaskHead = Literal["text", "token"]  # what there is an output for
+TaskHead = Literal["text", "token", "embedding"]  # what there is an output for
 
 
 class Frozen(BaseModel):
@@ -103,13 +103,18 @@ class StudentShape(Frozen):
         family = FAMILIES[self.family]
         return with_head(family.tensors(self), self, family.always_pools)
 
+    def files(self) -> dict[str, dict[str, tuple[int, ...]]]:
+        """The same by the file of a delivered folder that holds them, under their names there."""
+        return in_files(self.tensors(), self)
+
     @property
     def num_parameters(self) -> int:
         return _num_parameters(self)
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of the delivered `model.safetensors` in fp32: its header and four bytes a weight."""
+        """Bytes of the delivered `model.safetensors` in fp32: its header and four bytes a weight; of all of them, where a head has
+        its own."""
         return _num_bytes(self, 4)
 
     def num_bytes_in(self, precision: str) -> int:
@@ -134,9 +139,13 @@ def _num_parameters(shape: StudentShape) -> int:
 
 @functools.lru_cache(maxsize=65_536)
 def _num_bytes(shape: StudentShape, each: int) -> int:
+    return sum(_file_bytes(stored, each) for stored in shape.files().values())
+
+
+def _file_bytes(stored: dict[str, tuple[int, ...]], each: int) -> int:
     offset, header = 0, {"__metadata__": {"format": "pt"}}
     kind = {4: "F32", 2: "F16"}[each]
-    for name, size in sorted(shape.tensors().items()):  # safetensors sorts by data type, then name
+    for name, size in sorted(stored.items()):  # safetensors sorts by data type, then name
         end = offset + each * math.prod(size)
         header[name] = {"dtype": kind, "shape": list(size), "data_offsets": [offset, end]}  # type: ignore[dict-item]
         offset = end

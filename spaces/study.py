@@ -235,9 +235,13 @@ class StudySpec(Frozen):
     model_config = {"frozen": True, "extra": "forbid", "arbitrary_types_allowed": True}
 
     name: Name
-    task: Literal["text-classification", "multi-label-classification", "text-regression", "token-classification"] = (
-        "text-classification"
-    )
+    task: Literal[
+        "text-classification",
+        "multi-label-classification",
+        "text-regression",
+        "token-classification",
+        "sentence-embeddings",
+    ] = "text-classification"
     data: DataSpec
     teacher: TeacherSpec
     space: Space
@@ -251,7 +255,7 @@ class StudySpec(Frozen):
     search: SamplingSpec = SamplingSpec()
     deployment: DeploymentSpec = DeploymentSpec()
     resources: ResourcesSpec = Field(default=ResourcesSpec(), validate_default=True)
-    confirm: ConfirmSpec = ConfirmSpec()
+    confirm: ConfirmSpec = Field(default=ConfirmSpec(), validate_default=True)
     tracking: TrackingSpec = TrackingSpec()
     accept: tuple[
         Literal["chance"], ...
@@ -314,6 +318,20 @@ class StudySpec(Frozen):
                 "{gpus_per_worker: 1}, or bound the time by budget: {minutes: ...}"
             )
         return value
+
+    @field_validator("confirm")
+    @classmethod
+    def _with_labels(cls, value: ConfirmSpec, info: ValidationInfo) -> ConfirmSpec:
+        """Where nothing is labelled there is nothing to learn without the teacher."""
+        task = info.data.get("task", "text-classification")
+        if TASKS[task].target != "vector" or value.without_distillation == "none":
+            return value
+        if "without_distillation" in value.model_fields_set:
+            raise ValueError(
+                f"without_distillation = {value.without_distillation} is not allowed: {task} has no labels to learn from, all "
+                "that a student learns is the teacher's. Write none, or leave it out"
+            )
+        return value.model_copy(update={"without_distillation": "none"})
 
     @property
     def about(self) -> Task:

@@ -21,17 +21,19 @@ METRIC_WORDS = {
 }  # every metric is maximised and at most 1
 
 
-# A head gives an output for each text, or for each token; what Hugging Face calls the models that have one.
-TASK_HEADS = {"text": "SequenceClassification", "token": "TokenClassification"}
+# A head gives an output for each text, or for each token, or makes a vector of each text; what Hugging Face calls the models that
+# have one. It has no name for the last: that is ours.
+TASK_HEADS = {"text": "SequenceClassification", "token": "TokenClassification", "embedding": "SentenceEmbedding"}
 OUTSIDE = "O"  # the tag of a word that belongs to no entity
 
 
 class Task(Frozen):
-    """`target`: a row's label is one class, any number of classes, a number, or a tag for each of its words. `metrics` are measured
+    """`target`: a row's label is one class, any number of classes, a number, or a tag for each of its words; or the row is one of a
+    pair and wants a vector, and the pair has a score. `metrics` are measured
     on every split, the first of them is the objective where the study names none; `f1` is of the second class and exists for two
     classes only. `problem_type` is Hugging Face's word, which it has for texts alone."""
 
-    target: Literal["class", "classes", "number", "tags"]
+    target: Literal["class", "classes", "number", "tags", "vector"]
     metrics: tuple[str, ...]
     problem_type: str | None = None
     constant: str  # what the simplest model says, in words
@@ -64,5 +66,11 @@ TASKS = {
         constant="always the most frequent tag",
         floor="the most frequent tag of each word",
         task_head="token",
+    ),
+    "sentence-embeddings": Task(
+        target="vector",
+        metrics=("spearman", "pearson"),  # of the cosine of a pair's vectors and its score
+        constant="every pair as alike as any other",
+        task_head="embedding",
     ),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from search.study.searcher import trial_config
 from search.suggest.sampling import Sampling
 from search.trial import work
 from search.trial.context import WorkerContext
+from search.trial.pooling import write_modules
 from search.trial.teacher import teach
 from spaces.trial import WorkItem, WorkKind
 from spaces.yaml_io import parse_study, parse_yaml, preset_names, preset_text, with_data
@@ -35,14 +37,15 @@ def test_a_preset_runs_small(name: str, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(docstrings, "docstring_pairs", few)
     raw = parse_yaml(preset_text("studies", name), name)
     teacher = tiny.write_teacher(tmp_path / "teacher", depth=6, hidden=192)
-    raw["teacher"] = {**raw["teacher"], "model": str(teacher)}
+    given = raw["teacher"] if isinstance(raw["teacher"], dict) else {}
+    raw["teacher"] = {**given, "model": str(teacher)}
     raw["teacher"].pop("sha256", None)
     raw["cache"] = str(tmp_path / "cache")
     if "builtin" in raw["data"]:
         raw["data"]["num_pairs"] = 200
     spec = parse_study(raw, name, tmp_path, files_must_exist=False)
     if "builtin" not in raw["data"]:
-        pairs, numbers = "text_pair" in raw["data"]["columns"], raw.get("task") == "text-regression"
+        pairs, numbers = "text_pair" in raw["data"]["columns"], raw.get("task") in ("text-regression", "sentence-embeddings")
         tagged = raw.get("task") == "token-classification"
         (tmp_path / "data").mkdir()
         for seed, (split, size) in enumerate((("train", 120), ("validation", 30), ("test", 30))):
@@ -56,7 +59,7 @@ def test_a_preset_runs_small(name: str, tmp_path: Path, monkeypatch: pytest.Monk
             tiny.write_tagged(tmp_path / "data", (120, 30, 30))
         spec = with_data(spec, tmp_path / "data")
     inputs = read_inputs(spec, lambda text: None)
-    assert inputs.fine_tunes
+    assert inputs.fine_tunes == (spec.task != "sentence-embeddings")
     if spec.data.augmentation != "none":
         inputs = tiny.made_up(inputs)
         assert len(inputs.transfer.splits["unlabelled"].labels) > len(inputs.transfer.splits["train"].labels)
@@ -64,7 +67,11 @@ def test_a_preset_runs_small(name: str, tmp_path: Path, monkeypatch: pytest.Monk
     folder, alone = tmp_path / "fine_tuned", WorkerContext(data={"transfer": inputs.transfer})
     settings = {**spec.teacher.fine_tune.model_dump(), "epochs": 1}
     payload = {"base": str(inputs.source.folder), "settings": settings, "seed": 0}
-    work.perform(WorkItem(key="fine_tune", kind=WorkKind.FINE_TUNE, folder=str(folder), payload=payload), alone)
+    if inputs.fine_tunes:
+        work.perform(WorkItem(key="fine_tune", kind=WorkKind.FINE_TUNE, folder=str(folder), payload=payload), alone)
+    else:
+        shutil.copytree(inputs.source.folder, folder)
+        write_modules(folder, inputs.source.pooling, inputs.teacher.hidden_size, inputs.teacher.hidden_size)
     logits = {
         name: teach(str(folder), split, np.arange(len(split)), 0, alone)
         for name, split in inputs.transfer.splits.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,14 @@ def test_arithmetic_knows_the_built_model(shape: StudentShape, tmp_path: Path) -
     model = build_student(shape, label_names=[f"name {i}" for i in range(shape.num_labels)], dropout=0.0)
     assert shape.num_parameters == sum(parameter.numel() for parameter in model.parameters())
     assert shape.tensors() == {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    model.save_pretrained(tmp_path)
-    file = tmp_path / "model.safetensors"
-    assert shape.num_bytes == file.stat().st_size
-    with safe_open(file, "pt") as stored:
-        assert set(stored.keys()) == set(shape.tensors())
+    folder = Path(tempfile.mkdtemp(dir=tmp_path))  # of this example alone
+    model.save_pretrained(folder)
+    files = {str(path.relative_to(folder)): path for path in folder.rglob("model.safetensors")}
+    assert shape.num_bytes == sum(path.stat().st_size for path in files.values())
+    assert set(files) == set(shape.files())
+    for name, path in files.items():
+        with safe_open(path, "pt") as stored:
+            assert set(stored.keys()) == set(shape.files()[name])
 
 
 def test_known_models_by_their_published_counts() -> None:

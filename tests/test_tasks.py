@@ -34,11 +34,13 @@ def test_the_registries_agree() -> None:
     assert set(TASK_WORDS) == set(TASKS)
     assert {task.task_head for task in TASKS.values()} == set(TASK_HEADS)
     outputs = {"class": np.eye(2), "classes": np.eye(2), "number": np.array([[0.0], [1.0]]), "tags": np.eye(2)}
+    outputs["vector"] = np.array([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     labels = {
         "class": np.array([0, 1]),
         "classes": np.eye(2),
         "number": np.array([0.0, 1.0]),
         "tags": np.array([0, 1]),
+        "vector": np.array([5.0, 1.0]),
     }
     more = {"tags": (["O", "B-x"], np.array([0, 2]))}
     for task in TASKS.values():

@@ -94,6 +94,28 @@ def write_tagged(folder: Path, sizes: tuple[int, int, int] = (240, 60, 60)) -> d
     return found
 
 
+def scored(num_rows: int, seed: int) -> list[dict[str, str]]:
+    """Pairs of texts of five words with the number of those that they share."""
+    rng = random.Random(seed)
+    words = sorted({word for topic in TOPICS.values() for word in topic})
+    rows = []
+    for index in range(num_rows):
+        shared, drawn = index % 6, rng.sample(words, 10)
+        one, other = drawn[:5], drawn[:shared] + drawn[5 : 10 - shared]
+        rng.shuffle(other)
+        rows.append({"sentence1": " ".join(one), "sentence2": " ".join(other), "score": str(shared)})
+    return rows
+
+
+def write_scored(folder: Path, sizes: tuple[int, int, int] = (120, 60, 60)) -> dict[str, str]:
+    folder.mkdir(parents=True, exist_ok=True)
+    names = ("train", "validation", "test")
+    return {
+        name: str(write_tsv(folder / f"{name}.tsv", scored(size, seed)))
+        for seed, (name, size) in enumerate(zip(names, sizes, strict=True))
+    }
+
+
 def vocabulary() -> list[str]:
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     letters = "abcdefghijklmnopqrstuvwxyz0123456789'.,!?-"

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 RUNTIMES = {"pytorch": "PyTorch", "onnx": "ONNX Runtime in fp32", "onnx-int8": "ONNX Runtime in int8"}
 MOST_LABELS = 30  # that a card lists
-PIPELINES = {"text": "text-classification", "token": "token-classification"}  # Hugging Face's words
+# Hugging Face's words
+PIPELINES = {"text": "text-classification", "token": "token-classification", "embedding": "sentence-similarity"}
 
 USE = {
     "pytorch": """```python
@@ -43,6 +44,12 @@ print(tag("a text of yours"))
 
 It was trained on texts cut into words beforehand, and says its tag at a word's first piece. `is_split_into_words=True` takes such a
 list of words.""",
+    "vectors": """```python
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("path/to/this/folder")
+vectors = model.encode(["a text of yours", "another one"])  # of length 1: their products are their cosines
+```""",
     "onnx": """```python
 import onnxruntime
 from transformers import AutoTokenizer
@@ -51,7 +58,7 @@ folder = "path/to/this/folder"
 session = onnxruntime.InferenceSession(f"{{folder}}/model.onnx")
 batch = AutoTokenizer.from_pretrained(folder)(["a text of yours"], padding=True, truncation=True, return_tensors="np")
 inputs = {{entry.name: batch[entry.name].astype("int64") for entry in session.get_inputs()}}
-(logits,) = session.run(["logits"], inputs)
+({name},) = session.run(None, inputs)
 ```""",
 }
 
@@ -94,7 +101,7 @@ def _metadata(
     spec: StudySpec, row: StudentRow, config: Mapping[str, Any], formats: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The front matter: what is not known (language, licence) is left out, not guessed."""
-    onnx = any(name.startswith("onnx") for name in formats)
+    onnx, vectors = any(name.startswith("onnx") for name in formats), spec.about.task_head == "embedding"
     datasets = _hub_datasets(spec)
     scores = {name.removeprefix("test/"): score.mean for name, score in row.test.items()}
     split = "test" if scores else "validation"
@@ -111,7 +118,7 @@ def _metadata(
         "metrics": metrics,
     }
     found: dict[str, Any] = {
-        "library_name": "onnxruntime" if onnx else "transformers",
+        "library_name": "onnxruntime" if onnx else "sentence-transformers" if vectors else "transformers",
         "pipeline_tag": PIPELINES[spec.about.task_head],
         "tags": [
             "distilsearch",
@@ -143,8 +150,10 @@ def _what(spec: StudySpec, row: StudentRow) -> str:
 def _use(spec: StudySpec, row: StudentRow, formats: Mapping[str, Any]) -> str:
     onnx = any(name.startswith("onnx") for name in formats)
     own_head = row.config.shape.head != "stock"
-    kind = "tokens" if spec.about.task_head == "token" else "pytorch"
-    text = USE["onnx" if onnx else kind].format(more=", trust_remote_code=True" if own_head else "")
+    kind = {"token": "tokens", "embedding": "vectors"}.get(spec.about.task_head, "pytorch")
+    text = USE["onnx" if onnx else kind].format(
+        more=", trust_remote_code=True" if own_head else "", name="vectors" if kind == "vectors" else "logits"
+    )
     if own_head and not onnx:
         text += "\n\nIts head is code of the study's own, which is in this folder: read it before you run it."
     return text
@@ -246,13 +255,14 @@ def _data(spec: StudySpec, labels: Sequence[str], provenance: Mapping[str, Any])
         parts = [_source_name(source)] if source is not None else []
         if source is None and name in ("validation", "test") and not data.builtin:
             parts.append("set aside from train")
-        parts += [f"{counts[name]:,} texts"] if name in counts else []
+        of_pairs = spec.about.target == "vector" and name in ("validation", "test")
+        parts += [f"{counts[name]:,} {'pairs' if of_pairs else 'texts'}"] if name in counts else []
         if name == "unlabelled" and parts and data.augmentation != "none":
             parts.append(
                 "made up from the training texts" if source is None else "some made up from the training texts"
             )
         lines += [f"- {name}: {', '.join(parts)}"] if parts else []
-    if spec.about.target != "number":
+    if spec.about.target not in ("number", "vector"):
         more = f" and {len(labels) - MOST_LABELS} more" if len(labels) > MOST_LABELS else ""
         lines.append(f"- labels: {', '.join(map(_code, labels[:MOST_LABELS]))}{more}")
     if "data_fingerprint" in provenance:
@@ -278,7 +288,10 @@ def _how(spec: StudySpec, row: StudentRow, provenance: Mapping[str, Any]) -> str
     config, versions = row.config, provenance.get("versions") or {"distilsearch": version("distilsearch")}
     length = f"{config.steps:,} steps" if config.steps else f"{config.epochs:g} epoch{'s' * (config.epochs != 1)}"
     loss = []
-    if config.soft_share > 0:
+    if spec.about.target == "vector":
+        one, other = percent(config.soft_share, 0), percent(1 - config.soft_share, 0)
+        loss.append(f"the teacher's vectors, each by cosine ({one}) and how alike two of them are ({other})")
+    elif config.soft_share > 0:
         loss.append(
             f"soft targets at temperature {config.temperature:.3g} ({percent(config.soft_share, 0)} of the loss)"
         )

@@ -127,8 +127,7 @@ def _forms(spec: StudySpec, shape: StudentShape, source: Path, splits: dict[str,
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
 
-    named = json.loads((source / "config.json").read_text("utf-8"))["id2label"]
-    names = [named[key] for key in sorted(named, key=int)]
+    names = _label_names(source)
 
     def measured(outputs: Any, labels: Any, word_offsets: Any) -> dict[str, float]:
         return measure(spec.about.target, dict(spec.metrics), outputs, labels, names, word_offsets)
@@ -150,13 +149,18 @@ def _splits(spec: StudySpec, source: Path, provenance: dict[str, Any], say: Say)
             "data", "these are not the texts that the study was run on, so nothing can be checked on them; bring those back, or "
             "write --unchecked",
         )  # fmt: skip
-    named = json.loads((source / "config.json").read_text("utf-8"))["id2label"]
-    names = [named[key] for key in sorted(named, key=int)]
+    names = _label_names(source)
     return {
         name: Texts(split.as_lists(), label_array(split.labels, names, spec.about.target), spec.about.task_head)
         for name, split in texts.splits.items()
         if name in ("validation", "test")
     }
+
+
+def _label_names(source: Path) -> list[str]:
+    """Of the student in the folder; none of one whose outputs are vectors."""
+    named = json.loads((source / "config.json").read_text("utf-8")).get("id2label", {})
+    return [named[key] for key in sorted(named, key=int)]
 
 
 def _texts(spec: StudySpec) -> StudyTexts:

@@ -18,6 +18,7 @@ from search.trial.metrics import NO_TAG
 from search.trial.pieces import pieces_of
 from search.trial.vocabulary import cut_vocabulary, full_vocabulary, load_tokenizer, new_ids
 from spaces.errors import Fault, InputError, TrialError, near_miss
+from spaces.heads import STOCK
 from spaces.parameters import Choice
 from spaces.space import SearchSpace
 from spaces.student import TaskHead, TeacherShape
@@ -71,8 +72,25 @@ def read_inputs(spec: StudySpec, say: Say) -> Inputs:
     spec, transfer, labelled, notes = _tokenise(spec, texts, source, label_names, say)
     _check_relations(spec, source)
     _check_augmentation(spec, texts, source)
+    if spec.about.target == "vector":
+        spec = _of_vectors(spec, notes)
     shape, notes = source.shape(len(label_names)), [*texts.notes, *notes]
     return Inputs(spec, texts, source, transfer, labelled, shape, fine_tunes, notes)
+
+
+def _of_vectors(spec: StudySpec, notes: list[str]) -> StudySpec:
+    """The study without what means nothing where a text's output is a vector. Raises InputError."""
+    own = [name for name in spec.space.parameter("head").values if name != STOCK]  # type: ignore[union-attr]
+    if own:
+        raise InputError.of(
+            "space", f"{own[0]!r} cannot stand for what {spec.task} pools: students pool as the teacher does; write head: {STOCK}",
+            "head",
+        )  # fmt: skip
+    if spec.space.is_fixed("temperature"):
+        return spec
+    notes.append(f"temperature is not searched: the losses of {spec.task} have none")
+    kept = {name: parameter for name, parameter in spec.space.parameters.items() if name != "temperature"}
+    return spec.model_copy(update={"space": SearchSpace(kept)})
 
 
 def _tokenise(
@@ -157,7 +175,7 @@ def _tokenizer_of(source: TeacherSource) -> Any:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False)
-    if source.task_head == "text" or not tokenizer.is_fast:
+    if source.task_head != "token" or not tokenizer.is_fast:
         return tokenizer
     before = tokenizer.backend_tokenizer.pre_tokenizer
     if getattr(before, "add_prefix_space", True):
@@ -190,7 +208,7 @@ def in_cut_vocabulary(split: LabelledTexts, full: Tokens, cut: Vocabulary, max_l
     unknown, num_ids = tokenizer.unk_token_id, 1 + int(max(full.ids.max(), cut.kept.max()))
     tokens = full.remapped(new_ids(cut, int(cut.kept[unknown]), num_ids))
     again = np.logical_or.reduceat(tokens.ids == unknown, tokens.offsets[:-1]) | (tokens.lengths >= max_length)
-    some = split.pick(np.flatnonzero(again))
+    some = replace(split, labels=[]).pick(np.flatnonzero(again))
     tokens = tokens.with_rows(again, Tokens.encode(tokenizer, some.texts, some.pairs, max_length, task_head))
     if tokens.places is None or full.places is None:
         return tokens
@@ -199,7 +217,8 @@ def in_cut_vocabulary(split: LabelledTexts, full: Tokens, cut: Vocabulary, max_l
 
 def _labels(split: LabelledTexts, name: str, label_names: list[str], target: str) -> np.ndarray:
     labels = label_array(split.labels, label_names, target)
-    if name != UNLABELLED or target == "tags":  # whose words are marked as without a label one by one
+    unlabelled = name == UNLABELLED or (target == "vector" and name == "train")
+    if not unlabelled or target == "tags":  # whose words are marked as without a label one by one
         return labels
     return np.full((len(split), *labels.shape[1:]), NO_LABEL[target], labels.dtype)
 
@@ -251,7 +270,7 @@ def _check_augmentation(spec: StudySpec, texts: StudyTexts, source: TeacherSourc
 
 def _try_own_metrics(transfer: TransferSet) -> None:
     """Calls the study's own metrics once, with made-up outputs, so that a broken one ends the study before it begins."""
-    size = (len(transfer.splits["validation"].labels), len(transfer.label_names))
+    size = (transfer.splits["validation"].num_outputs, len(transfer.label_names))
     outputs = np.random.default_rng(0).normal(size=size).astype(np.float32)
     try:
         transfer.measure("validation", outputs)
@@ -260,12 +279,12 @@ def _try_own_metrics(transfer: TransferSet) -> None:
 
 
 def label_array(labels: list[Any], label_names: list[str], target: str) -> np.ndarray:
-    """(N,) int32 class numbers, (N, C) float32 of 0 and 1, (N,) float32 numbers, or (W,) int32 class numbers of all words, -100
-    where a word's is ignored."""
+    """(N,) int32 class numbers, (N, C) float32 of 0 and 1, (N,) float32 numbers (of pairs, where those have one), or (W,) int32
+    class numbers of all words, -100 where a word's is ignored."""
     index = {name: number for number, name in enumerate(label_names)}
     if target == "class":
         return np.array([index[label] for label in labels], np.int32)
-    if target == "number":
+    if target in ("number", "vector"):
         return np.array(labels, np.float32)
     if target == "tags":
         index[IGNORED] = NO_TAG
@@ -281,8 +300,8 @@ def class_weights(spec: StudySpec, labels: np.ndarray, label_names: list[str]) -
     asked, target = spec.data.class_weights, spec.about.target
     if asked == "none":
         return None
-    if target == "number":
-        raise InputError.of("", "class_weights is for classes; a number has none", "data.class_weights")
+    if target in ("number", "vector"):
+        raise InputError.of("", f"class_weights is for classes; a {target} has none", "data.class_weights")
     known = labels[labels >= 0] if target == "tags" else labels
     counts = labels.sum(0) if target == "classes" else np.bincount(known, minlength=len(label_names))
     if isinstance(asked, dict):

@@ -24,6 +24,7 @@ from search.study.worth import refuse_chance
 from search.trial import mirror
 from search.trial.checkpoint import PROGRESS_FORMAT
 from search.trial.data import TransferSet
+from search.trial.pooling import write_modules
 from search.trial.start.importance import FILE as IMPORTANCE_FILE
 from spaces.errors import StudyError, TrialError
 from spaces.remote import url_of
@@ -67,7 +68,7 @@ def prepare(inputs: Inputs, reference: ray.ObjectRef, pool: LanePool, threads: i
                 say("fine-tuning the teacher")
                 _fine_tune(inputs, pool, reference, source, threads, say)
                 mirror.bring(source)
-        _copy_model(source, folder, made_from)
+        _copy_model(source, folder, made_from, inputs)
         mirror.send(folder)
     ranking = _ask_for_importance(inputs, pool, reference, folder, made_from, say)
     logits, passes = _teacher_outputs(inputs, pool, reference, folder, say)
@@ -171,13 +172,16 @@ def _copy_file(source: Path, target: Path) -> None:
     mirror.send(target)
 
 
-def _copy_model(source: Path, folder: Path, made_from: str = "") -> None:
+def _copy_model(source: Path, folder: Path, made_from: str = "", inputs: Inputs | None = None) -> None:
     temporary = folder.with_name(f".{folder.name}.writing")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     for path in source.iterdir():
         if path.is_file() and path.suffix in (".json", ".safetensors", ".txt", ".model"):
             shutil.copyfile(path, temporary / path.name)
+    if inputs is not None and inputs.source.pooling:  # lies in folders of its own, or nowhere
+        width = inputs.teacher.hidden_size
+        write_modules(temporary, inputs.source.pooling, width, width)
     if made_from:
         (temporary / "made_from.txt").write_text(made_from)
     shutil.rmtree(folder, ignore_errors=True)

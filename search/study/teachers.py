@@ -6,29 +6,33 @@ import hashlib
 import importlib.util
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from search.trial.pooling import pooling_of
 from spaces.errors import InputError, cut
 from spaces.student import TaskHead, TeacherShape
 from spaces.study import TeacherSpec
 from spaces.task import TASK_HEADS, Task
 
 WANTED = ("*.json", "*.safetensors", "*.txt", "*.model")
+WIDEST = 100_000  # of a vector
 
 
 @dataclass(frozen=True)
 class TeacherSource:
-    """A model folder on this machine. `labels` are the names in order of its head for `task_head`; none without one."""
+    """A model folder on this machine. `labels` are the names in order of its head for `task_head`; none without one. For sentence
+    embeddings any encoder will do as it is: they are the numbers of its vectors' places, and `pooling` says how it makes them."""
 
     folder: Path
     config: dict[str, Any]
     labels: tuple[str, ...] | None
     fingerprint: str
     task_head: TaskHead = "text"
+    pooling: str = ""
 
     @property
     def has_masked_lm(self) -> bool:
@@ -80,11 +84,24 @@ def find_teacher(spec: TeacherSpec, task_head: TaskHead = "text") -> TeacherSour
         table = config.get("id2label") or {str(i): f"LABEL_{i}" for i in range(config.get("num_labels", 2))}
         labels = tuple(str(table[key]) for key in sorted(table, key=int)) if head else None
         source = TeacherSource(folder, config, labels, fingerprint(folder), task_head)
-        source.shape(2)
+        width = source.shape(2).hidden_size
     except (TypeError, ValueError, LookupError, AttributeError, SafetensorError) as error:  # pydantic's is a ValueError
         problem = f"{folder} holds a config.json or weights that make no model: {cut(str(error), 300)}"
         raise InputError.of("teacher", problem, "model") from None
-    return source
+    return _of_vectors(source, width) if task_head == "embedding" else source
+
+
+def _of_vectors(source: TeacherSource, width: int) -> TeacherSource:
+    """The same as a maker of vectors. Raises InputError where it makes them as no student here does."""
+    try:
+        pooling = pooling_of(source.folder)
+        if width > WIDEST:
+            raise ValueError(f"its vectors have {width:,} numbers")
+    except ValueError as error:
+        problem = f"{source.folder}: {cut(str(error), 300)}; name an encoder that pools by the mean or its first piece"
+        raise InputError.of("teacher", problem, "model") from None
+    places = tuple(map(str, range(width)))
+    return replace(source, labels=places, fingerprint=f"{source.fingerprint}-{pooling}", pooling=pooling)
 
 
 def _pickled(folder: Path) -> str:
@@ -103,6 +120,7 @@ def _check_encoder(config: dict[str, Any], folder: Path, task_head: TaskHead) ->
     kinds = {
         "text": known.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
         "token": known.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
+        "embedding": known.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,  # the encoders among all models
     }[task_head]
     kind = config.get("model_type", "")
     if "auto_map" in config:
@@ -133,6 +151,8 @@ def match_labels(source: TeacherSource, data_labels: list[str], task: Task) -> l
     Names are matched without regard to case. Numbers match a head whose names are generic (LABEL_0) by index.
     """
     assert source.labels is not None
+    if task.target == "vector":
+        return list(source.labels)
     made_for = source.config.get("problem_type")
     if task.problem_type and made_for and made_for != task.problem_type:
         raise InputError.of("teacher", f"its head is made for {made_for.replace('_', ' ')}, not for this task", "model")

@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import repeat
+from itertools import chain, repeat
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,7 @@ CUT_SHARE, CUT_MOST = 0.1, 5000  # what is cut off train where a split is missin
 @dataclass(frozen=True)
 class LabelledTexts:
     """One split: texts, their second halves where there are any, and labels: a name, several names, a number, or a tag for each
-    word; words have a blank between."""
+    word; words have a blank between. Where each text wants a vector a pair is two rows, one after the other, and has one label."""
 
     texts: Sequence[str]
     pairs: Sequence[str] | None
@@ -60,6 +60,12 @@ class LabelledTexts:
             None if self.pairs is None else _picked(self.pairs, rows),
             [self.labels[i] for i in rows] if self.labels else [],
         )
+
+    def apart(self) -> LabelledTexts:
+        """The two texts of each pair as rows of their own, one after the other."""
+        if self.pairs is None:
+            return self
+        return LabelledTexts(Texts.of(chain.from_iterable(zip(self.texts, self.pairs, strict=True))), None, self.labels)
 
 
 def _picked(texts: Sequence[str], rows: np.ndarray) -> Sequence[str]:
@@ -96,8 +102,8 @@ def read_texts(spec: StudySpec, source: str = "data") -> StudyTexts:
     faults: list[Fault] = []
     splits: dict[str, LabelledTexts] = {}
     named: list[str] = []  # the classes in the order that the data set gives them
-    if spec.about.target == "tags":
-        faults += _not_for_tags(spec.data)
+    if spec.about.target in ("tags", "vector"):
+        faults += _not_for_tags(spec.data) if spec.about.target == "tags" else _not_for_vectors(spec.data)
         if faults:
             raise InputError(source, faults)
     if spec.data.builtin:
@@ -125,7 +131,8 @@ def read_texts(spec: StudySpec, source: str = "data") -> StudyTexts:
             more = _labelled(UNLABELLED, table, spec, faults)
         except InputError as error:
             faults += error.faults
-        if not faults and (more.pairs is None) != (splits["train"].pairs is None):
+        mixed = not faults and (more.pairs is None) != (splits["train"].pairs is None)
+        if mixed and spec.about.target != "vector":
             faults.append(Fault("data.unlabelled", "has one text a row where train has two, or the other way round"))
         if faults:
             raise InputError(source, faults)
@@ -137,7 +144,9 @@ def read_texts(spec: StudySpec, source: str = "data") -> StudyTexts:
             faults.append(Fault(f"data.{name}", "holds no rows"))
     whole = [label for split in texts.splits.values() for label in split.labels]
     seen = _names(whole, target) if target == "tags" else set(whole)
-    if len(seen) < 2 and not faults:
+    if target == "vector":
+        faults += _not_ranked(texts)
+    elif len(seen) < 2 and not faults:
         what = "class" if target == "class" else "label"
         faults.append(
             Fault("data.train", f"has one {what} only ({cut(str(sorted(seen)), 200)}); there is nothing to learn")
@@ -167,6 +176,9 @@ def read_texts(spec: StudySpec, source: str = "data") -> StudyTexts:
         raise InputError(source, faults)
     if len(more):
         texts = replace(texts, splits={**texts.splits, UNLABELLED: more})
+    if target == "vector":
+        splits = {name: split.apart() for name, split in texts.splits.items()}
+        texts = replace(texts, splits={**splits, "train": replace(splits["train"], labels=[])})
     return _shared(texts, spec.data.drop_shared)
 
 
@@ -189,7 +201,7 @@ def _shared(texts: StudyTexts, drop: bool) -> StudyTexts:
 
 
 def _names(labels: list[Any], target: str) -> set[str]:
-    if target == "number":
+    if target in ("number", "vector"):
         return set()
     if target == "class":
         return set(labels)
@@ -207,10 +219,33 @@ def _not_for_tags(data: DataSpec) -> list[Fault]:
     return faults
 
 
+def _not_for_vectors(data: DataSpec) -> list[Fault]:
+    if data.builtin:
+        what = "holds pairs with a class each, and pairs with a score are needed; write train: FILE"
+        return [Fault("data.builtin", what)]
+    return []
+
+
+def _not_ranked(texts: StudyTexts) -> list[Fault]:
+    held_out = {name: texts.splits[name].labels for name in ("validation", "test")}
+    what = (
+        "all its pairs have the same score: vectors are judged by whether they bring the pairs into the scores' order"
+    )
+    return [Fault(f"data.{name}", what) for name, scores in held_out.items() if scores and len(set(scores)) < 2]
+
+
+def _has_scores(name: str, data: DataSpec) -> bool:
+    """Whether vectors of this split are held against scores. Train is text to imitate the teacher on, and has scores only where
+    a split is to be cut off it."""
+    return name in ("validation", "test") or (name == "train" and None in (data.validation, data.test))
+
+
 def _label_names(splits: dict[str, LabelledTexts], target: str, order: list[str]) -> list[str]:
     """In the order of the data set where it gives one, else by number or by alphabet."""
     if target == "number":
         return ["score"]
+    if target == "vector":
+        return []  # the teacher says how many numbers it has
     if target == "tags":
         return names_in_order(
             splits["train"].labels if "train" in splits else [],
@@ -253,20 +288,32 @@ def _column(
 def _labelled(name: str, table: Table, spec: StudySpec, faults: list[Fault]) -> LabelledTexts:
     columns, data, tagged = table.columns, spec.data, spec.about.target == "tags"
     usual = USUAL_OF_WORDS if tagged else USUAL
+    vectors = spec.about.target == "vector"
+    labelled = _has_scores(name, data) if vectors else name != UNLABELLED
+    scored = vectors and labelled
     text = _column("text", columns, data, name, faults, usual)
-    pair = None if tagged else _column("text_pair", columns, data, name, faults, None)
-    labelled = name != UNLABELLED
-    label = _column("label", columns, data, name, faults, usual) if labelled else None
+    missing: list[Fault] = []
+    pair = label = None
+    if not tagged and (data.columns.text_pair in (None, *columns) or not vectors or scored):
+        pair = _column("text_pair", columns, data, name, missing, USUAL if scored else None)
+    if labelled:
+        label = _column("label", columns, data, name, missing, usual)
+    if missing and scored and name == "train":
+        cut_off = " and ".join(f"a {each} split" for each in ("validation", "test") if getattr(data, each) is None)
+        what = f"holds no pairs with scores that {cut_off} could be cut off; write validation: FILE and test: FILE"
+        missing = [Fault("data.train", what)]
+    faults += missing
     empty = LabelledTexts([], None, [])
-    if text is None or (labelled and label is None):
+    if text is None or missing:
         return empty
     firsts, seconds = table.column(text), table.column(pair) if pair else None
     cells = table.column(label) if label is not None else None
     labels: list[Any] = []
     bad, left_out, of_words = [], [], []
+    may_be_empty = name == UNLABELLED or (not labelled and columns == ["text"])
     rows = zip(firsts, seconds or repeat(""), cells or repeat(None), strict=False)
     for number, (value, second, cell) in enumerate(rows):
-        if not labelled and not str(value or "").strip():
+        if may_be_empty and not str(value or "").strip():
             left_out.append(number)  # a file of lines may hold empty ones
         elif value is None or not str(value).strip() or (pair and (second is None or not str(second).strip())):
             bad.append((number, "an empty text"))
@@ -328,7 +375,7 @@ def _number_of(cell: Any, data: DataSpec) -> float:
     return number
 
 
-LABEL_READERS = {"class": _class_of, "classes": _classes_of, "number": _number_of}
+LABEL_READERS = {"class": _class_of, "classes": _classes_of, "number": _number_of, "vector": _number_of}
 
 
 def _cut_missing(texts: StudyTexts, seed: int) -> StudyTexts:

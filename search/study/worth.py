@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from search.trial.metrics import NO_TAG
+from search.trial.metrics import NO_TAG, cosines
 from spaces.errors import InputError
 from spaces.study import StudySpec
 
@@ -20,7 +20,7 @@ def refuse_chance(spec: StudySpec, outputs: np.ndarray, labels: np.ndarray) -> N
         return
     if spec.about.target == "tags":
         outputs, labels = outputs[labels != NO_TAG], labels[labels != NO_TAG]
-    what = "words" if spec.about.target == "tags" else "texts"
+    what = {"tags": "words", "vector": "pairs"}.get(spec.about.target, "texts")
     found = agreement(spec.about.target, outputs, labels)
     if not found < SHOWN_FROM:
         return
@@ -42,6 +42,8 @@ def agreement(target: str, outputs_NC: np.ndarray, labels: np.ndarray) -> float:
     trace(A'A B'B) / (N - 1), whatever the answers are: classes, sets of them, or numbers. Unlike accuracy against the most frequent
     class it does not hold a rare class against a teacher that finds it.
     """
+    if target == "vector":  # a number of each pair
+        outputs_NC, target = cosines(outputs_NC)[:, None], "number"
     if len(labels) > MOST_ROWS:
         rows = np.random.default_rng(0).choice(len(labels), MOST_ROWS, replace=False)
         outputs_NC, labels = outputs_NC[rows], labels[rows]

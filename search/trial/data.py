@@ -200,7 +200,8 @@ class Tokens:
 @dataclass(frozen=True)
 class Split:
     """One split: its pieces under each vocabulary, its labels (class numbers or numbers (N,), 0 and 1 (N, C), or class numbers
-    of all words (W,)), and the teacher's outputs (N, C) or (W, C) once they are there."""
+    of all words (W,)), and the teacher's outputs (N, C) or (W, C) once they are there. Where outputs are vectors rows 2i and
+    2i + 1 of a held-out split are pair i, and labels are numbers of the pairs (N / 2,)."""
 
     tokens: dict[str, Tokens]
     labels: np.ndarray
@@ -209,6 +210,15 @@ class Split:
 
     def __len__(self) -> int:
         return len(next(iter(self.tokens.values())))
+
+    @property
+    def num_outputs(self) -> int:
+        return next(iter(self.tokens.values())).num_outputs
+
+    @property
+    def num_scored(self) -> int:
+        """How many texts are scored; or pairs of them, where those have the labels."""
+        return min(len(self), len(self.labels))
 
     @property
     def word_offsets(self) -> np.ndarray | None:
@@ -225,7 +235,7 @@ class Split:
 
 
 # By target: the label of a text that has none.
-NO_LABEL = {"class": -100, "classes": np.nan, "number": np.nan, "tags": NO_TAG}
+NO_LABEL = {"class": -100, "classes": np.nan, "number": np.nan, "tags": NO_TAG, "vector": np.nan}
 
 
 @dataclass(frozen=True)
@@ -273,7 +283,9 @@ class TransferSet:
     def training(self, vocabulary: str, taught: bool) -> tuple[Tokens, np.ndarray, np.ndarray | None, int]:
         """What a student trains on, and how many of the rows have labels (the first ones): (tokens, labels, teacher's
         outputs, num_labelled). Text without labels is of use only to who is `taught` by the teacher."""
-        whole = self.joined() if taught else self.labelled()
+        whole = (
+            self.joined() if taught or self.target == "vector" else self.labelled()
+        )  # a vector is always the teacher's
         train = whole.splits["train"]
         count = len(train) if whole.num_labelled is None else whole.num_labelled
         return train.tokens[vocabulary], train.labels, train.teacher_logits, count

@@ -24,14 +24,16 @@ def majority(transfer: TransferSet) -> dict[str, float]:
     """What the training labels say without a look at the text: the most frequent class or tag, the labels that more than half
     of the texts have, or the mean."""
     labels = transfer.splits["train"].labels
-    if transfer.target in ("class", "tags"):
+    if transfer.target == "vector":
+        constant_C = np.ones(1)
+    elif transfer.target in ("class", "tags"):
         constant_C = np.bincount(labels[labels >= 0], minlength=len(transfer.label_names)).astype(np.float32)
     else:
         constant_C = np.atleast_1d(labels.mean(0) - (0.5 if transfer.target == "classes" else 0.0))
     metrics: dict[str, float] = {}
     for name in ("validation", "test"):
         split = transfer.splits[name]
-        scored = transfer.measure(name, np.tile(constant_C, (len(split.labels), 1)))
+        scored = transfer.measure(name, np.tile(constant_C, (split.num_outputs, 1)))
         metrics |= {f"{name}/{metric}": value for metric, value in scored.items()}
     return metrics
 
@@ -40,9 +42,11 @@ def n_grams(transfer: TransferSet, context: WorkerContext) -> tuple[dict[str, fl
     """A linear model over the pieces and pairs of pieces that stand in two texts or more, tf-idf weighted, with the
     regularisation chosen on validation; and its number of weights. A pair's two sides count apart, and so do the pieces
     that both share: without them matching pairs would look harder for a bag of words than they are. Of more than MOST_ROWS
-    texts some are drawn. Where words have tags it is `frequent_tags`."""
+    texts some are drawn. Where words have tags it is `frequent_tags`, where texts have vectors `bags_alike`."""
     if transfer.target == "tags":
         return frequent_tags(transfer)
+    if transfer.target == "vector":
+        return bags_alike(transfer)
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     vectorizer = TfidfVectorizer(analyzer=lambda grams: grams, min_df=2, sublinear_tf=True)
@@ -74,6 +78,31 @@ def n_grams(transfer: TransferSet, context: WorkerContext) -> tuple[dict[str, fl
             best = (reached, metrics, sum(int(part.coef_.size + np.size(part.intercept_)) for part in fitted))
     assert best is not None
     return best[1:]
+
+
+def bags_alike(transfer: TransferSet) -> tuple[dict[str, float], int]:
+    """The cosine of two bags of pieces and pairs of pieces, tf-idf weighted by the training texts; and how many it knows."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    def grams(tokens: Tokens, rows: np.ndarray) -> Iterator[list[Any]]:
+        for row in rows:
+            pieces = tokens.ids[tokens.offsets[row] + 1 : tokens.offsets[row + 1] - 1].tolist()  # no special tokens
+            yield [*((piece,) for piece in pieces), *itertools.pairwise(pieces)]
+
+    train = transfer.splits["train"].tokens["full"]
+    rows = np.arange(len(train))
+    if len(rows) > MOST_ROWS:
+        rows = np.sort(np.random.default_rng(0).choice(rows, MOST_ROWS, replace=False))
+    vectorizer = TfidfVectorizer(analyzer=lambda found: found, sublinear_tf=True).fit(grams(train, rows))
+    metrics: dict[str, float] = {}
+    for name in ("validation", "test"):
+        tokens = transfer.splits[name].tokens["full"]
+        bags = vectorizer.transform(grams(tokens, np.arange(len(tokens))))
+        cosine = np.asarray(bags[0::2].multiply(bags[1::2]).sum(1)).ravel().clip(0, 1)
+        pairs = np.zeros((len(tokens), 2))  # two numbers that have this cosine, for vectors as wide as all bags
+        pairs[0::2, 0], pairs[1::2] = 1, np.stack([cosine, np.sqrt(1 - cosine**2)], 1)
+        metrics |= {f"{name}/{metric}": value for metric, value in transfer.measure(name, pairs).items()}
+    return metrics, len(vectorizer.vocabulary_)
 
 
 def frequent_tags(transfer: TransferSet) -> tuple[dict[str, float], int]:

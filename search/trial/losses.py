@@ -74,13 +74,37 @@ def hard_number_loss(
     return error.square().sum() / _count(error, num_valid)
 
 
+def vector_loss(
+    student_BD: torch.Tensor, teacher_BD: torch.Tensor, temperature: float, num_valid: int | None = None
+) -> torch.Tensor:
+    """1 - cosine of each text's two vectors, mean over the rows. It has no temperature."""
+    distance_B = 1 - F.cosine_similarity(student_BD.float(), teacher_BD.float(), dim=-1)
+    return distance_B.sum() / _count(student_BD, num_valid)
+
+
+def similarity_loss(
+    student_BD: torch.Tensor, teacher_BE: torch.Tensor, num_valid: int | None = None, weights_C: torch.Tensor | None = None
+) -> torch.Tensor:  # fmt: skip
+    """Squared difference between the student's and the teacher's cosine of two texts of the batch, for each text mean over the
+    others, then over the rows; widths may differ. A worker compares the texts of its own part of the batch alone (and of a batch in
+    parts each part its own), so that fewer pairs are seen than by one: the rows are divided by as ever, the
+    pairs are not the same ones. A text without another gives 0."""
+    student_BB, teacher_BB = (
+        rows @ rows.T for rows in (F.normalize(side.float(), dim=-1) for side in (student_BD, teacher_BE))
+    )
+    others = ~torch.eye(len(student_BD), dtype=torch.bool, device=student_BD.device)
+    error = ((student_BB - teacher_BB).square() * others).sum() / max(1, len(student_BD) - 1)
+    return error / _count(student_BD, num_valid)
+
+
 def _count(rows: torch.Tensor, num_valid: int | None) -> int:
     return max(1, len(rows) if num_valid is None else num_valid)
 
 
 @dataclass(frozen=True)
 class TargetLosses:
-    """The loss to the teacher's outputs and the loss to the labels, for one kind of target."""
+    """The loss to the teacher's outputs and the loss to the labels, for one kind of target. Nobody labels vectors: there the second
+    is to the teacher too."""
 
     soft: Callable[..., torch.Tensor]
     hard: Callable[..., torch.Tensor]
@@ -91,6 +115,7 @@ TARGET_LOSSES = {
     "classes": TargetLosses(soft_labels_loss, hard_labels_loss),
     "number": TargetLosses(soft_number_loss, hard_number_loss),
     "tags": TargetLosses(soft_loss, hard_loss),  # a class for each word
+    "vector": TargetLosses(vector_loss, similarity_loss),
 }
 
 
@@ -112,6 +137,8 @@ def distillation_loss(
     that they do not alias the learning rate. Soft is the mean over all rows (`num_valid`), hard over those that have a label
     (`num_labelled`); `hidden` comes as the forward pass left it."""
     losses = TARGET_LOSSES[target]
+    if target == "vector" and teacher_BC is not None:
+        labels_B, num_labelled = teacher_BC, None
     loss = student_BC.new_zeros((), dtype=torch.float32)
     if soft_share > 0 and teacher_BC is not None:
         loss = loss + soft_share * losses.soft(student_BC, teacher_BC, temperature, num_valid)

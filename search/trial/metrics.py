@@ -1,6 +1,6 @@
 """The metrics of each kind of target, from outputs and labels, as scikit-learn and SciPy compute them.
 
-Legend: N rows, C classes (1 for numbers), W words of all rows.
+Legend: N rows (or pairs of R rows), C classes (1 for numbers), W words of all rows, D numbers of a vector.
 """
 
 from __future__ import annotations
@@ -62,6 +62,18 @@ def of_number(outputs_N1: np.ndarray, labels_N: np.ndarray) -> dict[str, float]:
         }
 
 
+def of_vectors(outputs_RD: np.ndarray, labels_N: np.ndarray) -> dict[str, float]:
+    """Of the cosine of each pair's two vectors and the pair's score: rows 2i and 2i + 1 are pair i, R is 2 N."""
+    return of_number(cosines(outputs_RD)[:, None], labels_N)
+
+
+def cosines(outputs_RD: np.ndarray) -> np.ndarray:
+    """(R / 2,) the cosine of each row and the next one, two a pair; 0 where one of them is 0."""
+    one, other = outputs_RD[0::2].astype(np.float64), outputs_RD[1::2].astype(np.float64)
+    lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+    return (one * other).sum(1) / np.where(lengths == 0, 1.0, lengths)
+
+
 def of_tags(
     outputs_WC: np.ndarray, labels_W: np.ndarray, names: Sequence[str], offsets: np.ndarray
 ) -> dict[str, float]:
@@ -108,6 +120,7 @@ METRICS: dict[str, Callable[..., dict[str, float]]] = {
     "classes": of_classes,
     "number": of_number,
     "tags": of_tags,
+    "vector": of_vectors,
 }
 
 

@@ -19,8 +19,8 @@ def build_student(
     teacher_config: Any = None, empty: bool = False,
 ) -> Any:  # fmt: skip
     """The stock `...For...Classification` of the shape's family and task with random weights, or its encoder with the shape's own
-    head; `empty`: with NaN for the encoder's weights, for whoever overwrites them all (drawing 10 million random numbers
-    takes longer than copying them).
+    head, or with one that pools as the teacher does; `empty`: with NaN for the encoder's weights, for whoever overwrites them all
+    (drawing 10 million random numbers takes longer than copying them).
 
     Activation and LayerNorm's epsilon follow the teacher's, so that copied layers compute what they did.
     """
@@ -44,7 +44,10 @@ def build_student(
         "id2label": dict(enumerate(label_names)),
         "label2id": {name: index for index, name in enumerate(label_names)},
     }
-    family, task = FAMILIES[shape.family], f"For{TASK_HEADS[shape.task_head]}"
+    family, embeds = FAMILIES[shape.family], shape.task_head == "embedding"
+    if embeds:  # of the stock model its config is wanted, and that is the same in all
+        shape = shape.model_copy(update={"task_head": "text"})
+    task = f"For{TASK_HEADS[shape.task_head]}"
 
     def stock() -> Any:
         if family.build is not None:
@@ -89,11 +92,16 @@ def build_student(
         return getattr(transformers, f"Albert{task}")(config)
 
     def build() -> Any:
-        if shape.head == STOCK:
+        if shape.head == STOCK and not embeds:
             return stock()
         with torch.device("meta"):
             config = stock().config
-        return class_with_head(shape.head)(config)
+        if not embeds:
+            return class_with_head(shape.head)(config)
+        from search.trial.embedding import EncoderForSentenceEmbedding
+
+        config.pooling = getattr(teacher_config, "pooling", "mean")
+        return EncoderForSentenceEmbedding(config)
 
     if empty:
         with torch.device("meta"):
@@ -101,7 +109,7 @@ def build_student(
         model.to_empty(device="cpu")
         for parameter in model.parameters():
             torch.nn.init.constant_(parameter, float("nan"))
-        _fill_what_is_not_overwritten(model, shape)
+        _fill_what_is_not_overwritten(model)
     else:
         model = build()
     if family.always_pools and shape.task_head == "token" and shape.head == STOCK:
@@ -110,9 +118,9 @@ def build_student(
     return model
 
 
-def _fill_what_is_not_overwritten(model: Any, shape: StudentShape) -> None:
-    if shape.head != STOCK:
-        model.head = model.head_class(model.config)  # no teacher overwrites it
+def _fill_what_is_not_overwritten(model: Any) -> None:
+    if hasattr(model, "head_class"):
+        model.head = model.head_class(model.config)  # no teacher overwrites it, or not all of it
     for name, buffer in model.named_buffers():  # to_empty leaves them undefined
         if name.startswith("head."):
             continue

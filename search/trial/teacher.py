@@ -11,6 +11,7 @@ import numpy as np
 
 from search.trial.context import WorkerContext
 from search.trial.data import Split, TransferSet
+from search.trial.pooling import MODULES
 from spaces.study import FineTune
 from spaces.task import TASK_HEADS
 
@@ -22,11 +23,16 @@ def load_teacher(folder: str) -> Any:
 
 
 def load_with_head(folder: Path, own_code: bool = False) -> Any:
-    """The model in a Hugging Face folder with the task head that its config names; `own_code`: with code from the folder."""
+    """The model in a Hugging Face folder with the task head that its config names, or with the pooling that its modules.json does;
+    `own_code`: with code from the folder."""
     config = json.loads((folder / "config.json").read_text("utf-8"))
     named = [*(config.get("architectures") or ()), *(config.get("auto_map") or ())]
-    head = next((head for head, words in TASK_HEADS.items() if any(name.endswith(words) for name in named)), "text")
-    return auto_model(head).from_pretrained(folder, trust_remote_code=own_code, use_safetensors=True)
+    head = next((head for head, words in TASK_HEADS.items() if any(name.endswith(words) for name in named)), "")
+    if not head and (folder / MODULES).is_file():
+        from search.trial.embedding import EncoderForSentenceEmbedding
+
+        return EncoderForSentenceEmbedding.of_folder(folder)
+    return auto_model(head or "text").from_pretrained(folder, trust_remote_code=own_code, use_safetensors=True)
 
 
 def auto_model(task_head: str) -> Any:

@@ -53,9 +53,11 @@ def full_embeddings(shape: StudentShape) -> str:
 
 def encoder_flops(shape: StudentShape, num_tokens: int, weights: int, attended: int) -> int:
     """Multiply-adds times two: of layers with so many `weights` in products each and `attended` channels in attention, and of a
-    head that reads one token through a pooler, or every token without one."""
+    head that reads one token through a pooler, or every token without one, or maps what is pooled to another width."""
     layer = 2 * num_tokens * weights + 4 * num_tokens**2 * attended
     head = shape.hidden_size + shape.num_labels if shape.task_head == "text" else num_tokens * shape.num_labels
+    if shape.task_head == "embedding":
+        head = 0 if shape.hidden_size == shape.num_labels else shape.num_labels
     return shape.depth * layer + 2 * shape.hidden_size * head
 
 

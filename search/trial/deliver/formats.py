@@ -15,12 +15,14 @@ from search.trial.context import WorkerContext
 from search.trial.data import Tokens
 from search.trial.deliver.onnx import export_onnx, load_session, predict_onnx, quantise
 from search.trial.evaluate import predict
+from search.trial.metrics import cosines
+from search.trial.pooling import MODULES, SETTINGS
 from search.trial.teacher import load_with_head
 from spaces.student import Frozen, TaskHead
 
 WEIGHTS = "model.safetensors"
-NOT_OF_ONNX = (WEIGHTS, "*.py", "README.md")  # of a Hugging Face folder
-NEAR = 0.01  # of the outputs' spread: numbers closer than that count as equal
+NOT_OF_ONNX = (WEIGHTS, "*.py", "README.md", MODULES, *SETTINGS)  # of a Hugging Face folder
+NEAR = 0.01  # of the outputs' spread: numbers closer than that count as equal; vectors, whose cosine is as near to 1
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Forms:
         made, check = folder / WEIGHTS, None
         folder.mkdir()
         if name == "hf":
-            self._copy(folder)
+            shutil.copytree(self._source, folder, dirs_exist_ok=True)
         elif name == "hf-fp16":
             self._copy(folder, WEIGHTS)
             self._load(self._source).half().save_pretrained(folder)
@@ -84,7 +86,8 @@ class Forms:
                 quantise(made, made)
         if self._splits and name != "hf":
             check = self._check(self._outputs(made, threads))
-        return Written(folder=name, file=made.name, bytes=made.stat().st_size, check=check)
+        num_bytes = sum(path.stat().st_size for path in folder.rglob(made.name))  # of vectors a layer may lie apart
+        return Written(folder=name, file=made.name, bytes=num_bytes, check=check)
 
     def _copy(self, folder: Path, *without: str) -> None:
         for path in self._source.iterdir():
@@ -140,11 +143,14 @@ class Forms:
 
 
 def share_equal(target: str, outputs_NC: np.ndarray, expected_NC: np.ndarray) -> float:
-    """Of N texts (or words): those with the same class, with the same set of classes, or with nearly the same number."""
+    """Of N texts (or words): those with the same class, with the same set of classes, or with nearly the same number or vector."""
     if target in ("class", "tags"):
         same = outputs_NC.argmax(-1) == expected_NC.argmax(-1)
     elif target == "classes":
         same = ((outputs_NC > 0) == (expected_NC > 0)).all(-1)
+    elif target == "vector":
+        both = np.stack([outputs_NC, expected_NC], 1).reshape(-1, outputs_NC.shape[1])
+        same = cosines(both) >= 1 - NEAR
     else:
         same = (np.abs(outputs_NC - expected_NC) <= NEAR * expected_NC.std()).all(-1)
     return float(same.mean())

@@ -46,7 +46,7 @@ def deliver(
     model = load_with_head(folder, own_code)
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     counted = sum(parameter.numel() for parameter in model.parameters())
-    num_bytes = (folder / "model.safetensors").stat().st_size
+    num_bytes = sum(path.stat().st_size for path in folder.rglob("model.safetensors"))
     if (counted, num_bytes) != (config.shape.num_parameters, config.shape.num_bytes):
         raise TrialError(
             f"the delivered model has {counted} parameters in {num_bytes} bytes, arithmetic said "

@@ -46,8 +46,8 @@ class _Named(nn.Module):
 
 def export_onnx(model: Any, path: Path) -> int:
     """Writes one .onnx file, whole or not at all, and returns its bytes: inputs input_ids, attention_mask and, where the model
-    takes them, token_type_ids, int64 (batch, length); output logits, float32 (batch, labels), of tokens (batch, length, labels).
-    Both axes are free.
+    takes them, token_type_ids, int64 (batch, length); output logits, float32 (batch, labels), of tokens (batch, length, labels), or
+    sentence_embedding, float32 (batch, numbers of a vector). Both axes are free.
 
     `model` is a classifier on the CPU in fp32, trained or not. The file is run once and held against it, in
     two other sizes than it was traced in. Raises TrialError naming the family if that fails.
@@ -67,10 +67,11 @@ def export_onnx(model: Any, path: Path) -> int:
             names = list(inputs)
             logits = model.eval()(**inputs).logits
             free = {0: "batch", 1: "length"} if logits.ndim == 3 else {0: "batch"}
-            axes = {name: {0: "batch", 1: "length"} for name in names} | {"logits": free}
+            output = getattr(model, "output_name", "logits")
+            axes = {name: {0: "batch", 1: "length"} for name in names} | {output: free}
             torch.onnx.export(
                 _Named(model).eval(), tuple(inputs.values()), file,  # type: ignore[arg-type]  # a file is well with this exporter
-                dynamo=False, input_names=names, output_names=["logits"], dynamic_axes=axes, opset_version=OPSET,
+                dynamo=False, input_names=names, output_names=[output], dynamic_axes=axes, opset_version=OPSET,
             )  # fmt: skip
             written = onnx_ir.from_proto(_parsed(file.getvalue()))
             passes = onnx_ir.passes.common
@@ -130,7 +131,7 @@ def run_session(session: Any, ids_BT: Any, mask_BT: Any, types_BT: Any) -> np.nd
     """(B, C) or (B, T, C) float32 logits of one batch of int64 arrays or tensors; what the file does not take is left out."""
     named = {"input_ids": ids_BT, "attention_mask": mask_BT, "token_type_ids": types_BT}
     feed = {entry.name: np.asarray(named[entry.name]) for entry in session.get_inputs()}
-    return session.run(["logits"], feed)[0]
+    return session.run(None, feed)[0]
 
 
 def predict_onnx(
@@ -169,7 +170,7 @@ def _check_sizes(model: Any, data: bytes, family: str) -> None:
     for batch, length in ((1, _longest(model, 2)), (2, _longest(model, 17))):
         inputs = _example(model, batch, length)
         expected = model.eval()(**inputs).logits.numpy()
-        given = session.run(["logits"], {name: tensor.numpy() for name, tensor in inputs.items()})[0]
+        given = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})[0]
         if given.shape != expected.shape or not np.allclose(given, expected, TOLERANCE, TOLERANCE, equal_nan=True):
             raise TrialError(
                 f"ONNX: {family} gives other logits there for {batch} texts of {length} pieces than in PyTorch: its forward pass "

@@ -2,7 +2,8 @@
 
 After DynaBERT (arXiv:2004.04037, section 2.1): the first-order change of the loss when a part's output is taken away, the
 size of activation times gradient, summed over texts. DynaBERT ranks heads and feed-forward neurons; hidden dimensions and the
-pooler's outputs are ranked here by the same rule, over the outputs of all layers.
+pooler's outputs are ranked here by the same rule, over the outputs of all layers. Vectors have no labels and so no loss: there it
+is the change of the vector, in a direction drawn for each text.
 
 Legend: B batch, T tokens, L layers, A heads, D head size, I feed-forward size, H hidden.
 """
@@ -72,6 +73,8 @@ def rank(
         return hook
 
     last = layout.classifier if tokens.places is None else TOKEN_CLASSIFIER
+    last = "head" if target == "vector" else last
+    drawn = torch.Generator().manual_seed(0)
     handles = [model.get_submodule(last).register_forward_hook(keep("pooled"))]
     for name, part in (("heads", "attention_output"), ("neurons", "output"), ("hidden", "output_norm")):
         for module in {id(layer[part]): layer[part] for layer in stored_layers(model)}.values():
@@ -96,7 +99,10 @@ def rank(
                     outputs = batch.read(forward(batch.ids_BT, batch.mask_BT, batch.types_BT))
                 # num_valid=1: a sum over rows, so that each row's gradient is its own
                 known = torch.from_numpy(labels[batch.numbers].astype(kind)).to(where)
-                loss = TARGET_LOSSES[target].hard(outputs, known, 1)
+                if target == "vector":
+                    loss = (outputs * torch.randn(outputs.shape, generator=drawn).to(where)).sum()
+                else:
+                    loss = TARGET_LOSSES[target].hard(outputs, known, 1)
                 loss.backward()
             for name, index in seen:
                 value = seen[name, index]

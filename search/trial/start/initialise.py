@@ -92,7 +92,7 @@ def initialise(
     mobile = student.config.model_type == "mobilebert"
     if mobile:
         student.base_model.encoder.apply(
-            student._init_weights
+            student.base_model._init_weights
         )  # no teacher has a counterpart of these layers (decision 0028)
     else:
         copy_layers(student, state, model_type, starts)
@@ -109,6 +109,10 @@ def initialise(
                 torch.nn.init.normal_(parts[f"{here}.{kind}"], std=student.config.initializer_range)
             else:
                 torch.nn.init.zeros_(parts[f"{here}.{kind}"])
+
+    for name in ("head.linear.weight", "head.linear.bias"):  # behind the pooling, of a narrower student
+        if name in parts and name in state:
+            put(name, state[name])
 
     prefix = source.embeddings
     words = state[f"{prefix}.word_embeddings.weight"][torch.from_numpy(vocabulary.kept).long()]

@@ -72,6 +72,9 @@ def narrowed(
         keep(f"{layer}.{layout.parts['output']}", hidden, neurons)
         keep(f"{layer}.{layout.parts['output_norm']}", hidden)
     keep(layout.pooler, pooled, hidden)
+    if shape.task_head == "embedding" and hidden is not None:  # the dimensions that are kept stand at their own places
+        out["head.linear.weight"] = torch.eye(len(importance.hidden))[:, hidden]
+        out["head.linear.bias"] = torch.zeros(len(importance.hidden))
     if shape.task_head == "token":
         keep(TOKEN_CLASSIFIER, None, hidden)  # it reads the last states themselves
     else:
