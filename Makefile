@@ -43,10 +43,10 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: setup $(MOTO)  ## lint, types, import rules, and all tests but the slow ones; Ray's beside the others, since they wait much
+test: setup  ## lint, types, import rules, and all tests but the slow ones; Ray's beside the others, since they wait much
 	@$(MAKE) --no-print-directory -j2 --output-sync=line lint-and-unit-tests ray-tests
 
-lint-and-unit-tests: lint
+lint-and-unit-tests: lint $(MOTO)
 	$(BIN)/python -m pytest -n 2 -m "not ray and not slow and not gpu"
 
 ray-tests: setup

@@ -139,6 +139,7 @@ print(json.dumps([pipeline("text-classification", model=folder)("bread and soup"
 """
 
 
+@pytest.mark.slow
 def test_a_delivered_folder_has_one_and_runs_in_a_pipeline(
     transfer: Any, teacher: Path, data_folder: Path, tmp_path: Path
 ) -> None:

@@ -465,7 +465,11 @@ HEAVY = ("torch", "transformers", "ray", "datasets")
         (ALL_OF.format(["search.results"]), (*HEAVY, "optuna", "wandb", "search.study")),
         (ALL_OF.format(["search.record"]), (*HEAVY, "wandb", "search.study")),
         ("import search.study.output", (*HEAVY, "wandb", "search.lanes")),
-        (ALL_OF.format(["search.trial"]), ("optuna", "wandb", "search.study", "search.lanes", "search.cli", "typer")),
+        pytest.param(
+            ALL_OF.format(["search.trial"]),
+            ("optuna", "wandb", "search.study", "search.lanes", "search.cli", "typer"),
+            marks=pytest.mark.slow,
+        ),
         (COMMAND.format(["--help"]), (*HEAVY, "optuna", "wandb", "search.study")),
         (COMMAND.format(["schema"]), (*HEAVY, "optuna", "wandb", "search.study")),
     ],

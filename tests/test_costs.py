@@ -178,6 +178,7 @@ def test_an_int8_file_is_measured_and_smaller(measured: Any) -> None:
         assert costs["quiet"] == 0  # no lane's: nobody was asked to make way
 
 
+@pytest.mark.slow
 def test_pytorch_is_run_in_a_process_of_its_own(measured: Any) -> None:
     found = measured(DeploymentSpec(runtime="pytorch", length=16), SMALL)
     assert found["yardsticks"] > 0

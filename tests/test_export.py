@@ -128,6 +128,7 @@ def test_every_task_is_exported_and_checked(
             assert min(check["share_equal"].values()) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("registries")
 def test_a_head_of_ones_own_in_every_form(
     documented: Callable[[str], Path], distilsearch: Run, transfer: Any, teacher: Path, data_folder: Path, tmp_path: Path,
@@ -190,6 +191,7 @@ def test_what_cannot_be_is_2_and_one_message(distilsearch: Run, study: Path, tmp
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
 
 
+@pytest.mark.slow
 def test_texts_that_are_gone_or_others_are_told(
     distilsearch: Run, transfer: Any, teacher: Path, data_folder: Path, tmp_path: Path
 ) -> None:

@@ -164,6 +164,7 @@ def test_segments(pool: LanePool, tmp_path: Path, capfd: pytest.CaptureFixture[s
     assert out + err == "", "nobody but the command line prints"
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_segments_outlive_a_tune_actor_killed_for_memory(
     pool: LanePool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

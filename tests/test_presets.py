@@ -29,9 +29,8 @@ def test_there_are_presets_to_run() -> None:
     assert {"docstrings", "sst2", "sst2-quick", "mrpc", "stsb"} <= set(STUDIES)
 
 
-@pytest.mark.parametrize(
-    "name", [name if name == "docstrings" else pytest.param(name, marks=pytest.mark.slow) for name in STUDIES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STUDIES)
 def test_a_preset_runs_small(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few = partial(docstrings.docstring_pairs, num_validation=60, num_test=60)
     monkeypatch.setattr(docstrings, "docstring_pairs", few)
@@ -45,7 +44,10 @@ def test_a_preset_runs_small(name: str, tmp_path: Path, monkeypatch: pytest.Monk
         raw["data"]["num_pairs"] = 200
     spec = parse_study(raw, name, tmp_path, files_must_exist=False)
     if "builtin" not in raw["data"]:
-        pairs, numbers = "text_pair" in raw["data"]["columns"], raw.get("task") in ("text-regression", "sentence-embeddings")
+        pairs, numbers = (
+            "text_pair" in raw["data"]["columns"],
+            raw.get("task") in ("text-regression", "sentence-embeddings"),
+        )
         tagged = raw.get("task") == "token-classification"
         (tmp_path / "data").mkdir()
         for seed, (split, size) in enumerate((("train", 120), ("validation", 30), ("test", 30))):

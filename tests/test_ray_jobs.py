@@ -68,6 +68,7 @@ def submitted(distilsearch: Run, study: Path, *arguments: object) -> str:
 # what is sent
 
 
+@pytest.mark.slow
 def test_only_what_changed_is_sent(
     profile: Callable[..., None], relay: Relay, study: Callable[..., Path], distilsearch: Run,
     data_folder: Path, copied: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
@@ -174,6 +175,7 @@ def test_code_that_is_none(
 # what is only there
 
 
+@pytest.mark.slow
 def test_data_that_only_the_cluster_has_is_looked_for_there(
     profile: Callable[..., None], study: Callable[..., Path], distilsearch: Run, tmp_path: Path
 ) -> None:

@@ -217,6 +217,7 @@ def test_whoever_looks_makes_no_tables(tmp_path: Path) -> None:
         assert path.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_drivers_that_begin_at_once_all_open_an_empty_record(tmp_path: Path) -> None:
     code = (
         "import sys, time; from pathlib import Path; from search.record.record import Record, open_storage\n"

@@ -123,6 +123,7 @@ def recorded(folder: Path, **changes: Any) -> StudySpec:
     return spec
 
 
+@pytest.mark.slow
 def test_track_sends_what_the_run_misses_and_nothing_twice(
     server: WandbServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
