@@ -45,7 +45,10 @@ def test_a_preset_runs_small(name: str, tmp_path: Path, monkeypatch: pytest.Monk
         raw["data"]["num_pairs"] = 200
     spec = parse_study(raw, name, tmp_path, files_must_exist=False)
     if "builtin" not in raw["data"]:
-        pairs, numbers = "text_pair" in raw["data"]["columns"], raw.get("task") in ("text-regression", "sentence-embeddings")
+        pairs, numbers = (
+            "text_pair" in raw["data"]["columns"],
+            raw.get("task") in ("text-regression", "sentence-embeddings"),
+        )
         tagged = raw.get("task") == "token-classification"
         (tmp_path / "data").mkdir()
         for seed, (split, size) in enumerate((("train", 120), ("validation", 30), ("test", 30))):
