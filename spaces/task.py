@@ -18,20 +18,25 @@ METRIC_WORDS = {
     "entity_f1": "entity F1",
     "entity_precision": "entity precision",
     "entity_recall": "entity recall",
+    "answer_f1": "answer F1",
+    "exact_match": "exact match",
 }  # every metric is maximised and at most 1
 
 
-# A head gives an output for each text, or for each token; what Hugging Face calls the models that have one.
-TASK_HEADS = {"text": "SequenceClassification", "token": "TokenClassification"}
+# A head gives an output for each text, for each token, or two for each token, of which one is chosen as the first of a span and one
+# as its last; what Hugging Face calls the models that have one.
+TASK_HEADS = {"text": "SequenceClassification", "token": "TokenClassification", "span": "QuestionAnswering"}
+SPAN_ENDS = ("start", "end")  # the outputs of a head for spans
 OUTSIDE = "O"  # the tag of a word that belongs to no entity
 
 
 class Task(Frozen):
-    """`target`: a row's label is one class, any number of classes, a number, or a tag for each of its words. `metrics` are measured
-    on every split, the first of them is the objective where the study names none; `f1` is of the second class and exists for two
-    classes only. `problem_type` is Hugging Face's word, which it has for texts alone."""
+    """`target`: a row's label is one class, any number of classes, a number, a tag for each of its words, or the span of its words
+    that answers a question. `metrics` are measured on every split, the first of them is the objective where the study names none;
+    `f1` is of the second class and exists for two classes only. `problem_type` is Hugging Face's word, which it has for texts
+    alone."""
 
-    target: Literal["class", "classes", "number", "tags"]
+    target: Literal["class", "classes", "number", "tags", "span"]
     metrics: tuple[str, ...]
     problem_type: str | None = None
     constant: str  # what the simplest model says, in words
@@ -64,5 +69,12 @@ TASKS = {
         constant="always the most frequent tag",
         floor="the most frequent tag of each word",
         task_head="token",
+    ),
+    "question-answering": Task(
+        target="span",
+        metrics=("answer_f1", "exact_match"),
+        constant="always the first word of the context",
+        floor="the rare words that stand nearest to the question's",
+        task_head="span",
     ),
 }

@@ -95,7 +95,7 @@ def run_study(spec: StudySpec, display: Display | None = None, more: int | None 
         remove_leftovers(spec.output)
         stack.callback(shutil.rmtree, spec.output / ".ray", ignore_errors=True)
         _same_output(record, inputs, output_id)
-        num_rows = {name: len(split) for name, split in inputs.transfer.splits.items()}
+        num_rows = {name: len(split) for name, split in inputs.texts.splits.items()}  # questions, not their windows
         record.keep("num_rows", num_rows)
         earlier = earlier_of(asked, inputs, known_limits(inputs), record)
         if earlier.note:

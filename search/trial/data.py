@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from search.trial.answers import Questions
 from search.trial.metrics import NO_TAG, measure
 from spaces.student import TaskHead
 
@@ -21,6 +22,7 @@ ENCODED_AT_ONCE = 20_000  # texts: what a tokenizer returns of one takes many ti
 
 
 NOWHERE = -1  # the place of a word that nothing is read for
+NEVER = -1e4  # the output of what cannot be chosen: its probability is 0 at any temperature, and its logarithm finite
 
 
 @dataclass(frozen=True)
@@ -147,9 +149,10 @@ class Tokens:
         task_head: TaskHead = "text",
     ) -> Tokens:
         """Tokenises with truncation to `max_length` pieces (the longer text of a pair is cut first). For `token` heads texts are
-        words with a blank between (any fast tokenizer), and each word has a place."""
+        words with a blank between (any fast tokenizer), and each word has a place. For `span` heads the second text alone is cut,
+        and the places of a row are its first piece ([CLS]) and each word of the second text."""
         if not texts:
-            places = Places(np.zeros(0, np.int32), np.zeros(1, np.int64)) if task_head == "token" else None
+            places = None if task_head == "text" else Places(np.zeros(0, np.int32), np.zeros(1, np.int64))
             return cls(np.zeros(0, np.int32), np.zeros(1, np.int64), np.zeros(0, np.int32), places)
         parts = []
         for start in range(0, len(texts), ENCODED_AT_ONCE):
@@ -157,6 +160,10 @@ class Tokens:
             some = list(texts[part])
             if task_head == "token":
                 parts.append(cls._encoded_words(tokenizer, [text.split(" ") for text in some], max_length))
+                continue
+            if task_head == "span":
+                assert pairs is not None
+                parts.append(cls._encoded_windows(tokenizer, some, list(pairs[part]), max_length))
                 continue
             parts.append(cls._encoded(tokenizer, some, None if pairs is None else list(pairs[part]), max_length))
         return cls.joined(*parts)
@@ -185,6 +192,27 @@ class Tokens:
         return replace(cls.laid_out([encoding.ids for encoding in encodings], None), places=places)
 
     @classmethod
+    def _encoded_windows(cls, tokenizer: Any, questions: list[str], windows: list[str], max_length: int) -> Tokens:
+        """How many words a window has is known before it is cut, so that it has as many places in every vocabulary."""
+        backend = tokenizer.backend_tokenizer
+        backend.no_truncation()
+        backend.no_padding()
+        rows, types, words, counts = [], [], [], []
+        for encoding in backend.encode_batch(list(zip(questions, windows, strict=True))):
+            sides = encoding.sequence_ids
+            last = len(sides) - sides[::-1].index(1)  # special tokens follow
+            cut = slice(min(last, max_length - (len(sides) - last)), last)
+            word_of_piece = [
+                word + 1 if side == 1 else None for side, word in zip(sides, encoding.word_ids, strict=True)
+            ]
+            word_of_piece[0] = 0
+            counts.append(1 + max(word for word in word_of_piece if word is not None))
+            for kept, whole in ((rows, encoding.ids), (types, encoding.type_ids), (words, word_of_piece)):
+                del whole[cut]
+                kept.append(whole)
+        return replace(cls.laid_out(rows, types), places=Places.of_words(words, counts))
+
+    @classmethod
     def laid_out(cls, rows: Sequence[Sequence[int]], types: Sequence[Sequence[int]] | None) -> Tokens:
         """Rows of pieces, end to end; `types` are their token types where there are pairs."""
         offsets = np.zeros(len(rows) + 1, np.int64)
@@ -199,22 +227,25 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Split:
-    """One split: its pieces under each vocabulary, its labels (class numbers or numbers (N,), 0 and 1 (N, C), or class numbers
-    of all words (W,)), and the teacher's outputs (N, C) or (W, C) once they are there."""
+    """One split: its pieces under each vocabulary, its labels (class numbers or numbers (N,), 0 and 1 (N, C), class numbers
+    of all words (W,), or 1 at the places where the answer starts and ends (W, 2)), and the teacher's outputs (N, C) or (W, C) once
+    they are there. Where questions are answered a row is a window."""
 
     tokens: dict[str, Tokens]
     labels: np.ndarray
     teacher_logits: np.ndarray | None = None
     texts: tuple[list[str], list[str] | None] | None = None  # kept for the splits that delivery scores from text
+    questions: Questions | None = None  # likewise, of the rows of such a split
 
     def __len__(self) -> int:
         return len(next(iter(self.tokens.values())))
 
     @property
-    def word_offsets(self) -> np.ndarray | None:
-        """(N + 1,) where each row's words begin, of tasks that have an output for each."""
+    def layout(self) -> np.ndarray | Questions | None:
+        """What metrics have to know of the outputs where a row has several: where each row's words begin
+        (N + 1,), or the questions."""
         places = next(iter(self.tokens.values())).places
-        return None if places is None else places.offsets
+        return places.offsets if places is not None and self.questions is None else self.questions
 
     def first(self, count: int) -> Split:
         """The first rows alone; nothing is copied."""
@@ -225,7 +256,7 @@ class Split:
 
 
 # By target: the label of a text that has none.
-NO_LABEL = {"class": -100, "classes": np.nan, "number": np.nan, "tags": NO_TAG}
+NO_LABEL = {"class": -100, "classes": np.nan, "number": np.nan, "tags": NO_TAG, "span": 0}
 
 
 @dataclass(frozen=True)
@@ -268,7 +299,7 @@ class TransferSet:
     def measure(self, name: str, outputs: np.ndarray) -> dict[str, float]:
         """The metrics of a model's outputs over the split `name`."""
         split = self.splits[name]
-        return measure(self.target, self.own_metrics, outputs, split.labels, self.label_names, split.word_offsets)
+        return measure(self.target, self.own_metrics, outputs, split.labels, self.label_names, split.layout)
 
     def training(self, vocabulary: str, taught: bool) -> tuple[Tokens, np.ndarray, np.ndarray | None, int]:
         """What a student trains on, and how many of the rows have labels (the first ones): (tokens, labels, teacher's
@@ -316,6 +347,20 @@ class Batch:
         """(P, C) what a model said at the places, of its (B, T, C); where there is an output a row, its (B, C) as it is. Other
         pieces of a word, special tokens and padding come no further than this: no loss or metric sees them."""
         return outputs if self.places_P is None else outputs.flatten(0, 1)[self.places_P.to(outputs.device)]
+
+    def compared(self, target: str, values: torch.Tensor, elsewhere: float = NEVER) -> torch.Tensor:
+        """Outputs (P, C) as losses compare them: where the answer is one of a row's places (2 x B, T), each of the two over the
+        row's pieces, with `elsewhere` where there is no place; as they are for any other target."""
+        if target != "span":
+            return values
+        return self._among_places(values, elsewhere)
+
+    def _among_places(self, values_PC: torch.Tensor, elsewhere: float) -> torch.Tensor:
+        assert self.places_P is not None
+        (num_rows, num_pieces), num_outputs = self.ids_BT.shape, values_PC.shape[-1]
+        laid = values_PC.new_full((num_rows * num_pieces, num_outputs), elsewhere)
+        laid = laid.index_put((self.places_P.to(values_PC.device),), values_PC)
+        return laid.T.reshape(num_outputs * num_rows, num_pieces)
 
     def to(self, device: torch.device) -> Batch:
         if device.type == "cpu":

@@ -26,7 +26,8 @@ ATTENTION = "distilsearch"  # the name of `attention` among Hugging Face's
 
 
 class Classifier(nn.Module):
-    """A Hugging Face classifier behind one signature: (ids, mask, types) -> logits (B, C), of tokens (B, T, C)."""
+    """A Hugging Face classifier behind one signature: (ids, mask, types) -> logits (B, C), of tokens (B, T, C), of spans
+    (B, T, 2)."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -37,7 +38,18 @@ class Classifier(nn.Module):
                 part.config._attn_implementation = ATTENTION  # of this process alone: it is not saved
 
     def forward(self, ids_BT: torch.Tensor, mask_BT: torch.Tensor, types_BT: torch.Tensor) -> torch.Tensor:
-        return self.model(**named_inputs(self.model.config, ids_BT, mask_BT, types_BT)).logits
+        return logits_of(self.outputs(ids_BT, mask_BT, types_BT))
+
+    def outputs(self, ids_BT: torch.Tensor, mask_BT: torch.Tensor, types_BT: torch.Tensor, **more: Any) -> Any:
+        """Hugging Face's own, with a name for each."""
+        return self.model(**named_inputs(self.model.config, ids_BT, mask_BT, types_BT), **more)
+
+
+def logits_of(outputs: Any) -> torch.Tensor:
+    """A head for spans has two outputs a piece, under a name each."""
+    if "start_logits" in outputs:
+        return torch.stack([outputs.start_logits, outputs.end_logits], -1)
+    return outputs.logits
 
 
 def named_inputs(

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-TOKEN_CLASSIFIER = "classifier"  # one linear layer, of the same name in every architecture
 PARTS = ("query", "key", "value", "attention_output", "attention_norm", "intermediate", "output", "output_norm")
 
 
