@@ -104,21 +104,16 @@ def _tokenise(
     positions = source.shape(2).max_positions
     max_length = min(spec.data.max_length, positions)
     say(f"tokenising {sum(map(len, texts.splits.values())):,} texts")
-    windows: dict[str, Windows] = {}
-    rows = texts.splits
-    if spec.about.target == "span":
-        windows = {
-            name: windows_of(tokenizer, split, name, max_length, spec.data.stride)
-            for name, split in texts.splits.items()
-        }
-        rows = {name: each.texts for name, each in windows.items()}
-        notes += [note for name, each in windows.items() for note in each.notes(name)]
+    windows = _windows(spec, texts, tokenizer, max_length)
+    rows = {name: each.texts for name, each in windows.items()} or texts.splits
+    notes += [note for name, each in windows.items() for note in each.notes(name)]
     full = {
         name: Tokens.encode(tokenizer, split.texts, split.pairs, max_length, source.task_head)
         for name, split in rows.items()
     }
     for name, each in windows.items():
-        if full[name].places.offsets.tolist() != each.questions.offsets.tolist():
+        places = full[name].places
+        if places is None or places.offsets.tolist() != each.questions.offsets.tolist():
             raise InputError.of(
                 "teacher", "its tokenizer makes other words of a part of a text than of the whole, and words are what an answer is "
                 "made of; name a teacher with another tokenizer", "model",
@@ -135,8 +130,8 @@ def _tokenise(
     splits = {}
     for name, split in rows.items():
         labels = windows[name].labels if windows else _labels(split, name, label_names, spec.about.target)
-        if spec.about.target == "tags" and name != UNLABELLED:
-            full[name] = replace(full[name], places=full[name].places.without(labels == NO_TAG))
+        if spec.about.target == "tags" and name != UNLABELLED and (places := full[name].places) is not None:
+            full[name] = replace(full[name], places=places.without(labels == NO_TAG))
         tokens = _in_every_vocabulary(split, full[name], vocabularies, max_length, source.task_head)
         splits[name] = Split(tokens, labels)
         if name in ("validation", "test"):
@@ -159,6 +154,15 @@ def _tokenise(
     )  # fmt: skip
     _try_own_metrics(transfer)
     return spec, transfer, labelled, notes
+
+
+def _windows(spec: StudySpec, texts: StudyTexts, tokenizer: Any, max_length: int) -> dict[str, Windows]:
+    """Of each split, where questions are answered: what a model can read at once."""
+    if spec.about.target != "span":
+        return {}
+    return {
+        name: windows_of(tokenizer, split, name, max_length, spec.data.stride) for name, split in texts.splits.items()
+    }
 
 
 def _num_unread(split: Split) -> int:

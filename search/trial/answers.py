@@ -37,7 +37,7 @@ class Questions:
         """(Q, 2) the places of the first and last word of each answer; -1 where no word of a context was read. Of all windows the
         span whose start and end have the highest outputs together, at most MOST_WORDS long: within a window, never before its
         start, and never the place that is no word."""
-        is_word_W = outputs_W2.any(-1)  # a word without a place has outputs of 0
+        is_word_W = (outputs_W2 != 0).any(axis=1)  # a word without a place has outputs of 0
         is_word_W[self.offsets[:-1]] = False
         start_W, end_W = (np.where(is_word_W, side, -np.inf) for side in outputs_W2.astype(np.float64).T)
         row_W = np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))

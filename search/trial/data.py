@@ -197,7 +197,10 @@ class Tokens:
         backend = tokenizer.backend_tokenizer
         backend.no_truncation()
         backend.no_padding()
-        rows, types, words, counts = [], [], [], []
+        rows: list[list[int]] = []
+        types: list[list[int]] = []
+        words: list[list[int | None]] = []
+        counts: list[int] = []
         for encoding in backend.encode_batch(list(zip(questions, windows, strict=True))):
             sides = encoding.sequence_ids
             last = len(sides) - sides[::-1].index(1)  # special tokens follow
@@ -207,7 +210,10 @@ class Tokens:
             ]
             word_of_piece[0] = 0
             counts.append(1 + max(word for word in word_of_piece if word is not None))
-            for kept, whole in ((rows, encoding.ids), (types, encoding.type_ids), (words, word_of_piece)):
+            parts: tuple[tuple[list[Any], list[Any]], ...] = (
+                (rows, encoding.ids), (types, encoding.type_ids), (words, word_of_piece)
+            )  # fmt: skip
+            for kept, whole in parts:
                 del whole[cut]
                 kept.append(whole)
         return replace(cls.laid_out(rows, types), places=Places.of_words(words, counts))

@@ -40,7 +40,7 @@ class Classifier(nn.Module):
     def forward(self, ids_BT: torch.Tensor, mask_BT: torch.Tensor, types_BT: torch.Tensor) -> torch.Tensor:
         return logits_of(self.outputs(ids_BT, mask_BT, types_BT))
 
-    def outputs(self, ids_BT: torch.Tensor, mask_BT: torch.Tensor, types_BT: torch.Tensor, **more: Any) -> Any:
+    def outputs(self, ids_BT: torch.Tensor, mask_BT: torch.Tensor, types_BT: torch.Tensor | None, **more: Any) -> Any:
         """Hugging Face's own, with a name for each."""
         return self.model(**named_inputs(self.model.config, ids_BT, mask_BT, types_BT), **more)
 
@@ -52,9 +52,7 @@ def logits_of(outputs: Any) -> torch.Tensor:
     return outputs.logits
 
 
-def named_inputs(
-    config: Any, ids_BT: torch.Tensor, mask_BT: torch.Tensor, types_BT: torch.Tensor
-) -> dict[str, torch.Tensor]:
+def named_inputs(config: Any, ids_BT: torch.Tensor, mask_BT: torch.Tensor, types_BT: Any) -> dict[str, torch.Tensor]:
     """What a Hugging Face encoder of this config takes."""
     named = {"input_ids": ids_BT, "attention_mask": mask_BT}
     return {**named, "token_type_ids": types_BT} if getattr(config, "type_vocab_size", 0) > 1 else named

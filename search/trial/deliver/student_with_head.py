@@ -40,7 +40,7 @@ class StudentWithHead(PreTrainedModel):
 class AnswererWithHead(StudentWithHead):
     """Its head returns logits (B, T, 2): of the answer's start and end at each token."""
 
-    def forward(self, *inputs: Any, **more: Any) -> QuestionAnsweringModelOutput:  # type: ignore[override]
+    def forward(self, *inputs: Any, **more: Any) -> QuestionAnsweringModelOutput:
         out = super().forward(*inputs, **more)
         start, end = out.logits.unbind(-1)
         return QuestionAnsweringModelOutput(start_logits=start, end_logits=end, hidden_states=out.hidden_states)
