@@ -30,21 +30,28 @@ class Places:
     """Where in N rows outputs are read, laid end to end: row i has at[offsets[i]:offsets[i + 1]], a piece's number within the row
     each. A word is read at its first piece. It has no place (NOWHERE) where it was cut off, where the tokenizer makes nothing
     of it, and where its label is ignored: then no loss sees it. Labels and teacher's outputs lie in the same order,
-    whatever the vocabulary."""
+    whatever the vocabulary. Of two outputs, for the start of a span and its end, the second is read at `ends`: a word's last
+    piece."""
 
     at: np.ndarray  # int32, W
     offsets: np.ndarray  # int64, N + 1
+    ends: np.ndarray | None = None  # int32, W
 
     @classmethod
-    def of_words(cls, word_of_piece: Sequence[Sequence[int | None]], num_words: Sequence[int]) -> Places:
-        """The first piece of each word, from the word (or none) that each piece of a row belongs to."""
+    def of_words(
+        cls, word_of_piece: Sequence[Sequence[int | None]], num_words: Sequence[int], with_ends: bool = False
+    ) -> Places:
+        """The first piece of each word (and the last), from the word (or none) that each piece of a row belongs to."""
         offsets = np.concatenate([[0], np.cumsum(num_words)]).astype(np.int64)
         at = np.full(offsets[-1], NOWHERE, np.int32)
-        for start, row in zip(offsets, word_of_piece, strict=False):
+        ends = np.full(offsets[-1], NOWHERE, np.int32)
+        for start, row in zip(offsets.tolist(), word_of_piece, strict=False):
             for piece in range(len(row) - 1, -1, -1):
                 if (word := row[piece]) is not None:
                     at[start + word] = piece
-        return cls(at, offsets)
+                    if ends[start + word] == NOWHERE:
+                        ends[start + word] = piece
+        return cls(at, offsets, ends if with_ends else None)
 
     def numbers(self, rows: np.ndarray) -> np.ndarray:
         """Which places are of these rows, in this order."""
@@ -53,16 +60,29 @@ class Places:
         return np.repeat(starts - before, counts) + np.arange(int(counts.sum()))
 
     def taken(self, rows: np.ndarray) -> Places:
-        counts = np.diff(self.offsets)[rows]
-        return Places(self.at[self.numbers(rows)], np.concatenate([[0], np.cumsum(counts)]))
+        counts, numbers = np.diff(self.offsets)[rows], self.numbers(rows)
+        ends = None if self.ends is None else self.ends[numbers]
+        return Places(self.at[numbers], np.concatenate([[0], np.cumsum(counts)]), ends)
 
     def first(self, count: int) -> Places:
-        return Places(self.at[: self.offsets[count]], self.offsets[: count + 1])
+        last = self.offsets[count]
+        return Places(self.at[:last], self.offsets[: count + 1], None if self.ends is None else self.ends[:last])
 
     @classmethod
     def joined(cls, *parts: Places) -> Places:
         counts = np.concatenate([np.diff(part.offsets) for part in parts])
-        return cls(np.concatenate([part.at for part in parts]), np.concatenate([[0], np.cumsum(counts)]))
+        ends = [part.ends for part in parts if part.ends is not None]
+        at, offsets = np.concatenate([part.at for part in parts]), np.concatenate([[0], np.cumsum(counts)])
+        return cls(at, offsets, np.concatenate(ends) if ends else None)
+
+    def with_rows(self, rows: np.ndarray, theirs: Places) -> Places:
+        """These rows as in `theirs`, which holds them alone, with as many places each; the others as they are."""
+        numbers, at, ends = self.numbers(rows), self.at.copy(), self.ends
+        at[numbers] = theirs.at
+        if ends is not None and theirs.ends is not None:
+            ends = ends.copy()
+            ends[numbers] = theirs.ends
+        return replace(self, at=at, ends=ends)
 
     def without(self, left_out: np.ndarray) -> Places:
         """The same where nothing is read for the places that `left_out` (W,) marks."""
@@ -118,9 +138,7 @@ class Tokens:
         laid[ours], laid[~ours] = self.ids[kept], theirs.ids
         places = self.places
         if places is not None and theirs.places is not None:
-            at = places.at.copy()
-            at[places.numbers(np.flatnonzero(chosen))] = theirs.places.at
-            places = replace(places, at=at)
+            places = places.with_rows(np.flatnonzero(chosen), theirs.places)
         return Tokens(laid, offsets, second, places)
 
     @property
@@ -150,7 +168,8 @@ class Tokens:
     ) -> Tokens:
         """Tokenises with truncation to `max_length` pieces (the longer text of a pair is cut first). For `token` heads texts are
         words with a blank between (any fast tokenizer), and each word has a place. For `span` heads the second text alone is cut,
-        and the places of a row are its first piece ([CLS]) and each word of the second text."""
+        and the places of a row are its first piece ([CLS]) and each word of the second text: it starts at its first piece and ends
+        at its last."""
         if not texts:
             places = None if task_head == "text" else Places(np.zeros(0, np.int32), np.zeros(1, np.int64))
             return cls(np.zeros(0, np.int32), np.zeros(1, np.int64), np.zeros(0, np.int32), places)
@@ -210,13 +229,16 @@ class Tokens:
             ]
             word_of_piece[0] = 0
             counts.append(1 + max(word for word in word_of_piece if word is not None))
+            if cut.start < last:  # of a word that is cut nothing is read
+                broken = word_of_piece[cut.start]
+                word_of_piece = [None if word == broken else word for word in word_of_piece]
             parts: tuple[tuple[list[Any], list[Any]], ...] = (
                 (rows, encoding.ids), (types, encoding.type_ids), (words, word_of_piece)
             )  # fmt: skip
             for kept, whole in parts:
                 del whole[cut]
                 kept.append(whole)
-        return replace(cls.laid_out(rows, types), places=Places.of_words(words, counts))
+        return replace(cls.laid_out(rows, types), places=Places.of_words(words, counts, with_ends=True))
 
     @classmethod
     def laid_out(cls, rows: Sequence[Sequence[int]], types: Sequence[Sequence[int]] | None) -> Tokens:
@@ -348,25 +370,32 @@ class Batch:
     mask_BT: torch.Tensor  # int64, 1 where a token is
     types_BT: torch.Tensor  # int64, token types
     places_P: torch.Tensor | None = None  # int64, of rows laid end to end with their padding
+    ends_P: torch.Tensor | None = None  # likewise, where the second of two outputs is read
 
     def read(self, outputs: torch.Tensor) -> torch.Tensor:
         """(P, C) what a model said at the places, of its (B, T, C); where there is an output a row, its (B, C) as it is. Other
         pieces of a word, special tokens and padding come no further than this: no loss or metric sees them."""
-        return outputs if self.places_P is None else outputs.flatten(0, 1)[self.places_P.to(outputs.device)]
+        if self.places_P is None:
+            return outputs
+        flat = outputs.flatten(0, 1)
+        if self.ends_P is None:
+            return flat[self.places_P.to(outputs.device)]
+        sides = (self.places_P, self.ends_P)
+        return torch.stack([flat[places_P.to(outputs.device), side] for side, places_P in enumerate(sides)], -1)
 
     def compared(self, target: str, values: torch.Tensor, elsewhere: float = NEVER) -> torch.Tensor:
         """Outputs (P, C) as losses compare them: where the answer is one of a row's places (2 x B, T), each of the two over the
         row's pieces, with `elsewhere` where there is no place; as they are for any other target."""
         if target != "span":
             return values
-        return self._among_places(values, elsewhere)
-
-    def _among_places(self, values_PC: torch.Tensor, elsewhere: float) -> torch.Tensor:
         assert self.places_P is not None
-        (num_rows, num_pieces), num_outputs = self.ids_BT.shape, values_PC.shape[-1]
-        laid = values_PC.new_full((num_rows * num_pieces, num_outputs), elsewhere)
-        laid = laid.index_put((self.places_P.to(values_PC.device),), values_PC)
-        return laid.T.reshape(num_outputs * num_rows, num_pieces)
+        assert self.ends_P is not None
+        empty = values.new_full((self.ids_BT.numel(),), elsewhere)
+        sides = (
+            empty.index_put((places_P.to(values.device),), values[:, side])
+            for side, places_P in enumerate((self.places_P, self.ends_P))
+        )
+        return torch.cat([side.unflatten(0, self.ids_BT.shape) for side in sides])
 
     def to(self, device: torch.device) -> Batch:
         if device.type == "cpu":
@@ -393,9 +422,12 @@ def padded(tokens: Tokens, rows: np.ndarray, pad_id: int) -> Batch:
         return Batch(rows, rows, *inputs)
     numbers = tokens.places.numbers(rows)
     at = tokens.places.at[numbers]
-    flat = at + len(column) * np.repeat(np.arange(len(rows)), np.diff(tokens.places.offsets)[rows])
+    before = len(column) * np.repeat(np.arange(len(rows)), np.diff(tokens.places.offsets)[rows])
     there = at != NOWHERE
-    return Batch(rows, numbers[there], *inputs, torch.from_numpy(flat[there]))
+    places = torch.from_numpy((at + before)[there])
+    if tokens.places.ends is None:
+        return Batch(rows, numbers[there], *inputs, places)
+    return Batch(rows, numbers[there], *inputs, places, torch.from_numpy((tokens.places.ends[numbers] + before)[there]))
 
 
 BUCKET_BATCHES = 50  # batches of one length bucket: enough to sort well, few enough to keep the order random
