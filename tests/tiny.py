@@ -106,7 +106,7 @@ def asked(num_contexts: int, seed: int) -> dict[str, Any]:
             words = rng.choices(TOPICS[topic], k=rng.randint(1, 2))
             context += f" {' '.join(filler)} "
             runs[topic] = (len(context), " ".join(words))
-            context += " ".join(words) + rng.choice(["", ",", "77."])
+            context += " ".join(words) + rng.choice(["", ",", " 77."])
         paragraphs.append({"context": context, "qas": [
             {"id": f"{seed}-{index}-{topic}", "question": f"{topic[0]} ?", "answers": [
                 {"text": text, "answer_start": at}, *([{"text": text.split()[0], "answer_start": at}] if seed else [])
