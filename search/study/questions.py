@@ -104,6 +104,7 @@ class Windows:
     questions: Questions
     num_without: int  # windows that do not hold the answer of their question
     num_lost: int  # questions whose answer no window holds whole
+    num_cut: int  # questions that would have taken more than half of a window
 
     def notes(self, name: str) -> list[str]:
         asked, windows = len(self.questions), len(self.texts)
@@ -113,6 +114,8 @@ class Windows:
                 f"{name}: {asked:,} questions are read in {windows:,} windows of their contexts; {self.num_without:,} do not hold "
                 "the answer, and are labelled so"
             )
+        if self.num_cut:
+            notes.append(f"{name}: {self.num_cut:,} questions are longer than half of max_length and were cut there")
         if self.num_lost:
             notes.append(
                 f"{name}: the answers of {self.num_lost:,} questions are whole in no window; raise data.stride or max_length"
@@ -122,8 +125,8 @@ class Windows:
 
 def windows_of(tokenizer: Any, split: LabelledTexts, name: str, max_length: int, stride: int) -> Windows:
     """Windows of at most `max_length` of the tokenizer's pieces, with the question; each shares up to `stride` pieces of the
-    context with the one before, never more than half of what it holds. Raises InputError where a question leaves too little
-    room."""
+    context with the one before, never more than half of what it holds. A question that takes more than half is cut there. Raises
+    InputError for a context without words."""
     from search.study.tables import Texts
     from search.study.texts import LabelledTexts
     from search.trial.answers import Questions
@@ -133,7 +136,17 @@ def windows_of(tokenizer: Any, split: LabelledTexts, name: str, max_length: int,
     backend.no_truncation()
     backend.no_padding()
     special = backend.num_special_tokens_to_add(True)
-    lengths = [len(encoding.ids) for encoding in backend.encode_batch(asked, add_special_tokens=False)]
+    half = (max_length - special) // 2
+    if half < 1:
+        raise InputError.of("", f"{max_length} pieces hold no question with its context; write 384", "data.max_length")
+    lengths, num_cut = [], 0
+    for number, (question, encoding) in enumerate(_encoded(backend, list(asked))):
+        lengths.append(min(len(encoding.ids), half))
+        if len(encoding.ids) > half:
+            span_W2, pieces_W = _words(encoding, question)
+            _, end = next(cut_into_windows(pieces_W, half, 0))
+            asked[number] = question[span_W2[0, 0] : span_W2[end - 1, 1]]
+            num_cut += 1
     known = {context: number for number, context in enumerate(dict.fromkeys(contexts))}
     words = [_words(encoding, context) for context, encoding in _encoded(backend, list(known))]
     texts: list[str] = []
@@ -144,11 +157,6 @@ def windows_of(tokenizer: Any, split: LabelledTexts, name: str, max_length: int,
     for number, (question, context, length) in enumerate(zip(asked, contexts, lengths, strict=True)):
         span_W2, pieces_W = words[known[context]]
         room = max_length - special - length
-        if 2 * room < max_length - special:
-            raise InputError.of(
-                "", f"the question {cut(repr(question), 100)} has {length} pieces, more than half of max_length ({max_length}), "
-                "and leaves too little room for its context; shorten or remove it, or raise data.max_length", f"data.{name}",
-            )  # fmt: skip
         if not len(span_W2):
             raise InputError.of(
                 "", f"the context of the question {cut(repr(question), 100)} has no words", f"data.{name}"
@@ -173,7 +181,7 @@ def windows_of(tokenizer: Any, split: LabelledTexts, name: str, max_length: int,
     offsets = np.concatenate([[0], np.cumsum([len(each) for each in labels])]).astype(np.int64)
     questions = Questions(contexts, right, np.array(rows, np.int64), offsets, np.concatenate(spans))
     made = LabelledTexts(Texts.of(texts), Texts.of(parts), [])
-    return Windows(made, np.concatenate(labels), questions, num_without, num_lost)
+    return Windows(made, np.concatenate(labels), questions, num_without, num_lost, num_cut)
 
 
 def cut_into_windows(pieces_W: np.ndarray, room: int, overlap: int) -> Iterator[tuple[int, int]]:
