@@ -36,6 +36,8 @@ SHAPES: dict[str, dict[str, Any]] = {
     "bert for tokens": {"task_head": "token"},
     "albert for tokens": {"task_head": "token", "family": "albert", "embedding_size": 8, "num_hidden_groups": 1},
     "distilbert for tokens": {"task_head": "token", "family": "distilbert", "type_vocabulary_size": 0},
+    "bert for spans": {"task_head": "span", "num_labels": 2},
+    "albert for spans": {"task_head": "span", "num_labels": 2, "family": "albert", "embedding_size": 8, "num_hidden_groups": 1},
     "one layer, one number": {"depth": 1, "num_hidden_groups": 1, "num_labels": 1},
 }  # fmt: skip
 
