@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -49,7 +49,7 @@ def n_grams(transfer: TransferSet, context: WorkerContext) -> tuple[dict[str, fl
     if transfer.target == "tags":
         return frequent_tags(transfer)
     if transfer.target == "span":
-        return near_the_question(transfer)
+        return near_the_question(transfer, context)
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     vectorizer = TfidfVectorizer(analyzer=lambda grams: grams, min_df=2, sublinear_tf=True)
@@ -101,18 +101,22 @@ def frequent_tags(transfer: TransferSet) -> tuple[dict[str, float], int]:
     return metrics, len(best)
 
 
-def near_the_question(transfer: TransferSet) -> tuple[dict[str, float], int]:
+def near_the_question(transfer: TransferSet, context: WorkerContext) -> tuple[dict[str, float], int]:
     """The run of rare words, none of them the question's, that has most of the question's words near it, the rare ones counting
     most. And of how many pieces it knows how rare they are. A piece is rare where fewer than one context of training in ten has
     it."""
     train = transfer.splits["train"].tokens["full"]
     counts: Counter[int] = Counter()
-    for _, words in _windows(train.first(min(len(train), MOST_ROWS))):
-        counts.update({piece for word in words for piece in word})
     num_rows = min(len(train), MOST_ROWS)
+    for _, words in _windows(train.first(num_rows)):
+        counts.update({piece for word in words for piece in word})
+    rarity = defaultdict(
+        lambda: math.log(num_rows), {piece: math.log(num_rows / count) for piece, count in counts.items()}
+    )
     metrics: dict[str, float] = {}
     for name in ("validation", "test"):
-        said = [_rare_run(*window, counts, num_rows) for window in _windows(transfer.splits[name].tokens["full"])]
+        context.heartbeat(0, 0)
+        said = [_rare_run(*window, rarity) for window in _windows(transfer.splits[name].tokens["full"])]
         scored = transfer.measure(name, np.concatenate(said))
         metrics |= {f"{name}/{metric}": value for metric, value in scored.items()}
     return metrics, len(counts)
@@ -127,23 +131,22 @@ def _windows(tokens: Tokens) -> Iterator[tuple[set[int], list[tuple[int, ...]]]]
         yield set(question), context
 
 
-def _rare_run(question: set[int], words: list[tuple[int, ...]], counts: Counter[int], num_rows: int) -> np.ndarray:
+def _rare_run(question: set[int], words: list[tuple[int, ...]], rarity: Mapping[int, float]) -> np.ndarray:
     """(1 + W, 2) outputs that say where the run begins and where it ends."""
-    rarity = [[math.log(num_rows / max(1, counts[piece])) for piece in word] for word in words]
-    shared = [
-        sum(rare for piece, rare in zip(word, each, strict=True) if piece in question)
-        for word, each in zip(words, rarity, strict=True)
-    ]
+    shared = [sum(rarity[piece] for piece in word if piece in question) for word in words]
     reach = np.arange(1, 1 + NEAR_WORDS) / NEAR_WORDS
-    near = np.convolve(shared, np.concatenate([reach, reach[-2::-1]]))[NEAR_WORDS - 1 :][: len(words)]
-    out, best, run = np.full((1 + len(words), 2), -1, np.float32), 0.0, 0
-    for place, (word, each) in enumerate(zip(words, rarity, strict=True)):
-        rare = bool(each) and max(each) > RARE and not question & set(word)
-        run = run % MOST_OF_RUN + 1 if rare else 0
-        if run and near[place - run + 1 : place + 1].sum() / run**0.5 > best:
-            best = near[place - run + 1 : place + 1].sum() / run**0.5
-            out[:] = -1
-            out[2 + place - run, 0] = out[1 + place, 1] = best
+    near = np.convolve(shared, np.concatenate([reach, reach[-2::-1]]))[NEAR_WORDS - 1 :].tolist()
+    best, run, total, found = 0.0, 0, 0.0, (0, 0)
+    for place, word in enumerate(words, 1):
+        rare = max((rarity[piece] for piece in word), default=0.0) > RARE and question.isdisjoint(word)
+        run, total = (
+            (run + 1, total + near[place - 1]) if rare and run < MOST_OF_RUN else (int(rare), rare * near[place - 1])
+        )
+        if run and total / run**0.5 > best:
+            best, found = total / run**0.5, (place - run + 1, place)
+    out = np.full((1 + len(words), 2), -1, np.float32)
+    if best:
+        out[found, (0, 1)] = best
     return out
 
 
