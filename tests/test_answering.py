@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 from student_toys import a_shape
 
 from search.study.card import USE
+from search.study.export import _splits as windows_again
 from search.study.inputs import Inputs, read_inputs
 from search.study.searcher import trial_config
 from search.study.teachers import find_teacher
@@ -194,6 +196,25 @@ def test_what_the_card_says_to_run_gives_the_answer(
         assert given.count("of yours") == given.count("path/to") == 0
         exec(compile(given, "card", "exec"), {})
         assert capsys.readouterr().out.rstrip("\n") == said[number]
+
+
+def test_an_export_is_checked_on_the_same_windows(hasty: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
+    teacher, data = hasty
+    spec = a_study(tmp_path, data, teacher, {})
+    splits = read_inputs(spec, lambda text: None).transfer.splits
+    with pytest.raises(InputError, match="teacher is gone, and contexts are cut by its tokenizer"):
+        windows_again(spec, teacher, {}, lambda text: None)
+    shutil.copytree(teacher, spec.output / "teacher")
+    found = windows_again(spec, teacher, {}, lambda text: None)
+    assert set(found) == {"validation", "test"}
+    for name, split in found.items():
+        assert split.texts == splits[name].texts
+        assert (split.labels == splits[name].labels).all()
+        mine, its = split.questions, splits[name].questions
+        assert mine is not None
+        assert its is not None
+        assert mine.answers == its.answers
+        assert (mine.spans == its.spans).all()
 
 
 # what is refused

@@ -110,10 +110,8 @@ class Windows:
         asked, windows = len(self.questions), len(self.texts)
         notes = []
         if windows > asked:
-            notes.append(
-                f"{name}: {asked:,} questions are read in {windows:,} windows of their contexts; {self.num_without:,} do not hold "
-                "the answer, and are labelled so"
-            )
+            without = f"; {self.num_without:,} without the answer are labelled so" if self.num_without else ""
+            notes.append(f"{name}: {asked:,} questions are read in {windows:,} windows of their contexts{without}")
         if self.num_cut:
             notes.append(f"{name}: {self.num_cut:,} questions are longer than half of max_length and were cut there")
         if self.num_lost:
