@@ -17,7 +17,8 @@ from search.study.texts import LabelledTexts
 from search.study.worth import agreement
 from search.trial import floor
 from search.trial.context import WorkerContext
-from search.trial.data import NOWHERE, Tokens, padded
+from search.trial.data import Tokens, padded
+from search.trial.places import NOWHERE
 from spaces.errors import InputError
 from spaces.study import WINDOW_LENGTH, StudySpec
 from spaces.yaml_io import parse_study

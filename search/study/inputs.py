@@ -13,9 +13,10 @@ import numpy as np
 from search.study.questions import Windows, windows_of
 from search.study.teachers import TeacherSource, find_teacher, match_labels
 from search.study.texts import IGNORED, UNLABELLED, LabelledTexts, StudyTexts, read_texts
-from search.trial.data import NO_LABEL, NOWHERE, Split, Tokens, TransferSet, Vocabulary
+from search.trial.data import NO_LABEL, Split, Tokens, TransferSet, Vocabulary
 from search.trial.layouts import LAYOUTS
 from search.trial.metrics import NO_TAG
+from search.trial.places import NOWHERE
 from search.trial.vocabulary import cut_vocabulary, full_vocabulary, is_word_piece, load_tokenizer, new_ids
 from spaces.errors import Fault, InputError, TrialError, near_miss
 from spaces.parameters import Choice

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from search.trial.context import WorkerContext
-from search.trial.data import NOWHERE, Tokens, TransferSet
+from search.trial.data import Tokens, TransferSet
 from search.trial.evaluate import score
+from search.trial.places import NOWHERE
 from search.trial.start.initialise import can_copy, initialise, unshared
 from search.trial.students import build_student
 from search.trial.teacher import load_teacher
