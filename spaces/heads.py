@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from spaces.student import StudentShape
 
 STOCK = "stock"
+TOKEN_HEADS = {"token": "classifier", "span": "qa_outputs"}  # one linear layer, of the same name in every architecture
 DENSE = (
     "2_Dense"  # the folder in a delivered one where sentence-transformers looks for a linear layer behind the pooling
 )
@@ -20,8 +21,8 @@ DENSE = (
 
 class Head(Protocol):
     """A torch.nn.Module of the user's: built from a Hugging Face config, called with the last hidden states (B, T, H) and the
-    mask (B, T), it returns the outputs: (B, C) for texts, (B, T, C) for tokens. `tensors` says what it stores, before anything is
-    built."""
+    mask (B, T), it returns the outputs: (B, C) for texts, (B, T, C) for tokens, (B, T, 2) for spans. `tensors` says what it
+    stores, before anything is built."""
 
     tensors: Callable[[StudentShape], Tensors]
 
@@ -46,8 +47,8 @@ def _fault_of(name: str, path: str, head: Any) -> str:
 
 
 def with_head(stored: Tensors, shape: StudentShape, always_pools: bool) -> Tensors:
-    """What a family stores, with the shape's own head in place of its stock one. That of tokens is one linear layer, in every
-    family: it reads no first token through a pooler, which stays where the family's stock model has it all the same."""
+    """What a family stores, with the shape's own head in place of its stock one. That of tokens and spans is one linear layer, in
+    every family: it reads no first token through a pooler, which stays where the family's stock model has it all the same."""
     head = HEADS[shape.head]
     if head is None and shape.task_head == "text":
         return stored
@@ -59,7 +60,7 @@ def with_head(stored: Tensors, shape: StudentShape, always_pools: bool) -> Tenso
         return encoder if same else encoder | linear("head.linear", shape.num_labels, shape.hidden_size)
     if head is None:
         pooler = {name: size for name, size in stored.items() if always_pools and ".pooler." in name}
-        return encoder | pooler | linear("classifier", shape.num_labels, shape.hidden_size)
+        return encoder | pooler | linear(TOKEN_HEADS[shape.task_head], shape.num_labels, shape.hidden_size)
     return encoder | {f"head.{name}": tuple(size) for name, size in head.tensors(shape).items()}
 
 

@@ -29,6 +29,7 @@ from spaces.task import METRIC_WORDS, TASKS, Task
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
 ImportPath = Annotated[str, StringConstraints(pattern=IMPORT_PATH)]  # module:function or file.py:function
+WINDOW_LENGTH = 384  # pieces of a question with a part of its context: what the field takes
 DEFAULT_CACHE = Path("~/.cache/distilsearch")
 Share = Annotated[float, Field(ge=0, le=1)]
 # What may change between two runs of one study without making it another.
@@ -85,7 +86,8 @@ class DataSpec(Frozen):
     label_separator: Annotated[str, StringConstraints(min_length=1, max_length=10)] = ","
     # in the loss to the labels
     class_weights: Literal["none", "balanced"] | dict[str, Annotated[float, Field(gt=0)]] = "none"
-    max_length: Annotated[int, Field(ge=4, le=100_000)] = 128
+    max_length: Annotated[int, Field(ge=4, le=100_000)] = 128  # where questions are answered 384 if left out
+    stride: Annotated[int, Field(ge=0, le=100_000)] = 128  # pieces of a long context that two windows of it share
 
     @field_validator("labels", mode="before")
     @classmethod
@@ -240,6 +242,7 @@ class StudySpec(Frozen):
         "multi-label-classification",
         "text-regression",
         "token-classification",
+        "question-answering",
         "sentence-embeddings",
     ] = "text-classification"
     data: DataSpec
@@ -269,6 +272,8 @@ class StudySpec(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _defaults(cls, raw: Any) -> Any:
+        if isinstance(raw, dict) and raw.get("task") == "question-answering" and isinstance(raw.get("data"), dict):
+            raw = {**raw, "data": {"max_length": WINDOW_LENGTH, **raw["data"]}}
         if isinstance(raw, dict) and not raw.get("objectives"):
             task = next((each for name, each in TASKS.items() if name == raw.get("task")), TASKS["text-classification"])
             raw = {**raw, "objectives": {task.metrics[0]: "maximize", "parameters": "minimize"}}

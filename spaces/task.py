@@ -18,22 +18,30 @@ METRIC_WORDS = {
     "entity_f1": "entity F1",
     "entity_precision": "entity precision",
     "entity_recall": "entity recall",
+    "answer_f1": "answer F1",
+    "exact_match": "exact match",
 }  # every metric is maximised and at most 1
 
 
-# A head gives an output for each text, or for each token, or makes a vector of each text; what Hugging Face calls the models that
-# have one. It has no name for the last: that is ours.
-TASK_HEADS = {"text": "SequenceClassification", "token": "TokenClassification", "embedding": "SentenceEmbedding"}
+# A head gives an output for each text, for each token, or two for each token, of which one is chosen as the first of a span and one
+# as its last; or makes a vector of each text. What Hugging Face calls the models that have one: the last name is ours.
+TASK_HEADS = {
+    "text": "SequenceClassification",
+    "token": "TokenClassification",
+    "span": "QuestionAnswering",
+    "embedding": "SentenceEmbedding",
+}
+SPAN_ENDS = ("start", "end")  # the outputs of a head for spans
 OUTSIDE = "O"  # the tag of a word that belongs to no entity
 
 
 class Task(Frozen):
-    """`target`: a row's label is one class, any number of classes, a number, or a tag for each of its words; or the row is one of a
-    pair and wants a vector, and the pair has a score. `metrics` are measured
-    on every split, the first of them is the objective where the study names none; `f1` is of the second class and exists for two
+    """`target`: a row's label is one class, any number of classes, a number, a tag for each of its words, or the span of its words
+    that answers a question; or the row is one of a pair and wants a vector, and the pair has a score. `metrics` are measured on
+    every split, the first of them is the objective where the study names none; `f1` is of the second class and exists for two
     classes only. `problem_type` is Hugging Face's word, which it has for texts alone."""
 
-    target: Literal["class", "classes", "number", "tags", "vector"]
+    target: Literal["class", "classes", "number", "tags", "span", "vector"]
     metrics: tuple[str, ...]
     problem_type: str | None = None
     constant: str  # what the simplest model says, in words
@@ -66,6 +74,13 @@ TASKS = {
         constant="always the most frequent tag",
         floor="the most frequent tag of each word",
         task_head="token",
+    ),
+    "question-answering": Task(
+        target="span",
+        metrics=("answer_f1", "exact_match"),
+        constant="always the first word of the context",
+        floor="the rare words that stand nearest to the question's",
+        task_head="span",
     ),
     "sentence-embeddings": Task(
         target="vector",

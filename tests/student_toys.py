@@ -69,7 +69,7 @@ def shapes(draw: st.DrawFn) -> StudentShape:
         vocabulary_size=draw(st.integers(1, 50)),
         max_positions=draw(st.integers(1, 12)),
         type_vocabulary_size=0 if family == "distilbert" else draw(st.integers(1, 3)),
-        num_labels=draw(st.integers(1, 12)),
+        num_labels=2 if task_head == "span" else draw(st.integers(1, 12)),
         num_conv_groups=groups,
         bottleneck_size=heads * draw(st.integers(1, hidden // heads)) if mobile else 0,
         num_feedforwards=draw(st.integers(1, 3)) if mobile else 1,

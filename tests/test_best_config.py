@@ -22,7 +22,7 @@ from spaces.trial import BestConfig, TrialConfig, TrialOutcome, TrialState
 from spaces.yaml_io import load_study, parse_best_config, to_yaml
 
 SAMPLES = sorted((Path(__file__).parent / "samples").glob("best-config-*.yaml"))
-NEWEST = Path(__file__).parent / "samples" / "best-config-v1-families.yaml"
+NEWEST = Path(__file__).parent / "samples" / "best-config-v1-windows.yaml"
 PAGE = Path(__file__).parent.parent / "docs" / "best-config.md"
 
 

@@ -36,6 +36,8 @@ SHAPES: dict[str, dict[str, Any]] = {
     "bert for tokens": {"task_head": "token"},
     "albert for tokens": {"task_head": "token", "family": "albert", "embedding_size": 8, "num_hidden_groups": 1},
     "distilbert for tokens": {"task_head": "token", "family": "distilbert", "type_vocabulary_size": 0},
+    "bert for spans": {"task_head": "span", "num_labels": 2},
+    "albert for spans": {"task_head": "span", "num_labels": 2, "family": "albert", "embedding_size": 8, "num_hidden_groups": 1},
     "one layer, one number": {"depth": 1, "num_hidden_groups": 1, "num_labels": 1},
 }  # fmt: skip
 
@@ -89,7 +91,8 @@ def test_every_family_gives_its_logits_at_any_size(
     session = load_session(path)
     takes = ["input_ids", "attention_mask", *(["token_type_ids"] * (a_shape(**SHAPES[name]).type_vocabulary_size > 1))]
     assert [entry.name for entry in session.get_inputs()] == takes
-    assert [entry.name for entry in session.get_outputs()] == ["logits"]
+    gives = ["start_logits", "end_logits"] if "spans" in name else ["logits"]
+    assert [entry.name for entry in session.get_outputs()] == gives
     assert_gives_its_logits(session, model)
 
 

@@ -44,21 +44,21 @@ def test_a_preset_runs_small(name: str, tmp_path: Path, monkeypatch: pytest.Monk
         raw["data"]["num_pairs"] = 200
     spec = parse_study(raw, name, tmp_path, files_must_exist=False)
     if "builtin" not in raw["data"]:
-        pairs, numbers = (
-            "text_pair" in raw["data"]["columns"],
-            raw.get("task") in ("text-regression", "sentence-embeddings"),
-        )
-        tagged = raw.get("task") == "token-classification"
+        pairs = "text_pair" in raw["data"]["columns"]
+        numbers = raw.get("task") in ("text-regression", "sentence-embeddings")
+        tagged, answered = (raw.get("task") == name for name in ("token-classification", "question-answering"))
         (tmp_path / "data").mkdir()
         for seed, (split, size) in enumerate((("train", 120), ("validation", 30), ("test", 30))):
             rows = tiny.texts(size, seed, labels=("food", "sport"))
             for row in rows:
                 row |= {"label": str(len(row["text"]) / 10)} if numbers else {}
                 row |= {"text_pair": row["text"][::-1]} if pairs else {}
-            if not tagged:
+            if not tagged and not answered:
                 tiny.write_tsv(tmp_path / "data" / f"{split}.tsv", rows)
         if tagged:
             tiny.write_tagged(tmp_path / "data", (120, 30, 30))
+        if answered:
+            tiny.write_asked(tmp_path / "data", (40, 10, 10))
         spec = with_data(spec, tmp_path / "data")
     inputs = read_inputs(spec, lambda text: None)
     assert inputs.fine_tunes == (spec.task != "sentence-embeddings")

@@ -22,12 +22,13 @@ from search.study.teachers import find_teacher
 from search.suggest.sampling import Sampling
 from search.trial import floor, work
 from search.trial.context import WorkerContext
-from search.trial.data import NOWHERE, Places, Tokens, TransferSet, padded
+from search.trial.data import Tokens, TransferSet, padded
 from search.trial.deliver.formats import Forms, Texts
 from search.trial.evaluate import predict
 from search.trial.loop import Schedule, fit
 from search.trial.losses import distillation_loss
 from search.trial.metrics import entities, of_tags
+from search.trial.places import NOWHERE, Places
 from search.trial.students import build_student
 from search.trial.teacher import load_with_head
 from spaces.errors import InputError

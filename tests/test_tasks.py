@@ -18,6 +18,7 @@ from search.study.inputs import class_weights, label_array, read_inputs
 from search.study.searcher import trial_config
 from search.suggest.sampling import Sampling
 from search.trial import floor, losses, work
+from search.trial.answers import Questions
 from search.trial.context import WorkerContext
 from search.trial.data import TransferSet
 from search.trial.metrics import METRICS, measure
@@ -33,16 +34,20 @@ def test_the_registries_agree() -> None:
         assert set(task.metrics) <= set(METRIC_WORDS)
     assert set(TASK_WORDS) == set(TASKS)
     assert {task.task_head for task in TASKS.values()} == set(TASK_HEADS)
-    outputs = {"class": np.eye(2), "classes": np.eye(2), "number": np.array([[0.0], [1.0]]), "tags": np.eye(2)}
-    outputs["vector"] = np.array([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    outputs = {
+        "class": np.eye(2), "classes": np.eye(2), "number": np.array([[0.0], [1.0]]), "tags": np.eye(2), "span": np.eye(2),
+        "vector": np.array([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]),
+    }  # fmt: skip
     labels = {
         "class": np.array([0, 1]),
         "classes": np.eye(2),
         "number": np.array([0.0, 1.0]),
         "tags": np.array([0, 1]),
         "vector": np.array([5.0, 1.0]),
+        "span": np.array([[0, 0], [1, 1]]),
     }
-    more = {"tags": (["O", "B-x"], np.array([0, 2]))}
+    asked = Questions(["yes"], [("Yes.",)], np.array([0, 1]), np.array([0, 2]), np.array([[0, 0], [0, 3]]))
+    more: dict[str, tuple[Any, ...]] = {"tags": (["O", "B-x"], np.array([0, 2])), "span": ((), asked)}
     for task in TASKS.values():
         scored = METRICS[task.target](outputs[task.target], labels[task.target], *more.get(task.target, ()))
         assert set(scored) == set(task.metrics)

@@ -116,6 +116,37 @@ def write_scored(folder: Path, sizes: tuple[int, int, int] = (120, 60, 60)) -> d
     }
 
 
+def asked(num_contexts: int, seed: int) -> dict[str, Any]:
+    """As SQuAD's files are: each context has a run of words of each topic, and a question for each (its first letter); in
+    evaluation the first word of the run is right too. One context in four is long."""
+    rng = random.Random(seed)
+    paragraphs = []
+    for index in range(num_contexts):
+        context, runs = f"{index}{seed}", {}
+        for topic in rng.sample(sorted(TOPICS), k=len(TOPICS)):
+            filler = rng.choices(FILLER, k=rng.randint(1, 2) if index % 4 else rng.randint(8, 10))
+            words = rng.choices(TOPICS[topic], k=rng.randint(1, 2))
+            context += f" {' '.join(filler)} "
+            runs[topic] = (len(context), " ".join(words))
+            context += " ".join(words) + rng.choice(["", ",", " 77."])
+        paragraphs.append({"context": context, "qas": [
+            {"id": f"{seed}-{index}-{topic}", "question": f"{topic[0]} ?", "answers": [
+                {"text": text, "answer_start": at}, *([{"text": text.split()[0], "answer_start": at}] if seed else [])
+            ]} for topic, (at, text) in runs.items()
+        ]})  # fmt: skip
+    return {"version": "1.1", "data": [{"title": "tiny", "paragraphs": paragraphs}]}
+
+
+def write_asked(folder: Path, sizes: tuple[int, int, int] = (80, 20, 20)) -> dict[str, str]:
+    folder.mkdir(parents=True, exist_ok=True)
+    found = {}
+    for seed, (name, size) in enumerate(zip(("train", "validation", "test"), sizes, strict=True)):
+        path = folder / f"{name}.json"
+        path.write_text(json.dumps(asked(size, seed)))
+        found[name] = str(path)
+    return found
+
+
 def vocabulary() -> list[str]:
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     letters = "abcdefghijklmnopqrstuvwxyz0123456789'.,!?-"

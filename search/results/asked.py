@@ -19,6 +19,7 @@ TASK_WORDS = {
     "multi-label-classification": "multi-label classification",
     "text-regression": "regression of texts",
     "token-classification": "finding named entities",
+    "question-answering": "answering questions from a context",
     "sentence-embeddings": "sentence embeddings",
 }
 COST_WANTED = {

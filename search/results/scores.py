@@ -26,7 +26,7 @@ class SeedScore(Frozen):
     """One metric over seeds. `std` is the sample's standard deviation; a single seed says nothing of it: None.
 
     `low` to `high` is a 95 % interval, None where there is none. Of two seeds and more it is Student's t and holds the mean
-    over all seeds on these very rows. Of one seed it is Wilson's, for accuracy alone, and holds this one model's accuracy
+    over all seeds on these very rows. Of one seed it is Wilson's, for accuracy and exact match alone, and holds this one model's
     on all texts like these. It ends where the metric does.
     """
 
@@ -42,7 +42,7 @@ class SeedScore(Frozen):
         mean = statistics.fmean(values)
         std = statistics.stdev(values) if len(values) > 1 else None
         ends = _t_interval(metric, mean, std, len(values)) if std is not None else None
-        if std is None and metric == "accuracy" and num_rows:
+        if std is None and metric in ("accuracy", "exact_match") and num_rows:
             ends = wilson(mean, num_rows)
         low, high = ends or (None, None)
         return cls(mean=mean, std=std, seeds=len(values), low=low, high=high)

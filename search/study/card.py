@@ -14,6 +14,7 @@ from search.results.front import Reference, reference_named
 from search.results.scores import SeedScore
 from search.results.students import StudentRow
 from search.results.table import interval, millions, percent
+from search.trial.answers import MOST_WORDS
 from spaces.deployment import COST_WORDS
 from spaces.secrets import mask_secrets
 from spaces.study import HubSource, StudySpec
@@ -25,8 +26,12 @@ if TYPE_CHECKING:
 
 RUNTIMES = {"pytorch": "PyTorch", "onnx": "ONNX Runtime in fp32", "onnx-int8": "ONNX Runtime in int8"}
 MOST_LABELS = 30  # that a card lists
-# Hugging Face's words
-PIPELINES = {"text": "text-classification", "token": "token-classification", "embedding": "sentence-similarity"}
+PIPELINES = {  # Hugging Face's words
+    "text": "text-classification",
+    "token": "token-classification",
+    "span": "question-answering",
+    "embedding": "sentence-similarity",
+}
 
 USE = {
     "pytorch": """```python
@@ -44,6 +49,34 @@ print(tag("a text of yours"))
 
 It was trained on texts cut into words beforehand, and says its tag at a word's first piece. `is_split_into_words=True` takes such a
 list of words.""",
+    "spans": """```python
+import torch
+from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+
+folder, question, context = "path/to/this/folder", "a question of yours?", "the text in which its answer stands"
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = AutoModelForQuestionAnswering.from_pretrained(folder{more})
+batch = tokenizer(
+    question, context, truncation="only_second", max_length={length}, return_offsets_mapping=True, return_tensors="pt"
+)
+characters = batch.pop("offset_mapping")[0]
+words = [word if side == 1 else None for word, side in zip(batch.word_ids(0), batch.sequence_ids(0))]
+starts = torch.tensor([word is not None and word != before for before, word in zip([None, *words], words)])
+ends = torch.tensor([word is not None and word != after for word, after in zip(words, [*words[1:], None])])
+with torch.no_grad():
+    out = model(**batch)
+scores = out.start_logits[0, :, None] + out.end_logits[0]  # of a span from one piece to another
+allowed = (starts[:, None] & ends).triu()  # whole words of the context, and no end before its start
+start, end = divmod(int(scores.masked_fill(~allowed, -torch.inf).argmax()), len(characters))
+print(context[characters[start][0] : characters[end][1]])
+```
+
+It learned where answers start from the first piece of each word, and where they end from the last: elsewhere outputs mean nothing.
+Scored were answers of at most {words} words. A longer context is cut into windows by `return_overflowing_tokens=True, stride=128`;
+the answer is the best span of all.""",
+    "onnx spans": """`model.onnx` takes what `AutoTokenizer.from_pretrained("path/to/this/folder")` makes of a question and its
+context, and returns `start_logits` and `end_logits` (batch, length): the answer is the span of the context whose start, at a word's
+first piece, and end, at a word's last, are highest together.""",
     "vectors": """```python
 from sentence_transformers import SentenceTransformer
 
@@ -150,10 +183,15 @@ def _what(spec: StudySpec, row: StudentRow) -> str:
 def _use(spec: StudySpec, row: StudentRow, formats: Mapping[str, Any]) -> str:
     onnx = any(name.startswith("onnx") for name in formats)
     own_head = row.config.shape.head != "stock"
-    kind = {"token": "tokens", "embedding": "vectors"}.get(spec.about.task_head, "pytorch")
-    text = USE["onnx" if onnx else kind].format(
-        more=", trust_remote_code=True" if own_head else "", name="vectors" if kind == "vectors" else "logits"
+    kind = {"text": "pytorch", "token": "tokens", "span": "spans", "embedding": "vectors"}[spec.about.task_head]
+    output = "vectors" if kind == "vectors" else "logits"
+    if onnx:
+        kind = "onnx spans" if kind == "spans" else "onnx"
+    more, length = (
+        ", trust_remote_code=True" if own_head else "",
+        min(spec.data.max_length, row.config.shape.max_positions),
     )
+    text = USE[kind].format(more=more, length=length, words=MOST_WORDS, name=output)
     if own_head and not onnx:
         text += "\n\nIts head is code of the study's own, which is in this folder: read it before you run it."
     return text
@@ -262,7 +300,7 @@ def _data(spec: StudySpec, labels: Sequence[str], provenance: Mapping[str, Any])
                 "made up from the training texts" if source is None else "some made up from the training texts"
             )
         lines += [f"- {name}: {', '.join(parts)}"] if parts else []
-    if spec.about.target not in ("number", "vector"):
+    if spec.about.target not in ("number", "span", "vector"):
         more = f" and {len(labels) - MOST_LABELS} more" if len(labels) > MOST_LABELS else ""
         lines.append(f"- labels: {', '.join(map(_code, labels[:MOST_LABELS]))}{more}")
     if "data_fingerprint" in provenance:
@@ -273,9 +311,11 @@ def _data(spec: StudySpec, labels: Sequence[str], provenance: Mapping[str, Any])
 def _limits(spec: StudySpec, row: StudentRow) -> str:
     shape = row.config.shape
     cut = f"- Its vocabulary is cut to {shape.vocabulary_size:,} pieces of the training text: other words are split finer, or lost."
+    longer = f"read in windows that share {spec.data.stride}" if spec.about.target == "span" else "cut there"
     lines = [
-        f"- Trained and scored on texts of at most {min(spec.data.max_length, shape.max_positions)} pieces; longer ones were cut "
-        "there.",
+        f"- Trained and scored on texts of at most {min(spec.data.max_length, shape.max_positions)} pieces; longer ones were "
+        f"{longer}.",
+        *(["- It always gives an answer, also where the context has none."] if spec.about.target == "span" else []),
         "- Made for texts like the training ones, in their language and of their kind. Nothing else was tried.",
         *([cut] if row.config.vocabulary != "full" else []),
         "- Not tested: robustness, fairness between groups of people, and whether its probabilities are calibrated.",

@@ -17,13 +17,14 @@ from search.record.record import existing_record
 from search.results.picks import Pick, as_plain, choose, costs_of
 from search.study.card import model_card
 from search.study.output import open_study
+from search.study.teachers import find_teacher
 from search.study.texts import StudyTexts, read_texts
 from search.trial import mirror
 from spaces.errors import InputError, TrialError, near_miss
 from spaces.heads import STOCK
 from spaces.remote import written
 from spaces.student import Frozen, StudentShape
-from spaces.study import StudySpec
+from spaces.study import StudySpec, TeacherSpec
 from spaces.yaml_io import write_whole
 
 if TYPE_CHECKING:
@@ -139,6 +140,7 @@ def _forms(spec: StudySpec, shape: StudentShape, source: Path, splits: dict[str,
 def _splits(spec: StudySpec, source: Path, provenance: dict[str, Any], say: Say) -> dict[str, Texts]:
     """Validation and test, read again from where the study had them."""
     from search.study.inputs import label_array
+    from search.study.questions import windows_of
     from search.trial.deliver.formats import Texts
 
     say("reading the validation and test texts again")
@@ -149,11 +151,18 @@ def _splits(spec: StudySpec, source: Path, provenance: dict[str, Any], say: Say)
             "data", "these are not the texts that the study was run on, so nothing can be checked on them; bring those back, or "
             "write --unchecked",
         )  # fmt: skip
+    held_out = {name: split for name, split in texts.splits.items() if name in ("validation", "test")}
+    if spec.about.target == "span":
+        tokenizer, max_length = _cutter(spec)
+        found = {}
+        for name, split in held_out.items():
+            made = windows_of(tokenizer, split, name, max_length, spec.data.stride)
+            found[name] = Texts(made.texts.as_lists(), made.labels, spec.about.task_head, made.questions)
+        return found
     names = _label_names(source)
     return {
         name: Texts(split.as_lists(), label_array(split.labels, names, spec.about.target), spec.about.task_head)
-        for name, split in texts.splits.items()
-        if name in ("validation", "test")
+        for name, split in held_out.items()
     }
 
 
@@ -161,6 +170,20 @@ def _label_names(source: Path) -> list[str]:
     """Of the student in the folder; none of one whose outputs are vectors."""
     named = json.loads((source / "config.json").read_text("utf-8")).get("id2label", {})
     return [named[key] for key in sorted(named, key=int)]
+
+
+def _cutter(spec: StudySpec) -> tuple[Any, int]:
+    """The teacher's tokenizer, by whose pieces contexts were cut into windows, and how long they may be."""
+    from transformers import AutoTokenizer
+
+    folder = spec.output / "teacher"
+    if not mirror.bring(folder):
+        raise InputError.of(
+            "", f"{folder} is gone, and contexts are cut by its tokenizer's pieces; write --unchecked", "teacher"
+        )
+    source = find_teacher(TeacherSpec(model=str(folder)), spec.about.task_head)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    return tokenizer, min(spec.data.max_length, source.shape(2).max_positions)
 
 
 def _texts(spec: StudySpec) -> StudyTexts:

@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from search.study.questions import Windows, windows_of
 from search.study.teachers import TeacherSource, find_teacher, match_labels
 from search.study.texts import IGNORED, UNLABELLED, LabelledTexts, StudyTexts, read_texts
-from search.trial.data import NO_LABEL, NOWHERE, Split, Tokens, TransferSet, Vocabulary
+from search.trial.data import NO_LABEL, Split, Tokens, TransferSet, Vocabulary
 from search.trial.layouts import LAYOUTS
 from search.trial.metrics import NO_TAG
 from search.trial.pieces import pieces_of
+from search.trial.places import NOWHERE
 from search.trial.vocabulary import cut_vocabulary, full_vocabulary, load_tokenizer, new_ids
 from spaces.errors import Fault, InputError, TrialError, near_miss
 from spaces.heads import STOCK
@@ -110,7 +112,7 @@ def _tokenise(
     if names and not any((source.folder / name).is_file() for name in names):
         # transformers 5 makes a tokenizer of special tokens alone, to which every text is unknown
         raise InputError.of("teacher", f"{source.folder} holds no tokenizer: none of {', '.join(names)}", "model")
-    if source.task_head == "token" and not tokenizer.is_fast:
+    if source.task_head != "text" and not tokenizer.is_fast:
         raise InputError.of(
             "teacher", f"its tokenizer does not say whose a piece is; {spec.task} needs a fast one (tokenizer.json)", "model"
         )  # fmt: skip
@@ -122,12 +124,22 @@ def _tokenise(
     positions = source.shape(2).max_positions
     max_length = min(spec.data.max_length, positions)
     say(f"tokenising {sum(map(len, texts.splits.values())):,} texts")
+    windows = _windows(spec, texts, tokenizer, max_length)
+    rows = {name: each.texts for name, each in windows.items()} or texts.splits
+    notes += [note for name, each in windows.items() for note in each.notes(name)]
     full = {
         name: Tokens.encode(tokenizer, split.texts, split.pairs, max_length, source.task_head)
-        for name, split in texts.splits.items()
+        for name, split in rows.items()
     }
+    for name, each in windows.items():
+        places = full[name].places
+        if places is None or places.offsets.tolist() != each.questions.offsets.tolist():
+            raise InputError.of(
+                "teacher", "its tokenizer makes other words of a part of a text than of the whole, and words are what an answer is "
+                "made of; name a teacher with another tokenizer", "model",
+            )  # fmt: skip
     cut_off = sum(int((tokens.lengths == max_length).sum()) for tokens in full.values())
-    if cut_off:
+    if cut_off and not windows:
         notes.append(f"{cut_off:,} texts reach max_length ({max_length} pieces) and may have been cut there")
     counts = np.bincount(full["train"].ids, minlength=max(len(tokenizer), source.config["vocab_size"]))
     pieces = pieces_of(tokenizer)
@@ -136,12 +148,15 @@ def _tokenise(
     for name in wanted:
         vocabularies[name] = cut_vocabulary(tokenizer, name, counts, int(name) if name.isdigit() else None)
     splits = {}
-    for name, split in texts.splits.items():
-        labels = _labels(split, name, label_names, spec.about.target)
-        if (places := full[name].places) is not None and name != UNLABELLED:
+    for name, split in rows.items():
+        labels = windows[name].labels if windows else _labels(split, name, label_names, spec.about.target)
+        if spec.about.target == "tags" and name != UNLABELLED and (places := full[name].places) is not None:
             full[name] = replace(full[name], places=places.without(labels == NO_TAG))
-        tokens = _in_every_vocabulary(split, full[name], vocabularies, max_length)
-        splits[name] = Split(tokens, labels, texts=split.as_lists() if name in ("validation", "test") else None)
+        tokens = _in_every_vocabulary(split, full[name], vocabularies, max_length, source.task_head)
+        splits[name] = Split(tokens, labels)
+        if name in ("validation", "test"):
+            questions = windows[name].questions if windows else None
+            splits[name] = replace(splits[name], texts=split.as_lists(), questions=questions)
     if source.task_head == "token":
         unread = sum(_num_unread(split) for split in splits.values())
         if unread:
@@ -149,7 +164,7 @@ def _tokenise(
                 f"{unread:,} words have no piece within max_length: nobody learns them, and they are scored as {OUTSIDE}"
             )
     weights = class_weights(spec, splits["train"].labels, label_names)
-    common = [source.fingerprint, max_length, label_names, spec.task, FORMAT]
+    common = [source.fingerprint, max_length, label_names, spec.task, FORMAT, *([spec.data.stride] if windows else [])]
     labelled, fingerprint = (key_of([known.fingerprint, *common]) for known in (texts.labelled, texts))
     if spec.data.augmentation != "none":  # what it makes follows from these
         fingerprint = key_of([fingerprint, spec.data.augmentation.model_dump(), spec.seed])
@@ -159,6 +174,15 @@ def _tokenise(
     )  # fmt: skip
     _try_own_metrics(transfer)
     return spec, transfer, labelled, notes
+
+
+def _windows(spec: StudySpec, texts: StudyTexts, tokenizer: Any, max_length: int) -> dict[str, Windows]:
+    """Of each split, where questions are answered: what a model can read at once."""
+    if spec.about.target != "span":
+        return {}
+    return {
+        name: windows_of(tokenizer, split, name, max_length, spec.data.stride) for name, split in texts.splits.items()
+    }
 
 
 def _num_unread(split: Split) -> int:
@@ -192,17 +216,22 @@ def key_of(parts: list[Any]) -> str:
 
 
 def _in_every_vocabulary(
-    split: LabelledTexts, full: Tokens, vocabularies: dict[str, Vocabulary], max_length: int
+    split: LabelledTexts,
+    full: Tokens,
+    vocabularies: dict[str, Vocabulary],
+    max_length: int,
+    task_head: TaskHead = "text",
 ) -> dict[str, Tokens]:
     cuts = [vocabulary for vocabulary in vocabularies.values() if vocabulary.name != "full"]
-    return {"full": full, **{cut.name: in_cut_vocabulary(split, full, cut, max_length) for cut in cuts}}
+    return {"full": full, **{cut.name: in_cut_vocabulary(split, full, cut, max_length, task_head) for cut in cuts}}
 
 
-def in_cut_vocabulary(split: LabelledTexts, full: Tokens, cut: Vocabulary, max_length: int) -> Tokens:
+def in_cut_vocabulary(
+    split: LabelledTexts, full: Tokens, cut: Vocabulary, max_length: int, task_head: TaskHead = "text"
+) -> Tokens:
     """The texts as the cut vocabulary's tokenizer splits them. A row whose pieces were all kept is split as before (pieces.py):
     only the other rows are tokenised, and those that may hide a piece: with an unknown word, or cut off."""
     tokenizer = load_tokenizer(cut)
-    task_head: TaskHead = "text" if full.places is None else "token"
     if not len(full) or not full.lengths.min():
         return Tokens.encode(tokenizer, split.texts, split.pairs, max_length, task_head)
     unknown, num_ids = tokenizer.unk_token_id, 1 + int(max(full.ids.max(), cut.kept.max()))
@@ -253,9 +282,14 @@ def _check_augmentation(spec: StudySpec, texts: StudyTexts, source: TeacherSourc
     made = spec.data.augmentation
     if made == "none":
         return
-    if source.task_head == "token":
+    if source.task_head != "text":
+        why = (
+            "in an entity's place need not be one of its type"
+            if source.task_head == "token"
+            else "may ask for something else"
+        )
         raise InputError.of(
-            "", f"{spec.task} makes up no texts: another word in an entity's place need not be one of its type, and what that does "
+            "", f"{spec.task} makes up no texts: another word {why}, and what that does "
             "was not tried; write none, or give texts of your own as data.unlabelled", "data.augmentation",
         )  # fmt: skip
     if texts.splits["train"].pairs is not None and set(made.kinds) == {"join"}:
@@ -300,8 +334,8 @@ def class_weights(spec: StudySpec, labels: np.ndarray, label_names: list[str]) -
     asked, target = spec.data.class_weights, spec.about.target
     if asked == "none":
         return None
-    if target in ("number", "vector"):
-        raise InputError.of("", f"class_weights is for classes; a {target} has none", "data.class_weights")
+    if what := {"number": "a number", "span": "an answer", "vector": "a vector"}.get(target):
+        raise InputError.of("", f"class_weights is for classes; {what} has none", "data.class_weights")
     known = labels[labels >= 0] if target == "tags" else labels
     counts = labels.sum(0) if target == "classes" else np.bincount(known, minlength=len(label_names))
     if isinstance(asked, dict):

@@ -57,6 +57,8 @@ def fingerprint(spec: StudySpec) -> str:
     plain = {name: value for name, value in spec.resolved().items() if name not in FREE}
     if spec.deployment == DeploymentSpec():  # which outputs from before it was there did not have
         del plain["deployment"]
+    if spec.about.target != "span":  # likewise, and nothing else has windows
+        del plain["data"]["stride"]
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
 

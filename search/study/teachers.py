@@ -18,6 +18,7 @@ from spaces.student import TaskHead, TeacherShape
 from spaces.study import TeacherSpec
 from spaces.task import TASK_HEADS, Task
 
+DOES = {"text": "classifies text", "token": "classifies words", "span": "answers questions"}
 WANTED = ("*.json", "*.safetensors", "*.txt", "*.model")
 WIDEST = 100_000  # of a vector
 
@@ -121,6 +122,7 @@ def _check_encoder(config: dict[str, Any], folder: Path, task_head: TaskHead) ->
         "text": known.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
         "token": known.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
         "embedding": known.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,  # the encoders among all models
+        "span": known.MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES,
     }[task_head]
     kind = config.get("model_type", "")
     if "auto_map" in config:
@@ -138,7 +140,7 @@ def _check_encoder(config: dict[str, Any], folder: Path, task_head: TaskHead) ->
     )
     if not isinstance(kind, str) or kind not in kinds or config.get("is_encoder_decoder") or config.get("is_decoder"):
         raise InputError.of(
-            "teacher", f"model type {kind!r} is no encoder that classifies text, such as bert or roberta", "model"
+            "teacher", f"model type {kind!r} is no encoder that {DOES[task_head]}, such as bert or roberta", "model"
         )
     for names in needs:
         if not any(config.get(name) for name in names):
@@ -156,6 +158,12 @@ def match_labels(source: TeacherSource, data_labels: list[str], task: Task) -> l
     made_for = source.config.get("problem_type")
     if task.problem_type and made_for and made_for != task.problem_type:
         raise InputError.of("teacher", f"its head is made for {made_for.replace('_', ' ')}, not for this task", "model")
+    if task.target == "span":
+        if len(source.labels) != len(data_labels):
+            raise InputError.of(
+                "teacher", f"its head has {len(source.labels)} outputs, and an answer has a start and an end", "model"
+            )
+        return data_labels
     if task.target == "number":
         if len(source.labels) != 1:
             raise InputError.of(

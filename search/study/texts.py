@@ -9,15 +9,17 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, repeat
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from search.study.questions import answers_of, read_squad
 from search.study.tables import Table, Texts, in_parts, read_table
 from search.study.tagged import IGNORED, names_in_order, num_broken, row_of
 from spaces.errors import Fault, InputError, cut, near_miss
-from spaces.study import DataSpec, StudySpec
-from spaces.task import OUTSIDE
+from spaces.study import DataSpec, HubSource, StudySpec
+from spaces.task import OUTSIDE, SPAN_ENDS
 from spaces.trial import derived_seed
 
 SPLITS = ("train", "validation", "test")
@@ -27,6 +29,11 @@ USUAL = {
     "text_pair": ("text_pair", "text_b", "sentence2", "hypothesis", "question2"),
     "label": ("label", "labels", "class", "category", "target", "score"),
 }
+USUAL_OF_QUESTIONS = {
+    "text": ("question", "query"),
+    "text_pair": ("context", "passage", "paragraph"),
+    "label": ("answers", "answer"),
+}
 USUAL_OF_WORDS = {"text": ("tokens", "words", "text"), "label": ("tags", "ner_tags", "labels", "label")}
 WHOLE = r"-?[0-9]{1,18}"  # a class that is a number; str.isdigit holds ² for one, and int takes no 5,000 digits
 LARGEST = 3e38  # of a single precision float
@@ -35,8 +42,9 @@ CUT_SHARE, CUT_MOST = 0.1, 5000  # what is cut off train where a split is missin
 
 @dataclass(frozen=True)
 class LabelledTexts:
-    """One split: texts, their second halves where there are any, and labels: a name, several names, a number, or a tag for each
-    word; words have a blank between. Where each text wants a vector a pair is two rows, one after the other, and has one label."""
+    """One split: texts, their second halves where there are any, and labels: a name, several names, a number, a tag for each word
+    (words have a blank between), or the answers of a question in its context, the second half. Where each text wants a vector a
+    pair is two rows, one after the other, and has one label."""
 
     texts: Sequence[str]
     pairs: Sequence[str] | None
@@ -99,13 +107,10 @@ class StudyTexts:
 
 def read_texts(spec: StudySpec, source: str = "data") -> StudyTexts:
     """Every split of the study. Raises InputError with all faults found."""
-    faults: list[Fault] = []
     splits: dict[str, LabelledTexts] = {}
     named: list[str] = []  # the classes in the order that the data set gives them
-    if spec.about.target in ("tags", "vector"):
-        faults += _not_for_tags(spec.data) if spec.about.target == "tags" else _not_for_vectors(spec.data)
-        if faults:
-            raise InputError(source, faults)
+    if faults := _not_for_parts_of_texts(spec):
+        raise InputError(source, faults)
     if spec.data.builtin:
         from examples.docstrings import docstring_pairs
 
@@ -117,7 +122,7 @@ def read_texts(spec: StudySpec, source: str = "data") -> StudyTexts:
             if where is None:
                 continue
             try:
-                table = read_table(name, where, spec.cache / "datasets", spec.data.reader)
+                table = _table(name, where, spec)
                 splits[name] = _labelled(name, table, spec, faults)
                 named += [cls for cls in table.class_names if cls not in named]
             except InputError as error:
@@ -127,7 +132,7 @@ def read_texts(spec: StudySpec, source: str = "data") -> StudyTexts:
     more = LabelledTexts([], None, [])
     if spec.data.unlabelled is not None:
         try:
-            table = read_table(UNLABELLED, spec.data.unlabelled, spec.cache / "datasets", spec.data.reader)
+            table = _table(UNLABELLED, spec.data.unlabelled, spec)
             more = _labelled(UNLABELLED, table, spec, faults)
         except InputError as error:
             faults += error.faults
@@ -138,7 +143,7 @@ def read_texts(spec: StudySpec, source: str = "data") -> StudyTexts:
             raise InputError(source, faults)
     target = spec.about.target
     texts = StudyTexts(splits, _label_names(splits, target, [spec.data.labels.get(name, name) for name in named]))
-    texts = _cut_missing(texts, spec.seed)
+    texts = _cut_missing(texts, spec.seed, whole_contexts=target == "span")
     for name, split in texts.splits.items():
         if len(split) == 0:
             faults.append(Fault(f"data.{name}", "holds no rows"))
@@ -146,7 +151,7 @@ def read_texts(spec: StudySpec, source: str = "data") -> StudyTexts:
     seen = _names(whole, target) if target == "tags" else set(whole)
     if target == "vector":
         faults += _not_ranked(texts)
-    elif len(seen) < 2 and not faults:
+    elif len(seen) < 2 and not faults and target != "span":
         what = "class" if target == "class" else "label"
         faults.append(
             Fault("data.train", f"has one {what} only ({cut(str(sorted(seen)), 200)}); there is nothing to learn")
@@ -200,30 +205,36 @@ def _shared(texts: StudyTexts, drop: bool) -> StudyTexts:
     return replace(texts, splits=splits, notes=notes)
 
 
+def _table(name: str, where: Path | HubSource, spec: StudySpec) -> Table:
+    if spec.about.target == "span" and spec.data.reader is None and isinstance(where, Path) and where.suffix == ".json":
+        return Table.of_rows(read_squad(where))
+    return read_table(name, where, spec.cache / "datasets", spec.data.reader)
+
+
 def _names(labels: list[Any], target: str) -> set[str]:
-    if target in ("number", "vector"):
+    if target in ("number", "span", "vector"):
         return set()
     if target == "class":
         return set(labels)
     return {name for names in labels for name in names} - {IGNORED}
 
 
-def _not_for_tags(data: DataSpec) -> list[Fault]:
-    faults = []
-    if data.builtin:
+def _not_for_parts_of_texts(spec: StudySpec) -> list[Fault]:
+    """What is of no use where a label is not of a text, but of its words, of a span of it, or of two vectors."""
+    faults: list[Fault] = []
+    data, target = spec.data, spec.about.target
+    wanted = {
+        "tags": "words with tags",
+        "span": "questions with contexts and answers",
+        "vector": "pairs with a score",
+    }.get(target)
+    if data.builtin and wanted:
         faults.append(
-            Fault("data.builtin", "holds pairs with a class each, and words with tags are needed; write train: FILE")
+            Fault("data.builtin", f"holds pairs with a class each, and {wanted} are needed; write train: FILE")
         )
-    if data.columns.text_pair is not None:
+    if target == "tags" and data.columns.text_pair is not None:
         faults.append(Fault("data.columns.text_pair", "there is one text a row where words have tags"))
     return faults
-
-
-def _not_for_vectors(data: DataSpec) -> list[Fault]:
-    if data.builtin:
-        what = "holds pairs with a class each, and pairs with a score are needed; write train: FILE"
-        return [Fault("data.builtin", what)]
-    return []
 
 
 def _not_ranked(texts: StudyTexts) -> list[Fault]:
@@ -246,6 +257,8 @@ def _label_names(splits: dict[str, LabelledTexts], target: str, order: list[str]
         return ["score"]
     if target == "vector":
         return []  # the teacher says how many numbers it has
+    if target == "span":
+        return list(SPAN_ENDS)
     if target == "tags":
         return names_in_order(
             splits["train"].labels if "train" in splits else [],
@@ -286,16 +299,16 @@ def _column(
 
 
 def _labelled(name: str, table: Table, spec: StudySpec, faults: list[Fault]) -> LabelledTexts:
-    columns, data, tagged = table.columns, spec.data, spec.about.target == "tags"
-    usual = USUAL_OF_WORDS if tagged else USUAL
-    vectors = spec.about.target == "vector"
+    columns, data, target = table.columns, spec.data, spec.about.target
+    tagged, answered, vectors = (target == each for each in ("tags", "span", "vector"))
+    usual = {"tags": USUAL_OF_WORDS, "span": USUAL_OF_QUESTIONS}.get(target, USUAL)
     labelled = _has_scores(name, data) if vectors else name != UNLABELLED
     scored = vectors and labelled
     text = _column("text", columns, data, name, faults, usual)
     missing: list[Fault] = []
     pair = label = None
     if not tagged and (data.columns.text_pair in (None, *columns) or not vectors or scored):
-        pair = _column("text_pair", columns, data, name, missing, USUAL if scored else None)
+        pair = _column("text_pair", columns, data, name, missing, usual if scored or answered else None)
     if labelled:
         label = _column("label", columns, data, name, missing, usual)
     if missing and scored and name == "train":
@@ -316,7 +329,7 @@ def _labelled(name: str, table: Table, spec: StudySpec, faults: list[Fault]) -> 
         if may_be_empty and not str(value or "").strip():
             left_out.append(number)  # a file of lines may hold empty ones
         elif value is None or not str(value).strip() or (pair and (second is None or not str(second).strip())):
-            bad.append((number, "an empty text"))
+            bad.append((number, "an empty question or context" if answered else "an empty text"))
         elif tagged:
             try:
                 words, tags = row_of(value, ([] if cell is None else cell) if labelled else None, data)
@@ -326,15 +339,18 @@ def _labelled(name: str, table: Table, spec: StudySpec, faults: list[Fault]) -> 
                 bad.append((number, str(error)))
         elif labelled:
             try:
-                labels.append(LABEL_READERS[spec.about.target](cell, data))
+                labels.append(answers_of(cell, str(second)) if answered else LABEL_READERS[target](cell, data))
             except ValueError as error:
                 bad.append((number, str(error)))
     if bad:
         first, what = bad[0]
         more = f", and {len(bad) - 1} more like it" if len(bad) > 1 else ""
-        faults.append(
-            Fault(f"data.{name}", f"row {first + 1} (after the header) has {what}{more}; remove or fill them")
-        )
+        at = f"row {first + 1} (after the header)"
+        if answered:
+            where, ids = getattr(data, name), table.column("id") if "id" in columns else None
+            called = "" if ids is None else f" {cut(str(ids[first]), 60)!r}"
+            at = f"{where.hub if isinstance(where, HubSource) else where.name}: question {first + 1}{called}"
+        faults.append(Fault(f"data.{name}", f"{at} has {what}{more}; remove or fill them"))
         return empty
     if tagged:
         return LabelledTexts(Texts.of(of_words), None, labels)
@@ -378,8 +394,9 @@ def _number_of(cell: Any, data: DataSpec) -> float:
 LABEL_READERS = {"class": _class_of, "classes": _classes_of, "number": _number_of, "vector": _number_of}
 
 
-def _cut_missing(texts: StudyTexts, seed: int) -> StudyTexts:
-    """Cuts validation and test off train where they are missing, seeded, and says so."""
+def _cut_missing(texts: StudyTexts, seed: int, whole_contexts: bool) -> StudyTexts:
+    """Cuts validation and test off train where they are missing, seeded, and says so; `whole_contexts`: with all rows that have the
+    same second text."""
     missing = [name for name in ("validation", "test") if name not in texts.splits]
     splits, notes = dict(texts.splits), list(texts.notes)
     for name in missing:
@@ -387,7 +404,15 @@ def _cut_missing(texts: StudyTexts, seed: int) -> StudyTexts:
         size = min(CUT_MOST, int(len(train) * CUT_SHARE))
         if size < 1:
             raise InputError.of("data", f"{len(train)} rows are too few to cut a {name} split off", f"data.{name}")
-        order = np.random.default_rng(derived_seed(seed, "split", name)).permutation(len(train))
+        rng = np.random.default_rng(derived_seed(seed, "split", name))
+        order = rng.permutation(len(train))
+        if whole_contexts:
+            _, context_N = np.unique(list(train.pairs or ()), return_inverse=True)
+            order = np.argsort(rng.permutation(context_N.max() + 1)[context_N], kind="stable")
+            context_N = context_N[order]
+            size += int((context_N[size:] == context_N[size - 1]).sum())
+            if size == len(train):
+                raise InputError.of("data", f"train has too few contexts to cut a {name} split off", f"data.{name}")
         splits[name], splits["train"] = train.pick(np.sort(order[:size])), train.pick(np.sort(order[size:]))
         notes.append(f"no {name} split is given: {size:,} rows of train were set aside for it (seed {seed})")
     return replace(texts, splits=splits, notes=notes)

@@ -20,7 +20,7 @@ def refuse_chance(spec: StudySpec, outputs: np.ndarray, labels: np.ndarray) -> N
         return
     if spec.about.target == "tags":
         outputs, labels = outputs[labels != NO_TAG], labels[labels != NO_TAG]
-    what = {"tags": "words", "vector": "pairs"}.get(spec.about.target, "texts")
+    what = {"tags": "words", "span": "words", "vector": "pairs"}.get(spec.about.target, "texts")
     found = agreement(spec.about.target, outputs, labels)
     if not found < SHOWN_FROM:
         return
@@ -52,6 +52,8 @@ def agreement(target: str, outputs_NC: np.ndarray, labels: np.ndarray) -> float:
         order = np.searchsorted(known, answers := outputs_NC.argmax(-1)).clip(max=len(known) - 1)
         answers_N = np.where(known[order] == answers, order, len(known))
         return _of_classes(answers_N, labels_N, len(known) + 1)
+    if target == "span":
+        return _of_columns(outputs_NC, labels.astype(np.float64))
     if target == "classes":
         return _of_columns((outputs_NC > 0).astype(np.float64), labels.astype(np.float64))
     return _of_columns(_ranks(outputs_NC[:, 0])[:, None], _ranks(labels)[:, None])

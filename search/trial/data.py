@@ -14,57 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from search.trial.answers import Questions
 from search.trial.metrics import NO_TAG, measure
+from search.trial.places import NOWHERE, Places
 from spaces.student import TaskHead
 
 ENCODED_AT_ONCE = 20_000  # texts: what a tokenizer returns of one takes many times its ids
-
-
-NOWHERE = -1  # the place of a word that nothing is read for
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where in N rows outputs are read, laid end to end: row i has at[offsets[i]:offsets[i + 1]], a piece's number within the row
-    each. A word is read at its first piece. It has no place (NOWHERE) where it was cut off, where the tokenizer makes nothing
-    of it, and where its label is ignored: then no loss sees it. Labels and teacher's outputs lie in the same order,
-    whatever the vocabulary."""
-
-    at: np.ndarray  # int32, W
-    offsets: np.ndarray  # int64, N + 1
-
-    @classmethod
-    def of_words(cls, word_of_piece: Sequence[Sequence[int | None]], num_words: Sequence[int]) -> Places:
-        """The first piece of each word, from the word (or none) that each piece of a row belongs to."""
-        offsets = np.concatenate([[0], np.cumsum(num_words)]).astype(np.int64)
-        at = np.full(offsets[-1], NOWHERE, np.int32)
-        for start, row in zip(offsets, word_of_piece, strict=False):
-            for piece in range(len(row) - 1, -1, -1):
-                if (word := row[piece]) is not None:
-                    at[start + word] = piece
-        return cls(at, offsets)
-
-    def numbers(self, rows: np.ndarray) -> np.ndarray:
-        """Which places are of these rows, in this order."""
-        starts, counts = self.offsets[rows], np.diff(self.offsets)[rows]
-        before = np.cumsum(counts) - counts
-        return np.repeat(starts - before, counts) + np.arange(int(counts.sum()))
-
-    def taken(self, rows: np.ndarray) -> Places:
-        counts = np.diff(self.offsets)[rows]
-        return Places(self.at[self.numbers(rows)], np.concatenate([[0], np.cumsum(counts)]))
-
-    def first(self, count: int) -> Places:
-        return Places(self.at[: self.offsets[count]], self.offsets[: count + 1])
-
-    @classmethod
-    def joined(cls, *parts: Places) -> Places:
-        counts = np.concatenate([np.diff(part.offsets) for part in parts])
-        return cls(np.concatenate([part.at for part in parts]), np.concatenate([[0], np.cumsum(counts)]))
-
-    def without(self, left_out: np.ndarray) -> Places:
-        """The same where nothing is read for the places that `left_out` (W,) marks."""
-        return replace(self, at=np.where(left_out, NOWHERE, self.at).astype(np.int32))
+NEVER = -1e4  # the output of what cannot be chosen: its probability is 0 at any temperature, and its logarithm finite
 
 
 @dataclass(frozen=True)
@@ -116,9 +72,7 @@ class Tokens:
         laid[ours], laid[~ours] = self.ids[kept], theirs.ids
         places = self.places
         if places is not None and theirs.places is not None:
-            at = places.at.copy()
-            at[places.numbers(np.flatnonzero(chosen))] = theirs.places.at
-            places = replace(places, at=at)
+            places = places.with_rows(np.flatnonzero(chosen), theirs.places)
         return Tokens(laid, offsets, second, places)
 
     @property
@@ -147,9 +101,11 @@ class Tokens:
         task_head: TaskHead = "text",
     ) -> Tokens:
         """Tokenises with truncation to `max_length` pieces (the longer text of a pair is cut first). For `token` heads texts are
-        words with a blank between (any fast tokenizer), and each word has a place."""
+        words with a blank between (any fast tokenizer), and each word has a place. For `span` heads the second text alone is cut,
+        and the places of a row are its first piece ([CLS]) and each word of the second text: it starts at its first piece and ends
+        at its last."""
         if not texts:
-            places = Places(np.zeros(0, np.int32), np.zeros(1, np.int64)) if task_head == "token" else None
+            places = None if task_head == "text" else Places(np.zeros(0, np.int32), np.zeros(1, np.int64))
             return cls(np.zeros(0, np.int32), np.zeros(1, np.int64), np.zeros(0, np.int32), places)
         parts = []
         for start in range(0, len(texts), ENCODED_AT_ONCE):
@@ -157,6 +113,10 @@ class Tokens:
             some = list(texts[part])
             if task_head == "token":
                 parts.append(cls._encoded_words(tokenizer, [text.split(" ") for text in some], max_length))
+                continue
+            if task_head == "span":
+                assert pairs is not None
+                parts.append(cls._encoded_windows(tokenizer, some, list(pairs[part]), max_length))
                 continue
             parts.append(cls._encoded(tokenizer, some, None if pairs is None else list(pairs[part]), max_length))
         return cls.joined(*parts)
@@ -185,6 +145,36 @@ class Tokens:
         return replace(cls.laid_out([encoding.ids for encoding in encodings], None), places=places)
 
     @classmethod
+    def _encoded_windows(cls, tokenizer: Any, questions: list[str], windows: list[str], max_length: int) -> Tokens:
+        """How many words a window has is known before it is cut, so that it has as many places in every vocabulary."""
+        backend = tokenizer.backend_tokenizer
+        backend.no_truncation()
+        backend.no_padding()
+        rows: list[list[int]] = []
+        types: list[list[int]] = []
+        words: list[list[int | None]] = []
+        counts: list[int] = []
+        for encoding in backend.encode_batch(list(zip(questions, windows, strict=True))):
+            sides = encoding.sequence_ids
+            last = len(sides) - sides[::-1].index(1)  # special tokens follow
+            cut = slice(min(last, max_length - (len(sides) - last)), last)
+            word_of_piece = [
+                word + 1 if side == 1 else None for side, word in zip(sides, encoding.word_ids, strict=True)
+            ]
+            word_of_piece[0] = 0
+            counts.append(1 + max(word for word in word_of_piece if word is not None))
+            if cut.start < last:  # of a word that is cut nothing is read
+                broken = word_of_piece[cut.start]
+                word_of_piece = [None if word == broken else word for word in word_of_piece]
+            parts: tuple[tuple[list[Any], list[Any]], ...] = (
+                (rows, encoding.ids), (types, encoding.type_ids), (words, word_of_piece)
+            )  # fmt: skip
+            for kept, whole in parts:
+                del whole[cut]
+                kept.append(whole)
+        return replace(cls.laid_out(rows, types), places=Places.of_words(words, counts, with_ends=True))
+
+    @classmethod
     def laid_out(cls, rows: Sequence[Sequence[int]], types: Sequence[Sequence[int]] | None) -> Tokens:
         """Rows of pieces, end to end; `types` are their token types where there are pairs."""
         offsets = np.zeros(len(rows) + 1, np.int64)
@@ -199,14 +189,16 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Split:
-    """One split: its pieces under each vocabulary, its labels (class numbers or numbers (N,), 0 and 1 (N, C), or class numbers
-    of all words (W,)), and the teacher's outputs (N, C) or (W, C) once they are there. Where outputs are vectors rows 2i and
-    2i + 1 of a held-out split are pair i, and labels are numbers of the pairs (N / 2,)."""
+    """One split: its pieces under each vocabulary, its labels (class numbers or numbers (N,), 0 and 1 (N, C), class numbers
+    of all words (W,), or 1 at the places where the answer starts and ends (W, 2)), and the teacher's outputs (N, C) or (W, C) once
+    they are there. Where questions are answered a row is a window. Where outputs are vectors rows 2i and 2i + 1 of a held-out split
+    are pair i, and labels are numbers of the pairs (N / 2,)."""
 
     tokens: dict[str, Tokens]
     labels: np.ndarray
     teacher_logits: np.ndarray | None = None
     texts: tuple[list[str], list[str] | None] | None = None  # kept for the splits that delivery scores from text
+    questions: Questions | None = None  # likewise, of the rows of such a split
 
     def __len__(self) -> int:
         return len(next(iter(self.tokens.values())))
@@ -217,14 +209,15 @@ class Split:
 
     @property
     def num_scored(self) -> int:
-        """How many texts are scored; or pairs of them, where those have the labels."""
-        return min(len(self), len(self.labels))
+        """How many texts are scored; or questions; or pairs of texts, where those have the labels."""
+        return min(len(self), len(self.labels)) if self.questions is None else len(self.questions)
 
     @property
-    def word_offsets(self) -> np.ndarray | None:
-        """(N + 1,) where each row's words begin, of tasks that have an output for each."""
+    def layout(self) -> np.ndarray | Questions | None:
+        """What metrics have to know of the outputs where a row has several: where each row's words begin
+        (N + 1,), or the questions."""
         places = next(iter(self.tokens.values())).places
-        return None if places is None else places.offsets
+        return places.offsets if places is not None and self.questions is None else self.questions
 
     def first(self, count: int) -> Split:
         """The first rows alone; nothing is copied."""
@@ -235,7 +228,7 @@ class Split:
 
 
 # By target: the label of a text that has none.
-NO_LABEL = {"class": -100, "classes": np.nan, "number": np.nan, "tags": NO_TAG, "vector": np.nan}
+NO_LABEL = {"class": -100, "classes": np.nan, "number": np.nan, "tags": NO_TAG, "span": 0, "vector": np.nan}
 
 
 @dataclass(frozen=True)
@@ -278,7 +271,7 @@ class TransferSet:
     def measure(self, name: str, outputs: np.ndarray) -> dict[str, float]:
         """The metrics of a model's outputs over the split `name`."""
         split = self.splits[name]
-        return measure(self.target, self.own_metrics, outputs, split.labels, self.label_names, split.word_offsets)
+        return measure(self.target, self.own_metrics, outputs, split.labels, self.label_names, split.layout)
 
     def training(self, vocabulary: str, taught: bool) -> tuple[Tokens, np.ndarray, np.ndarray | None, int]:
         """What a student trains on, and how many of the rows have labels (the first ones): (tokens, labels, teacher's
@@ -323,11 +316,32 @@ class Batch:
     mask_BT: torch.Tensor  # int64, 1 where a token is
     types_BT: torch.Tensor  # int64, token types
     places_P: torch.Tensor | None = None  # int64, of rows laid end to end with their padding
+    ends_P: torch.Tensor | None = None  # likewise, where the second of two outputs is read
 
     def read(self, outputs: torch.Tensor) -> torch.Tensor:
         """(P, C) what a model said at the places, of its (B, T, C); where there is an output a row, its (B, C) as it is. Other
         pieces of a word, special tokens and padding come no further than this: no loss or metric sees them."""
-        return outputs if self.places_P is None else outputs.flatten(0, 1)[self.places_P.to(outputs.device)]
+        if self.places_P is None:
+            return outputs
+        flat = outputs.flatten(0, 1)
+        if self.ends_P is None:
+            return flat[self.places_P.to(outputs.device)]
+        sides = (self.places_P, self.ends_P)
+        return torch.stack([flat[places_P.to(outputs.device), side] for side, places_P in enumerate(sides)], -1)
+
+    def compared(self, target: str, values: torch.Tensor, elsewhere: float = NEVER) -> torch.Tensor:
+        """Outputs (P, C) as losses compare them: where the answer is one of a row's places (2 x B, T), each of the two over the
+        row's pieces, with `elsewhere` where there is no place; as they are for any other target."""
+        if target != "span":
+            return values
+        assert self.places_P is not None
+        assert self.ends_P is not None
+        empty = values.new_full((self.ids_BT.numel(),), elsewhere)
+        sides = (
+            empty.index_put((places_P.to(values.device),), values[:, side])
+            for side, places_P in enumerate((self.places_P, self.ends_P))
+        )
+        return torch.cat([side.unflatten(0, self.ids_BT.shape) for side in sides])
 
     def to(self, device: torch.device) -> Batch:
         if device.type == "cpu":
@@ -354,9 +368,12 @@ def padded(tokens: Tokens, rows: np.ndarray, pad_id: int) -> Batch:
         return Batch(rows, rows, *inputs)
     numbers = tokens.places.numbers(rows)
     at = tokens.places.at[numbers]
-    flat = at + len(column) * np.repeat(np.arange(len(rows)), np.diff(tokens.places.offsets)[rows])
+    before = len(column) * np.repeat(np.arange(len(rows)), np.diff(tokens.places.offsets)[rows])
     there = at != NOWHERE
-    return Batch(rows, numbers[there], *inputs, torch.from_numpy(flat[there]))
+    places = torch.from_numpy((at + before)[there])
+    if tokens.places.ends is None:
+        return Batch(rows, numbers[there], *inputs, places)
+    return Batch(rows, numbers[there], *inputs, places, torch.from_numpy((tokens.places.ends[numbers] + before)[there]))
 
 
 BUCKET_BATCHES = 50  # batches of one length bucket: enough to sort well, few enough to keep the order random

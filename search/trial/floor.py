@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from search.trial.context import WorkerContext
-from search.trial.data import NOWHERE, Tokens, TransferSet
+from search.trial.data import Tokens, TransferSet
 from search.trial.evaluate import score
+from search.trial.places import NOWHERE
 from search.trial.start.initialise import can_copy, initialise, unshared
 from search.trial.students import build_student
 from search.trial.teacher import load_teacher
 from spaces.student import StudentShape
 
+NEAR_WORDS, RARE, MOST_OF_RUN = 10, math.log(10), 5  # of `near_the_question`: words, of a piece, words
 MOST_ROWS = 500_000  # that the n-grams are fitted on: their names alone take gigabytes for millions of texts
 
 
 def majority(transfer: TransferSet) -> dict[str, float]:
     """What the training labels say without a look at the text: the most frequent class or tag, the labels that more than half
-    of the texts have, or the mean."""
+    of the texts have, or the mean. Of a context always the first word."""
     labels = transfer.splits["train"].labels
     if transfer.target == "vector":
         constant_C = np.ones(1)
     elif transfer.target in ("class", "tags"):
         constant_C = np.bincount(labels[labels >= 0], minlength=len(transfer.label_names)).astype(np.float32)
+    elif transfer.target == "span":
+        constant_C = np.ones(len(transfer.label_names), np.float32)  # of equal spans the first, which is one word
     else:
         constant_C = np.atleast_1d(labels.mean(0) - (0.5 if transfer.target == "classes" else 0.0))
     metrics: dict[str, float] = {}
@@ -42,11 +47,14 @@ def n_grams(transfer: TransferSet, context: WorkerContext) -> tuple[dict[str, fl
     """A linear model over the pieces and pairs of pieces that stand in two texts or more, tf-idf weighted, with the
     regularisation chosen on validation; and its number of weights. A pair's two sides count apart, and so do the pieces
     that both share: without them matching pairs would look harder for a bag of words than they are. Of more than MOST_ROWS
-    texts some are drawn. Where words have tags it is `frequent_tags`, where texts have vectors `bags_alike`."""
+    texts some are drawn. Where words have tags it is `frequent_tags`, where texts have vectors `bags_alike`, where questions are
+    answered `near_the_question`."""
     if transfer.target == "tags":
         return frequent_tags(transfer)
     if transfer.target == "vector":
         return bags_alike(transfer)
+    if transfer.target == "span":
+        return near_the_question(transfer, context)
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     vectorizer = TfidfVectorizer(analyzer=lambda grams: grams, min_df=2, sublinear_tf=True)
@@ -121,6 +129,55 @@ def frequent_tags(transfer: TransferSet) -> tuple[dict[str, float], int]:
         scored = transfer.measure(name, np.eye(len(transfer.label_names), dtype=np.float32)[tags])
         metrics |= {f"{name}/{metric}": value for metric, value in scored.items()}
     return metrics, len(best)
+
+
+def near_the_question(transfer: TransferSet, context: WorkerContext) -> tuple[dict[str, float], int]:
+    """The run of rare words, none of them the question's, that has most of the question's words near it, the rare ones counting
+    most. And of how many pieces it knows how rare they are. A piece is rare where fewer than one context of training in ten has
+    it."""
+    train = transfer.splits["train"].tokens["full"]
+    counts: Counter[int] = Counter()
+    num_rows = min(len(train), MOST_ROWS)
+    for _, words in _windows(train.first(num_rows)):
+        counts.update({piece for word in words for piece in word})
+    rarity = defaultdict(
+        lambda: math.log(num_rows), {piece: math.log(num_rows / count) for piece, count in counts.items()}
+    )
+    metrics: dict[str, float] = {}
+    for name in ("validation", "test"):
+        context.heartbeat(0, 0)
+        said = [_rare_run(*window, rarity) for window in _windows(transfer.splits[name].tokens["full"])]
+        scored = transfer.measure(name, np.concatenate(said))
+        metrics |= {f"{name}/{metric}": value for metric, value in scored.items()}
+    return metrics, len(counts)
+
+
+def _windows(tokens: Tokens) -> Iterator[tuple[set[int], list[tuple[int, ...]]]]:
+    """The question's pieces and the context's words, of each row: what is before the first word is the row's first place."""
+    assert tokens.places is not None
+    words = _words(tokens)
+    for count in np.diff(tokens.places.offsets):
+        question, *context = itertools.islice(words, int(count))
+        yield set(question), context
+
+
+def _rare_run(question: set[int], words: list[tuple[int, ...]], rarity: Mapping[int, float]) -> np.ndarray:
+    """(1 + W, 2) outputs that say where the run begins and where it ends."""
+    shared = [sum(rarity[piece] for piece in word if piece in question) for word in words]
+    reach = np.arange(1, 1 + NEAR_WORDS) / NEAR_WORDS
+    near = np.convolve(shared, np.concatenate([reach, reach[-2::-1]]))[NEAR_WORDS - 1 :].tolist()
+    best, run, total, found = 0.0, 0, 0.0, (0, 0)
+    for place, word in enumerate(words, 1):
+        rare = max((rarity[piece] for piece in word), default=0.0) > RARE and question.isdisjoint(word)
+        run, total = (
+            (run + 1, total + near[place - 1]) if rare and run < MOST_OF_RUN else (int(rare), rare * near[place - 1])
+        )
+        if run and total / run**0.5 > best:
+            best, found = total / run**0.5, (place - run + 1, place)
+    out = np.full((1 + len(words), 2), -1, np.float32)
+    if best:
+        out[found, (0, 1)] = best
+    return out
 
 
 def _words(tokens: Tokens) -> Iterator[tuple[int, ...]]:

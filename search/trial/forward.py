@@ -34,7 +34,8 @@ ATTENTION = "distilsearch"  # the name of `attention` among Hugging Face's
 
 
 class Classifier(nn.Module):
-    """A Hugging Face classifier behind one signature: (ids, mask, types) -> logits (B, C), of tokens (B, T, C)."""
+    """A Hugging Face classifier behind one signature: (ids, mask, types) -> logits (B, C), of tokens (B, T, C), of spans
+    (B, T, 2)."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -45,12 +46,21 @@ class Classifier(nn.Module):
                 part.config._attn_implementation = ATTENTION  # of this process alone: it is not saved
 
     def forward(self, ids_BT: torch.Tensor, mask_BT: torch.Tensor, types_BT: torch.Tensor) -> torch.Tensor:
-        return self.model(**named_inputs(self.model.config, ids_BT, mask_BT, types_BT)).logits
+        return logits_of(self.outputs(ids_BT, mask_BT, types_BT))
+
+    def outputs(self, ids_BT: torch.Tensor, mask_BT: torch.Tensor, types_BT: torch.Tensor | None, **more: Any) -> Any:
+        """Hugging Face's own, with a name for each."""
+        return self.model(**named_inputs(self.model.config, ids_BT, mask_BT, types_BT), **more)
 
 
-def named_inputs(
-    config: Any, ids_BT: torch.Tensor, mask_BT: torch.Tensor, types_BT: torch.Tensor
-) -> dict[str, torch.Tensor]:
+def logits_of(outputs: Any) -> torch.Tensor:
+    """A head for spans has two outputs a piece, under a name each."""
+    if "start_logits" in outputs:
+        return torch.stack([outputs.start_logits, outputs.end_logits], -1)
+    return outputs.logits
+
+
+def named_inputs(config: Any, ids_BT: torch.Tensor, mask_BT: torch.Tensor, types_BT: Any) -> dict[str, torch.Tensor]:
     """What a Hugging Face encoder of this config takes."""
     named = {"input_ids": ids_BT, "attention_mask": mask_BT}
     return {**named, "token_type_ids": types_BT} if getattr(config, "type_vocab_size", 0) > 1 else named

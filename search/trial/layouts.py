@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from spaces.families.roberta import FIRST_POSITION
 
-TOKEN_CLASSIFIER = "classifier"  # one linear layer, of the same name in every architecture
 PARTS = ("query", "key", "value", "attention_output", "attention_norm", "intermediate", "output", "output_norm")
 
 

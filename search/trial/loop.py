@@ -59,6 +59,11 @@ def averaged_later(runner: torch.nn.Module) -> contextlib.AbstractContextManager
     return contextlib.nullcontext()
 
 
+def num_compared(tokens: Tokens, rows: np.ndarray, target: str) -> int:
+    """What the losses of these rows are a mean over: outputs that are read, or the start and the end of each row's answer."""
+    return 2 * len(rows) if target == "span" else tokens.num_read(rows)
+
+
 @dataclass(frozen=True)
 class Fitted:
     """What a fit did. `num_tokens` counts without padding, over all workers; seconds are of the training alone."""
@@ -148,15 +153,15 @@ def fit(
                         logits, hidden = runner(*inputs, states_KBTG, int(lengths[rows].sum()))
                 picked = torch.from_numpy(batch.numbers)
                 loss = distillation_loss(
-                    batch.read(logits),
-                    None if teacher_NC is None else teacher_NC[picked].to(where),
-                    labels_N[picked].to(where),
+                    batch.compared(target, batch.read(logits)),
+                    None if teacher_NC is None else batch.compared(target, teacher_NC[picked].to(where)),
+                    batch.compared(target, labels_N[picked].to(where), elsewhere=0),
                     temperature=schedule.temperature,
                     soft_share=schedule.soft_share,
                     hidden_share=schedule.hidden_share,
                     hidden=hidden,
-                    num_valid=tokens.num_read(rows),
-                    num_labelled=tokens.num_read(rows[rows < num_labelled]),
+                    num_valid=num_compared(tokens, rows, target),
+                    num_labelled=num_compared(tokens, rows[rows < num_labelled], target),
                     target=target,
                     weights_C=weights_C,
                 )

@@ -1,6 +1,7 @@
 """The losses: pure functions of outputs. Sums over classes, means over the valid rows, never over padding.
 
-Legend: B batch (of rows, or of the words in them that are read: what is ignored is not among them), C classes.
+Legend: B batch (of rows, or of the words in them that are read: what is ignored is not among them), C classes. The start of an
+answer is a row whose classes are the pieces of its text, and so is its end.
 `num_valid` divides: under DDP it is the count over all ranks, so that N workers give
 the loss of one. An empty batch gives 0. `weights_C` are class weights, 1 on average over the training rows: they
 divide nothing, so that weighted and plain losses share their learning rate (PyTorch divides by the weights in the
@@ -56,6 +57,14 @@ def hard_labels_loss(
     student, labels = student_BC.float()[there_B], labels_BC[there_B]
     total = F.binary_cross_entropy_with_logits(student, labels, weight=weights_C, reduction="sum")
     return total / _count(student, num_valid)
+
+
+def hard_place_loss(
+    student_BC: torch.Tensor, labels_BC: torch.Tensor, num_valid: int | None = None, weights_C: torch.Tensor | None = None
+) -> torch.Tensor:  # fmt: skip
+    """Cross-entropy with the place that is labelled 1, mean over the rows; a row without one adds nothing."""
+    total = -(labels_BC * F.log_softmax(student_BC.float(), dim=-1)).sum()
+    return total / _count(student_BC, num_valid)
 
 
 def soft_number_loss(
@@ -115,6 +124,7 @@ TARGET_LOSSES = {
     "classes": TargetLosses(soft_labels_loss, hard_labels_loss),
     "number": TargetLosses(soft_number_loss, hard_number_loss),
     "tags": TargetLosses(soft_loss, hard_loss),  # a class for each word
+    "span": TargetLosses(soft_loss, hard_place_loss),  # one of a row's places, twice
     "vector": TargetLosses(vector_loss, similarity_loss),
 }
 

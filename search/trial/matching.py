@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from search.trial.forward import Classifier, named_inputs, stored_layers
+from search.trial.forward import Classifier, logits_of, stored_layers
 from search.trial.hidden_losses import cosine_loss, mse_loss, relation_loss
 
 PROJECTIONS = ("query", "key", "value")
@@ -88,5 +88,5 @@ class MatchedClassifier(Classifier):
     def forward(  # type: ignore[override]
         self, ids_BT: torch.Tensor, mask_BT: torch.Tensor, types_BT: torch.Tensor, teacher_KBTG: torch.Tensor, num_valid: int
     ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
-        out = self.model(**named_inputs(self.model.config, ids_BT, mask_BT, types_BT), output_hidden_states=True)
-        return out.logits, self.matcher(out.hidden_states, teacher_KBTG, mask_BT, num_valid)
+        out = self.outputs(ids_BT, mask_BT, types_BT, output_hidden_states=True)
+        return logits_of(out), self.matcher(out.hidden_states, teacher_KBTG, mask_BT, num_valid)

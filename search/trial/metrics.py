@@ -8,9 +8,11 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+from search.trial.answers import of_answers
 from spaces.errors import TrialError
 from spaces.named import function_named
 from spaces.task import OUTSIDE
@@ -120,6 +122,7 @@ METRICS: dict[str, Callable[..., dict[str, float]]] = {
     "classes": of_classes,
     "number": of_number,
     "tags": of_tags,
+    "span": of_answers,
     "vector": of_vectors,
 }
 
@@ -130,16 +133,16 @@ def measure(
     outputs_NC: np.ndarray,
     labels: np.ndarray,
     names: Sequence[str] = (),
-    word_offsets: np.ndarray | None = None,
+    layout: Any = None,
 ) -> dict[str, float]:
     """The task's metrics, and the study's own: name -> "module:function", a function of (outputs, labels) that returns a
     number to maximise. Raises TrialError where one does not, where one of the task's is no number or out of its range, and where
-    the outputs hold a NaN: its highest class would be one that the model never chose. `names` of the classes and
-    `word_offsets` are for tags."""
+    the outputs hold a NaN: its highest class would be one that the model never chose. `names` of the classes are
+    for tags, and so is the `layout` of the outputs: where each row's words begin. Of answers it is the Questions."""
     if np.isnan(outputs_NC).any():
         rows = int(np.isnan(outputs_NC).any(-1).sum())
         raise TrialError(f"the model's outputs for {rows:,} of {len(outputs_NC):,} texts are no numbers")
-    metrics = METRICS[target](outputs_NC, labels, *(() if word_offsets is None else (names, word_offsets)))
+    metrics = METRICS[target](outputs_NC, labels, *(() if layout is None else (names, layout)))
     for name, value in metrics.items():
         lowest = -1.0 if name in CORRELATIONS else 0.0
         if not lowest - ROUNDING <= value <= 1 + ROUNDING:

@@ -18,7 +18,7 @@ def build_student(
     shape: StudentShape, *, label_names: list[str], problem_type: str | None = None, pad_id: int = 0, dropout: float = 0.1,
     teacher_config: Any = None, empty: bool = False,
 ) -> Any:  # fmt: skip
-    """The stock `...For...Classification` of the shape's family and task with random weights, or its encoder with the shape's own
+    """The stock `...For...` of the shape's family and task with random weights, or its encoder with the shape's own
     head, or with one that pools as the teacher does; `empty`: with NaN for the encoder's weights, for whoever overwrites them all
     (drawing 10 million random numbers takes longer than copying them).
 
@@ -97,7 +97,7 @@ def build_student(
         with torch.device("meta"):
             config = stock().config
         if not embeds:
-            return class_with_head(shape.head)(config)
+            return class_with_head(shape.head, shape.task_head)(config)
         from search.trial.embedding import EncoderForSentenceEmbedding
 
         config.pooling = getattr(teacher_config, "pooling", "mean")
@@ -112,7 +112,7 @@ def build_student(
         _fill_what_is_not_overwritten(model)
     else:
         model = build()
-    if family.always_pools and shape.task_head == "token" and shape.head == STOCK:
+    if family.always_pools and shape.task_head != "text" and shape.head == STOCK:
         for parameter in model.base_model.pooler.parameters():  # nobody reads it, and no teacher has it
             torch.nn.init.zeros_(parameter)
     return model
@@ -132,11 +132,12 @@ def _fill_what_is_not_overwritten(model: Any) -> None:
             raise AssertionError(f"a buffer of unknown content: {name}")
 
 
-def class_with_head(name: str) -> Any:
+def class_with_head(name: str, task_head: str = "text") -> Any:
     """The class of a model with one of the study's own heads."""
-    from search.trial.deliver.student_with_head import StudentWithHead
+    from search.trial.deliver import student_with_head as known
 
-    return type("Student", (StudentWithHead,), {"head_class": HEADS[name]})
+    base = known.AnswererWithHead if task_head == "span" else known.StudentWithHead
+    return type("Student", (base,), {"head_class": HEADS[name]})
 
 
 def _distilbert_config(common: dict[str, Any]) -> Any:
@@ -154,4 +155,6 @@ def _distilbert_config(common: dict[str, Any]) -> Any:
     }
     plain = {words.get(name, name): value for name, value in common.items()}
     del plain["type_vocab_size"], plain["layer_norm_eps"]
-    return DistilBertConfig(**plain, seq_classif_dropout=common["hidden_dropout_prob"])
+    return DistilBertConfig(
+        **plain, seq_classif_dropout=common["hidden_dropout_prob"], qa_dropout=common["hidden_dropout_prob"]
+    )

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from search.trial.answers import Questions
 from search.trial.context import WorkerContext
 from search.trial.data import Tokens
 from search.trial.deliver.onnx import export_onnx, load_session, predict_onnx, quantise
@@ -27,11 +28,13 @@ NEAR = 0.01  # of the outputs' spread: numbers closer than that count as equal; 
 
 @dataclass(frozen=True)
 class Texts:
-    """A split as a user has it: texts (and second texts), and its labels as arrays; `task_head`: what there is one for."""
+    """A split as a user has it: texts (and second texts), and its labels as arrays; `task_head`: what there is one for. Where
+    questions are answered the second texts are windows, and the questions say of what."""
 
     texts: tuple[list[str], list[str] | None]
     labels: np.ndarray
     task_head: TaskHead = "text"
+    questions: Questions | None = None
 
 
 class Check(Frozen):
@@ -54,14 +57,14 @@ class Written(Frozen):
 
 class Forms:
     """Writes the student in the Hugging Face folder `source` in other forms. `splits` are what each is held against the student
-    on (none: nothing is checked), `measure` scores outputs against labels (and, of words, by where each text's begin), `target`
-    says what a prediction is."""
+    on (none: nothing is checked), `measure` scores outputs against labels (of words by where each text's begin, of answers by the
+    Questions), `target` says what a prediction is."""
 
     def __init__(
         self,
         source: Path,
         splits: Mapping[str, Texts],
-        measure: Callable[[np.ndarray, np.ndarray, np.ndarray | None], dict[str, float]],
+        measure: Callable[[np.ndarray, np.ndarray, Any], dict[str, float]],
         target: str,
         max_length: int,
         own_code: bool = False,
@@ -132,19 +135,26 @@ class Forms:
         metrics: dict[str, float] = {}
         for name, split in self._splits.items():
             places = self._tokens[0][name].places
-            scored = self._measure(outputs[name], split.labels, None if places is None else places.offsets)
+            layout = split.questions or (None if places is None else places.offsets)
+            scored = self._measure(outputs[name], split.labels, layout)
             metrics |= {f"{name}/{metric}": value for metric, value in scored.items()}
         pairs = {name: (outputs[name], self._expected[name]) for name in self._splits}
+        equal = {name: share_equal(self._target, *pair, self._splits[name].questions) for name, pair in pairs.items()}
         return Check(
             largest_difference={name: float(np.abs(one - other).max()) for name, (one, other) in pairs.items()},
-            share_equal={name: share_equal(self._target, one, other) for name, (one, other) in pairs.items()},
+            share_equal=equal,
             metrics=metrics,
         )
 
 
-def share_equal(target: str, outputs_NC: np.ndarray, expected_NC: np.ndarray) -> float:
-    """Of N texts (or words): those with the same class, with the same set of classes, or with nearly the same number or vector."""
-    if target in ("class", "tags"):
+def share_equal(
+    target: str, outputs_NC: np.ndarray, expected_NC: np.ndarray, questions: Questions | None = None
+) -> float:
+    """Of N texts (or words): those with the same class, with the same set of classes, or with nearly the same number or
+    vector; of the questions those with the same answer."""
+    if questions is not None:
+        same = (questions.chosen(outputs_NC) == questions.chosen(expected_NC)).all(-1)
+    elif target in ("class", "tags"):
         same = outputs_NC.argmax(-1) == expected_NC.argmax(-1)
     elif target == "classes":
         same = ((outputs_NC > 0) == (expected_NC > 0)).all(-1)

@@ -70,8 +70,9 @@ def write_code(student: Any, folder: Path, task_head: str = "text") -> None:
     head = student.head_class
     (folder / "student_with_head.py").write_text(inspect.getsource(student_with_head))
     (folder / "own_head.py").write_text(Path(inspect.getfile(head.forward)).read_text("utf-8"))
+    base = next(each.__name__ for each in type(student).__mro__ if each.__module__ == student_with_head.__name__)
     (folder / "modeling_student.py").write_text(
-        f"from .own_head import {head.__name__}\nfrom .student_with_head import StudentWithHead\n\n\n"
-        f"class Student(StudentWithHead):\n    head_class = {head.__name__}\n"
+        f"from .own_head import {head.__name__}\nfrom .student_with_head import {base}\n\n\n"
+        f"class Student({base}):\n    head_class = {head.__name__}\n"
     )
     student.config.auto_map = {f"AutoModelFor{TASK_HEADS[task_head]}": "modeling_student.Student"}

@@ -22,32 +22,38 @@ import torch
 from torch import nn
 
 from search.trial.data import Tokens, evaluation_rows, padded
-from search.trial.forward import classifier, named_inputs
+from search.trial.forward import classifier, logits_of, named_inputs
 from spaces.errors import TrialError
 
 OPSET = 18
 MOST_BYTES = 2**31 - 2**20  # protobuf takes no file of 2 GB
 QUANTISED = ["MatMul", "Gemm", "Gather"]  # products with a weight, and the embedding tables
+LOGITS, SPAN_LOGITS = ["logits"], ["start_logits", "end_logits"]  # Hugging Face's names for the outputs
 TOLERANCE = 1e-3  # of the logits, by their own size: what rounding may do, and no more
 
 
 class _Named(nn.Module):
-    """The classifier with the inputs that its file has, in their order: the third is there if the model knows token types."""
+    """The classifier with the inputs and outputs that its file has, in their order: the third input is there if the model knows
+    token types."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, names: list[str]) -> None:
         super().__init__()
-        self.classify = classifier(model)
+        self.classify, self._names = classifier(model), names
 
     def forward(
         self, ids_BT: torch.Tensor, mask_BT: torch.Tensor, types_BT: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        return self.classify(ids_BT, mask_BT, types_BT)
+    ) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        if self._names == LOGITS:
+            return self.classify(ids_BT, mask_BT, types_BT)
+        found = self.classify.outputs(ids_BT, mask_BT, types_BT)
+        return tuple(found[name] for name in self._names)
 
 
 def export_onnx(model: Any, path: Path) -> int:
     """Writes one .onnx file, whole or not at all, and returns its bytes: inputs input_ids, attention_mask and, where the model
-    takes them, token_type_ids, int64 (batch, length); output logits, float32 (batch, labels), of tokens (batch, length, labels), or
-    sentence_embedding, float32 (batch, numbers of a vector). Both axes are free.
+    takes them, token_type_ids, int64 (batch, length); output logits, float32 (batch, labels), of tokens (batch, length, labels);
+    of spans start_logits and end_logits (batch, length); or sentence_embedding, float32 (batch, numbers of a vector). Both axes are
+    free.
 
     `model` is a classifier on the CPU in fp32, trained or not. The file is run once and held against it, in
     two other sizes than it was traced in. Raises TrialError naming the family if that fails.
@@ -65,13 +71,13 @@ def export_onnx(model: Any, path: Path) -> int:
         with _quiet(), torch.no_grad():
             inputs = _example(model, batch=3, length=_longest(model, 9))
             names = list(inputs)
-            logits = model.eval()(**inputs).logits
-            free = {0: "batch", 1: "length"} if logits.ndim == 3 else {0: "batch"}
-            output = getattr(model, "output_name", "logits")
-            axes = {name: {0: "batch", 1: "length"} for name in names} | {output: free}
+            found = model.eval()(**inputs)
+            said = SPAN_LOGITS if SPAN_LOGITS[0] in found else [getattr(model, "output_name", LOGITS[0])]
+            free = {0: "batch", 1: "length"} if logits_of(found).ndim == 3 else {0: "batch"}
+            axes = {name: {0: "batch", 1: "length"} for name in names} | dict.fromkeys(said, free)
             torch.onnx.export(
-                _Named(model).eval(), tuple(inputs.values()), file,  # type: ignore[arg-type]  # a file is well with this exporter
-                dynamo=False, input_names=names, output_names=[output], dynamic_axes=axes, opset_version=OPSET,
+                _Named(model, said).eval(), tuple(inputs.values()), file,  # type: ignore[arg-type]  # a file is well with this exporter
+                dynamo=False, input_names=names, output_names=said, dynamic_axes=axes, opset_version=OPSET,
             )  # fmt: skip
             written = onnx_ir.from_proto(_parsed(file.getvalue()))
             passes = onnx_ir.passes.common
@@ -128,10 +134,12 @@ def load_session(model: Path | bytes, threads: int = 1) -> Any:
 
 
 def run_session(session: Any, ids_BT: Any, mask_BT: Any, types_BT: Any) -> np.ndarray:
-    """(B, C) or (B, T, C) float32 logits of one batch of int64 arrays or tensors; what the file does not take is left out."""
+    """(B, C), (B, T, C) or of spans (B, T, 2) float32 logits of one batch of int64 arrays or tensors; what the file does not take
+    is left out."""
     named = {"input_ids": ids_BT, "attention_mask": mask_BT, "token_type_ids": types_BT}
     feed = {entry.name: np.asarray(named[entry.name]) for entry in session.get_inputs()}
-    return session.run(None, feed)[0]
+    found = session.run([entry.name for entry in session.get_outputs()], feed)
+    return found[0] if len(found) == 1 else np.stack(found, -1)
 
 
 def predict_onnx(
@@ -169,8 +177,8 @@ def _check_sizes(model: Any, data: bytes, family: str) -> None:
     session = load_session(data)
     for batch, length in ((1, _longest(model, 2)), (2, _longest(model, 17))):
         inputs = _example(model, batch, length)
-        expected = model.eval()(**inputs).logits.numpy()
-        given = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})[0]
+        expected = logits_of(model.eval()(**inputs)).numpy()
+        given = run_session(session, inputs["input_ids"], inputs["attention_mask"], inputs.get("token_type_ids"))
         if given.shape != expected.shape or not np.allclose(given, expected, TOLERANCE, TOLERANCE, equal_nan=True):
             raise TrialError(
                 f"ONNX: {family} gives other logits there for {batch} texts of {length} pieces than in PyTorch: its forward pass "

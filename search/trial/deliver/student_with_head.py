@@ -1,12 +1,12 @@
 """An encoder of Hugging Face's with a head that is not. Written into the folder of a delivered student as it stands here, so
-it may import nothing of distilsearch: `AutoModelForSequenceClassification` (of tokens: `AutoModelForTokenClassification`) loads it
-anywhere, by `from_pretrained(folder, trust_remote_code=True)`."""
+it may import nothing of distilsearch: `AutoModelForSequenceClassification` (`...ForTokenClassification`, `...ForQuestionAnswering`)
+loads it anywhere, by `from_pretrained(folder, trust_remote_code=True)`."""
 
 from typing import Any
 
 import torch
 from transformers import AutoModel, PreTrainedModel
-from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.modeling_outputs import QuestionAnsweringModelOutput, SequenceClassifierOutput
 
 
 class StudentWithHead(PreTrainedModel):
@@ -35,3 +35,12 @@ class StudentWithHead(PreTrainedModel):
         return SequenceClassifierOutput(
             logits=self.head(out.last_hidden_state, mask_BT), hidden_states=out.hidden_states
         )
+
+
+class AnswererWithHead(StudentWithHead):
+    """Its head returns logits (B, T, 2): of the answer's start and end at each token."""
+
+    def forward(self, *inputs: Any, **more: Any) -> QuestionAnsweringModelOutput:
+        out = super().forward(*inputs, **more)
+        start, end = out.logits.unbind(-1)
+        return QuestionAnsweringModelOutput(start_logits=start, end_logits=end, hidden_states=out.hidden_states)

@@ -22,8 +22,9 @@ from search.trial.context import WorkerContext
 from search.trial.data import Tokens, evaluation_rows, padded
 from search.trial.device import autocast, device
 from search.trial.forward import Classifier, stored_layers
-from search.trial.layouts import LAYOUTS, TOKEN_CLASSIFIER
+from search.trial.layouts import LAYOUTS
 from search.trial.losses import TARGET_LOSSES
+from spaces.heads import TOKEN_HEADS
 from spaces.yaml_io import write_whole
 
 FILE = "importance.npz"  # in the teacher's folder
@@ -72,7 +73,7 @@ def rank(
 
         return hook
 
-    last = layout.classifier if tokens.places is None else TOKEN_CLASSIFIER
+    last = layout.classifier if tokens.places is None else TOKEN_HEADS["span" if target == "span" else "token"]
     last = "head" if target == "vector" else last
     drawn = torch.Generator().manual_seed(0)
     handles = [model.get_submodule(last).register_forward_hook(keep("pooled"))]
@@ -97,12 +98,13 @@ def rank(
             with torch.enable_grad():
                 with autocast():
                     outputs = batch.read(forward(batch.ids_BT, batch.mask_BT, batch.types_BT))
+                outputs = batch.compared(target, outputs)
                 # num_valid=1: a sum over rows, so that each row's gradient is its own
                 known = torch.from_numpy(labels[batch.numbers].astype(kind)).to(where)
                 if target == "vector":
                     loss = (outputs * torch.randn(outputs.shape, generator=drawn).to(where)).sum()
                 else:
-                    loss = TARGET_LOSSES[target].hard(outputs, known, 1)
+                    loss = TARGET_LOSSES[target].hard(outputs, batch.compared(target, known, elsewhere=0), 1)
                 loss.backward()
             for name, index in seen:
                 value = seen[name, index]

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 
 from search.trial.data import Vocabulary
-from search.trial.layouts import LAYOUTS, PARTS, TOKEN_CLASSIFIER
+from search.trial.layouts import LAYOUTS, PARTS
 from spaces.errors import TrialError
 from spaces.families import FAMILIES
+from spaces.heads import TOKEN_HEADS
 from spaces.student import StudentShape
 
 State = Mapping[str, torch.Tensor]
@@ -98,8 +99,8 @@ def initialise(
         copy_layers(student, state, model_type, starts)
     for name in ("pooler", "classifier"):
         here, there = getattr(target, name), getattr(source, name)
-        if shape.task_head == "token" and name == "classifier":
-            here = there = TOKEN_CLASSIFIER
+        if shape.task_head in TOKEN_HEADS and name == "classifier":
+            here = there = TOKEN_HEADS[shape.task_head]
         if f"{here}.weight" not in parts:
             continue  # the student has a head of its own, drawn at random
         for kind in ("weight", "bias"):

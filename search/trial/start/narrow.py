@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from search.trial.layouts import LAYOUTS, TOKEN_CLASSIFIER
+from search.trial.layouts import LAYOUTS
 from search.trial.start.importance import Importance, channels_of, most_important
+from spaces.heads import TOKEN_HEADS
 from spaces.student import StudentShape
 
 State = Mapping[str, torch.Tensor]
@@ -75,8 +76,8 @@ def narrowed(
     if shape.task_head == "embedding" and hidden is not None:  # the dimensions that are kept stand at their own places
         out["head.linear.weight"] = torch.eye(len(importance.hidden))[:, hidden]
         out["head.linear.bias"] = torch.zeros(len(importance.hidden))
-    if shape.task_head == "token":
-        keep(TOKEN_CLASSIFIER, None, hidden)  # it reads the last states themselves
+    if shape.task_head in TOKEN_HEADS:
+        keep(TOKEN_HEADS[shape.task_head], None, hidden)  # it reads the last states themselves
     else:
         keep(layout.classifier, None, pooled)
     return out
