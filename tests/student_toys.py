@@ -19,7 +19,8 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
-from search.trial.data import Tokens, Vocabulary, padded
+from search.trial.batches import padded
+from search.trial.data import Tokens, Vocabulary
 from search.trial.forward import Classifier
 from search.trial.start.initialise import initialise, spans, unshared
 from search.trial.students import build_student

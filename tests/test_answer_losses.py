@@ -11,8 +11,9 @@ import pytest
 import torch
 from student_toys import a_shape
 
+from search.trial.batches import Batch, padded
 from search.trial.context import WorkerContext
-from search.trial.data import Batch, Tokens, padded
+from search.trial.data import Tokens
 from search.trial.loop import Schedule, fit, num_compared
 from search.trial.losses import TARGET_LOSSES, distillation_loss
 from search.trial.start.importance import rank

@@ -9,14 +9,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.trial.data import (
-    BUCKET_BATCHES,
-    Tokens,
-    evaluation_rows,
-    num_batches,
-    padded,
-    training_rows,
-)
+from search.trial.batches import BUCKET_BATCHES, evaluation_rows, num_batches, padded, training_rows
+from search.trial.data import Tokens
 
 LENGTHS = st.lists(st.integers(1, 30), min_size=1, max_size=150).map(np.array)
 

@@ -17,8 +17,9 @@ from training_toys import same
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from search.study.teachers import find_teacher
+from search.trial.batches import padded
 from search.trial.context import WorkerContext
-from search.trial.data import Tokens, padded
+from search.trial.data import Tokens
 from search.trial.deliver.costs import measure_costs
 from search.trial.deliver.onnx import export_onnx, load_session, run_session
 from search.trial.forward import Classifier, classifier

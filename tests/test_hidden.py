@@ -18,8 +18,9 @@ from training_toys import a_config, same
 
 from search.study.inputs import read_inputs
 from search.trial import device
+from search.trial.batches import padded
 from search.trial.context import WorkerContext
-from search.trial.data import StatesOnDisk, TransferSet, padded
+from search.trial.data import StatesOnDisk, TransferSet
 from search.trial.hidden_losses import cosine_loss, mse_loss, relation_loss
 from search.trial.matching import MatchedClassifier, Matcher, relation_heads
 from search.trial.states import LaneStates

@@ -18,8 +18,9 @@ from student_toys import LABELS, a_shape, other_teacher
 from search.study.inputs import read_inputs
 from search.study.prepare import IMPORTANCE_FILE, _ask_for_importance, _kept_ranking
 from search.trial import work
+from search.trial.batches import padded
 from search.trial.context import WorkerContext
-from search.trial.data import Vocabulary, padded
+from search.trial.data import Vocabulary
 from search.trial.forward import Classifier
 from search.trial.start.importance import Importance, channels_of, most_important, rank
 from search.trial.start.initialise import initialise, unshared

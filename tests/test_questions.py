@@ -16,8 +16,9 @@ from search.study.questions import cut_into_windows, windows_of
 from search.study.texts import LabelledTexts
 from search.study.worth import agreement
 from search.trial import floor
+from search.trial.batches import padded
 from search.trial.context import WorkerContext
-from search.trial.data import Tokens, padded
+from search.trial.data import Tokens
 from search.trial.places import NOWHERE
 from spaces.errors import InputError
 from spaces.study import WINDOW_LENGTH, StudySpec

@@ -12,8 +12,9 @@ import training_toys
 from training_toys import a_config
 
 from search.trial import floor
+from search.trial.batches import padded
 from search.trial.context import WorkerContext
-from search.trial.data import Split, TransferSet, padded
+from search.trial.data import Split, TransferSet
 from search.trial.evaluate import predict
 from search.trial.metrics import of_class
 from search.trial.teacher import load_teacher

@@ -10,8 +10,9 @@ import torch
 from student_toys import LABELS, a_shape, counts_of, logits_of, other_teacher, student_of
 from transformers import BertForSequenceClassification
 
+from search.trial.batches import padded
 from search.trial.context import WorkerContext
-from search.trial.data import Tokens, Vocabulary, padded
+from search.trial.data import Tokens, Vocabulary
 from search.trial.hidden_losses import cosine_loss
 from search.trial.start.groups import starting_layers
 from search.trial.start.initialise import can_copy, factorise, in_groups, initialise, spans, unshared

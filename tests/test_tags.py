@@ -21,8 +21,9 @@ from search.study.searcher import trial_config
 from search.study.teachers import find_teacher
 from search.suggest.sampling import Sampling
 from search.trial import floor, work
+from search.trial.batches import padded
 from search.trial.context import WorkerContext
-from search.trial.data import Tokens, TransferSet, padded
+from search.trial.data import Tokens, TransferSet
 from search.trial.deliver.formats import Forms, Texts
 from search.trial.evaluate import predict
 from search.trial.loop import Schedule, fit

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from search.trial import device
+from search.trial.batches import Batch
 from search.trial.context import WorkerContext
-from search.trial.data import Batch, Tokens, TransferSet
+from search.trial.data import Tokens, TransferSet
 from search.trial.loop import Schedule, fit
 from search.trial.matching import Matcher
 from search.trial.students import build_student

@@ -16,7 +16,8 @@ import numpy as np
 from memory import Memory, held, peak_megabytes
 
 from search.lanes.quiet import start_ray
-from search.trial.data import Tokens, num_batches, padded, training_rows
+from search.trial.batches import num_batches, padded, training_rows
+from search.trial.data import Tokens
 from spaces.yaml_io import parse_study
 
 

@@ -24,8 +24,9 @@ import numpy as np
 import torch
 
 from search.trial import loop, optimizer
+from search.trial.batches import padded
 from search.trial.context import WorkerContext
-from search.trial.data import Tokens, padded
+from search.trial.data import Tokens
 from search.trial.device import autocast, bf16_pays
 from search.trial.evaluate import predict
 from search.trial.loop import Schedule, fit

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from search.study.questions import Windows, windows_of
+from search.study.tagged import IGNORED
 from search.study.teachers import TeacherSource, find_teacher, match_labels
-from search.study.texts import IGNORED, UNLABELLED, LabelledTexts, StudyTexts, read_texts
+from search.study.texts import UNLABELLED, LabelledTexts, StudyTexts, read_texts
 from search.trial.data import NO_LABEL, Split, Tokens, TransferSet, Vocabulary
 from search.trial.layouts import LAYOUTS
 from search.trial.metrics import NO_TAG

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
-import re
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, repeat
@@ -14,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from search.study.labels import LABEL_READERS, names_in_splits, names_of
 from search.study.questions import answers_of, read_squad
 from search.study.tables import Table, Texts, in_parts, read_table
-from search.study.tagged import IGNORED, names_in_order, num_broken, row_of
+from search.study.tagged import num_broken, row_of
 from spaces.errors import Fault, InputError, cut, near_miss
 from spaces.study import DataSpec, HubSource, StudySpec
-from spaces.task import OUTSIDE, SPAN_ENDS
+from spaces.task import OUTSIDE
 from spaces.trial import derived_seed
 
 SPLITS = ("train", "validation", "test")
@@ -35,8 +33,6 @@ USUAL_OF_QUESTIONS = {
     "label": ("answers", "answer"),
 }
 USUAL_OF_WORDS = {"text": ("tokens", "words", "text"), "label": ("tags", "ner_tags", "labels", "label")}
-WHOLE = r"-?[0-9]{1,18}"  # a class that is a number; str.isdigit holds ² for one, and int takes no 5,000 digits
-LARGEST = 3e38  # of a single precision float
 CUT_SHARE, CUT_MOST = 0.1, 5000  # what is cut off train where a split is missing
 
 
@@ -142,13 +138,15 @@ def read_texts(spec: StudySpec, source: str = "data") -> StudyTexts:
         if faults:
             raise InputError(source, faults)
     target = spec.about.target
-    texts = StudyTexts(splits, _label_names(splits, target, [spec.data.labels.get(name, name) for name in named]))
+    labels = {name: split.labels for name, split in splits.items()}
+    order = [spec.data.labels.get(name, name) for name in named]
+    texts = StudyTexts(splits, names_in_splits(labels, target, order))
     texts = _cut_missing(texts, spec.seed, whole_contexts=target == "span")
     for name, split in texts.splits.items():
         if len(split) == 0:
             faults.append(Fault(f"data.{name}", "holds no rows"))
     whole = [label for split in texts.splits.values() for label in split.labels]
-    seen = _names(whole, target) if target == "tags" else set(whole)
+    seen = names_of(whole, target) if target == "tags" else set(whole)
     if target == "vector":
         faults += _not_ranked(texts)
     elif len(seen) < 2 and not faults and target != "span":
@@ -156,9 +154,9 @@ def read_texts(spec: StudySpec, source: str = "data") -> StudyTexts:
         faults.append(
             Fault("data.train", f"has one {what} only ({cut(str(sorted(seen)), 200)}); there is nothing to learn")
         )
-    known = set(texts.label_names) if target == "tags" else _names(texts.splits["train"].labels, target)
+    known = set(texts.label_names) if target == "tags" else names_of(texts.splits["train"].labels, target)
     for name in ("validation", "test"):
-        unknown = sorted(_names(texts.splits[name].labels, target) - known)
+        unknown = sorted(names_of(texts.splits[name].labels, target) - known)
         if unknown:
             hint = " (a test split without labels? leave it out and one is cut from train)" if unknown == ["-1"] else ""
             faults.append(
@@ -169,7 +167,7 @@ def read_texts(spec: StudySpec, source: str = "data") -> StudyTexts:
             )
     if target == "tags" and not faults:
         for name, split in texts.splits.items():
-            if _names(split.labels, target) <= {OUTSIDE}:
+            if names_of(split.labels, target) <= {OUTSIDE}:
                 faults.append(
                     Fault(f"data.{name}", "has no entity: every tag is O, and there would be nothing to find")
                 )
@@ -211,14 +209,6 @@ def _table(name: str, where: Path | HubSource, spec: StudySpec) -> Table:
     return read_table(name, where, spec.cache / "datasets", spec.data.reader)
 
 
-def _names(labels: list[Any], target: str) -> set[str]:
-    if target in ("number", "span", "vector"):
-        return set()
-    if target == "class":
-        return set(labels)
-    return {name for names in labels for name in names} - {IGNORED}
-
-
 def _not_for_parts_of_texts(spec: StudySpec) -> list[Fault]:
     """What is of no use where a label is not of a text, but of its words, of a span of it, or of two vectors."""
     faults: list[Fault] = []
@@ -249,26 +239,6 @@ def _has_scores(name: str, data: DataSpec) -> bool:
     """Whether vectors of this split are held against scores. Train is text to imitate the teacher on, and has scores only where
     a split is to be cut off it."""
     return name in ("validation", "test") or (name == "train" and None in (data.validation, data.test))
-
-
-def _label_names(splits: dict[str, LabelledTexts], target: str, order: list[str]) -> list[str]:
-    """In the order of the data set where it gives one, else by number or by alphabet."""
-    if target == "number":
-        return ["score"]
-    if target == "vector":
-        return []  # the teacher says how many numbers it has
-    if target == "span":
-        return list(SPAN_ENDS)
-    if target == "tags":
-        return names_in_order(
-            splits["train"].labels if "train" in splits else [],
-            (tags for split in splits.values() for tags in split.labels),
-        )
-    names = _names(splits["train"].labels, target) if "train" in splits else set()
-    if names and names <= set(order):
-        return [name for name in order if name in names]
-    whole = all(re.fullmatch(WHOLE, name) for name in names)
-    return sorted(names, key=(lambda name: (int(name), name)) if whole else None)
 
 
 def _column(
@@ -360,38 +330,6 @@ def _labelled(name: str, table: Table, spec: StudySpec, faults: list[Fault]) -> 
 
 def _as_texts(cells: Sequence[Any]) -> Texts:
     return cells if isinstance(cells, Texts) else Texts.of(str(cell) for cell in cells)
-
-
-def _class_of(cell: Any, data: DataSpec) -> str:
-    if cell is None or not str(cell).strip():
-        raise ValueError("no label")
-    if isinstance(cell, float):
-        if not cell.is_integer():
-            raise ValueError(f"label {cell!r}, which names no class")
-        cell = int(cell)
-    plain = str(cell).strip()
-    return sys.intern(data.labels.get(plain, plain))  # millions of rows share a few names
-
-
-def _classes_of(cell: Any, data: DataSpec) -> tuple[str, ...]:
-    """A list, or names with a separator between; none is allowed."""
-    cells = (
-        cell if isinstance(cell, list | tuple) else str(cell if cell is not None else "").split(data.label_separator)
-    )
-    return tuple(sorted({_class_of(part, data) for part in cells if str(part).strip()}))
-
-
-def _number_of(cell: Any, data: DataSpec) -> float:
-    try:
-        number = float(cell)
-    except (TypeError, ValueError, OverflowError):
-        number = math.nan
-    if not abs(number) <= LARGEST:
-        raise ValueError(f"label {cut(repr(cell), 100)}, which is no number that training can hold")
-    return number
-
-
-LABEL_READERS = {"class": _class_of, "classes": _classes_of, "number": _number_of, "vector": _number_of}
 
 
 def _cut_missing(texts: StudyTexts, seed: int, whole_contexts: bool) -> StudyTexts:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from search.study.inputs import Inputs
-from search.trial.data import TransferSet, num_batches
+from search.trial.batches import num_batches
+from search.trial.data import TransferSet
 from search.trial.loop import Schedule
 from spaces.errors import InputError
 from spaces.parameters import Choice

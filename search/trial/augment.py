@@ -19,8 +19,9 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from search.trial.batches import evaluation_rows, padded
 from search.trial.context import WorkerContext
-from search.trial.data import Tokens, evaluation_rows, padded
+from search.trial.data import Tokens
 from search.trial.device import autocast, device
 from search.trial.forward import named_inputs
 from spaces.errors import TrialError

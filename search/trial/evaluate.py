@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from search.trial.batches import evaluation_rows, padded
 from search.trial.context import WorkerContext
-from search.trial.data import Tokens, TransferSet, evaluation_rows, padded
+from search.trial.data import Tokens, TransferSet
 from search.trial.device import autocast, device
 from search.trial.forward import classifier
 

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from search.trial.batches import num_batches, padded, training_rows
 from search.trial.context import WorkerContext
-from search.trial.data import Tokens, num_batches, padded, training_rows
+from search.trial.data import Tokens
 from search.trial.device import autocast, device
 from search.trial.forward import classifier
 from search.trial.losses import distillation_loss

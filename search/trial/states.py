@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from search.trial.batches import Batch, evaluation_rows, padded
 from search.trial.context import WorkerContext
-from search.trial.data import Batch, Tokens, TransferSet, Vocabulary, evaluation_rows, padded
+from search.trial.data import Tokens, TransferSet, Vocabulary
 from search.trial.device import autocast, device
 from search.trial.forward import named_inputs
 

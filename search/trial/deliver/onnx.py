@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from search.trial.data import Tokens, evaluation_rows, padded
+from search.trial.batches import evaluation_rows, padded
+from search.trial.data import Tokens
 from search.trial.forward import classifier, logits_of, named_inputs
 from spaces.errors import TrialError
 

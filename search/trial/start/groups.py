@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from search.trial.batches import Batch, padded
 from search.trial.context import WorkerContext
-from search.trial.data import Batch, Tokens, Vocabulary, padded
+from search.trial.data import Tokens, Vocabulary
 from search.trial.device import device
 from search.trial.forward import named_inputs
 from search.trial.hidden_losses import cosine_loss

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from search.trial.batches import evaluation_rows, padded
 from search.trial.context import WorkerContext
-from search.trial.data import Tokens, evaluation_rows, padded
+from search.trial.data import Tokens
 from search.trial.device import autocast, device
 from search.trial.forward import Classifier, stored_layers
 from search.trial.layouts import LAYOUTS
