@@ -44,7 +44,7 @@ class _Named(nn.Module):
     def forward(
         self, ids_BT: torch.Tensor, mask_BT: torch.Tensor, types_BT: torch.Tensor | None = None
     ) -> torch.Tensor | tuple[torch.Tensor, ...]:
-        if self._names == LOGITS:
+        if self._names != SPAN_LOGITS:
             return self.classify(ids_BT, mask_BT, types_BT)
         found = self.classify.outputs(ids_BT, mask_BT, types_BT)
         return tuple(found[name] for name in self._names)
