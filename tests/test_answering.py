@@ -16,7 +16,7 @@ import tiny
 import torch
 from student_toys import a_shape
 
-from search.study.card import USE
+from search.study.usage import USE
 from search.study.export import _splits as windows_again
 from search.study.inputs import Inputs, read_inputs
 from search.study.searcher import trial_config
