@@ -16,11 +16,11 @@ import tiny
 import torch
 from student_toys import a_shape
 
-from search.study.usage import USE
 from search.study.export import _splits as windows_again
 from search.study.inputs import Inputs, read_inputs
 from search.study.searcher import trial_config
 from search.study.teachers import find_teacher
+from search.study.usage import USE
 from search.suggest.sampling import Sampling
 from search.trial import floor, work
 from search.trial.answers import of_answers
