@@ -20,6 +20,7 @@ from search.results.table import distinctions
 from search.study.budget import Budget
 from search.study.confirm import confirm, num_missing, wanted
 from spaces.budget import BudgetSpec
+from spaces.errors import StudyError
 from spaces.trial import Measurement, TrialConfig, TrialOutcome, TrialState, WorkItem, WorkResult
 
 # intervals
@@ -272,3 +273,32 @@ def test_minutes_end_before_what_is_near_and_more_minutes_add_it(tmp_path: Path)
     run(99)
     assert len(lane.seen) == len(everything)
     assert {label["of"] for label in (outcome.labels for outcome in done)} == {"0", "2", "3", "4"}
+
+
+class Refusing(Record):
+    """A record that refuses the first state that it is to write."""
+
+    def set_state(self, *asked: Any, **more: Any) -> None:
+        raise StudyError("the disk is full")
+
+
+def test_what_was_measured_before_its_state_could_be_written_is_not_trained_again(tmp_path: Path) -> None:
+    spec, outcomes, _, _ = a_study()
+    front = ParetoFront.of(outcomes, spec, REFERENCES)
+    everything = len(wanted(spec, front, outcomes))
+    lane, told = Lane(), []
+    budget = Budget(spec, num_lanes=1, tokens_per_text=10, deadline=None, front_size=lambda: 3)
+
+    def run(kind: type[Record]) -> list[TrialOutcome]:
+        record = kind(open_storage("sqlite", tmp_path), "small.confirm", spec.objectives)
+        return confirm(
+            spec, front, (), outcomes, record, lane, budget, {}, told.append, lambda: None,  # type: ignore[arg-type]
+        )  # fmt: skip
+
+    with pytest.raises(StudyError, match="the disk is full"):
+        run(Refusing)
+    (first, *_) = lane.seen
+    done = run(Record)
+    assert lane.seen.count(first) == 1
+    assert {outcome.state for outcome in done} == {TrialState.DONE}
+    assert len(told) == len(done) == everything

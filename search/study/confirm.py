@@ -76,8 +76,10 @@ def confirm(
         while queue and len(flying) <= pool.num_lanes:
             config, labels = queue[0]
             known = kept.get(tuple(sorted(labels.items())))
-            if known is not None and known.state is not TrialState.RUNNING:
+            if known is not None and (known.measurements or known.state is not TrialState.RUNNING):
                 queue.popleft()
+                if known.state is TrialState.RUNNING:  # measured, and cut off before its state was written
+                    told(_done(known, record))
                 continue
             if not _in_time(config, outcomes, budget):
                 queue.clear()
@@ -122,7 +124,13 @@ def _settle(result: WorkResult, outcome: TrialOutcome, record: Record) -> TrialO
     else:
         measurement = result.timed_measurement
         record.measured(measurement)
-        settled = outcome.model_copy(update={"state": TrialState.DONE, "measurements": (measurement,)})
-        values = settled.values()
-        record.set_state(outcome.number, TrialState.DONE, [values[name] for name in record.objectives])
+        settled = _done(outcome.model_copy(update={"measurements": (measurement,)}), record)
+    return settled
+
+
+def _done(outcome: TrialOutcome, record: Record) -> TrialOutcome:
+    """Its state, once its measurement is written."""
+    settled = outcome.model_copy(update={"state": TrialState.DONE})
+    values = settled.values()
+    record.set_state(outcome.number, TrialState.DONE, [values[name] for name in record.objectives])
     return settled
