@@ -510,6 +510,7 @@ def test_the_check_of_loaded_modules_finds_one() -> None:
     assert loaded(ALL_OF.format(["search.record"]), ("optuna", "torch")) == ["optuna"]
 
 
+@pytest.mark.slow
 def test_what_a_study_found_needs_neither_ray_nor_torch(finished: StudySpec) -> None:
     for command in ("front", "analyse", "report"):
         assert loaded(COMMAND.format([command, str(finished.output)]), HEAVY) == []
@@ -553,7 +554,7 @@ complete_words() {{ COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _distilsearch_com
 """
 COMPLETED = {
     "run ss": "sst2 sst2-quick",
-    "run st": "stsb study.yaml",
+    "run st": "stsb stsb-embeddings study.yaml",
     "plan runs/one/best/t": "runs/one/best/trial-7.yaml",
     "front runs/": "runs/one/",  # the output, and not the folder of other things beside it
     "run study.yaml --ou": "--output",

@@ -171,6 +171,7 @@ OTHER_SPACE = {
 }
 
 
+@pytest.mark.slow
 def test_of_another_space_the_best_students_come_first(ran: Callable[..., StudySpec]) -> None:
     before = ran()
     spec = after(before, space=OTHER_SPACE)
@@ -220,6 +221,7 @@ def test_measurements_made_otherwise_do_not_count(
     assert f"had {words}: its measurements do not count" in earlier.note
 
 
+@pytest.mark.slow
 def test_a_teacher_fine_tuned_with_another_seed_is_another(ran: Callable[..., StudySpec]) -> None:
     before = ran()
     other, same = after(before, seed=1), after(before)

@@ -193,7 +193,9 @@ def test_padding_changes_nothing(
 
 
 @every_family
-@pytest.mark.parametrize("loss", ["cosine", "mse", "relations"])
+@pytest.mark.parametrize(
+    "loss", ["cosine", *(pytest.param(loss, marks=pytest.mark.slow) for loss in ("mse", "relations"))]
+)
 def test_hidden_states_are_matched(
     family: str, loss: str, shape_of: Callable[..., StudentShape], ranked: Path, transfer: Any, tmp_path: Path
 ) -> None:

@@ -102,6 +102,7 @@ def test_it_finds_what_makes_students_good() -> None:
     assert np.mean(off[-10:]) < 0.5 * np.mean(off[:6])
 
 
+@pytest.mark.slow
 def test_a_bound_on_a_score_draws_it_to_students_that_keep_it() -> None:
     """Only the larger half can. Without the bound most trials go to smaller ones, which the front holds too."""
     spec, bound = a_spec(search={"startup_trials": 6}), 0.72

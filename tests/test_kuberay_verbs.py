@@ -164,6 +164,7 @@ def test_status_says_what_it_waits_for(lab: Lab) -> None:
     assert lab.launcher.status(handle).state is JobState.LOST
 
 
+@pytest.mark.slow
 @TALKS
 def test_logs_are_followed_from_one_submitter_to_the_next(lab: Lab) -> None:
     handle = lab.submit()

@@ -131,6 +131,7 @@ def test_a_study_is_not_looked_at_more_often_than_need_be(study: Study) -> None:
     assert live.version() != first
 
 
+@pytest.mark.slow
 def test_the_page_loads_itself_again_and_keeps_the_readers_place(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     study.prepared()
     for accuracy in (0.7, 0.8, 0.75):
@@ -191,6 +192,7 @@ def test_the_command_serves_until_ctrl_c(study: Study) -> None:
     assert not (study.spec.output / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_optunas_dashboard_shows_the_study_in_words(study: Study) -> None:
     pytest.importorskip("optuna_dashboard")
     study.prepared()

@@ -130,7 +130,7 @@ def test_padding_changes_no_vector(base_teacher: Path, tokenizer: Any, tmp_path:
     [
         {"family": "bert", "hidden_size": "50%", "intermediate_size": "50%", "vocabulary": 100, "hidden_share": 0.3},
         {"family": "albert", "embedding_size": 16, "num_hidden_groups": 1, "group_start": "best"},
-        {"family": "distilbert", "depth": 3},
+        pytest.param({"family": "distilbert", "depth": 3}, marks=pytest.mark.slow),
         pytest.param({"family": "squeezebert", "depth": 3, "num_conv_groups": 1}, marks=pytest.mark.slow),
         pytest.param({"family": "mobilebert", "hidden_size": "50%", "embedding_size": 8}, marks=pytest.mark.slow),
     ],

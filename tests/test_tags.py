@@ -478,8 +478,8 @@ def teacher_of_tags(tagged_folder: Path, base_teacher: Path, tmp_path_factory: p
     [
         {"family": "bert", "hidden_size": "50%", "hidden_share": 0.3, "vocabulary": 100},
         {"family": "albert", "embedding_size": 16, "num_hidden_groups": 1, "group_start": "best"},
-        {"family": "distilbert", "depth": 3},
-        {"family": "squeezebert", "depth": 3, "num_conv_groups": 1},
+        pytest.param({"family": "distilbert", "depth": 3}, marks=pytest.mark.slow),
+        pytest.param({"family": "squeezebert", "depth": 3, "num_conv_groups": 1}, marks=pytest.mark.slow),
     ],
 )
 def test_a_whole_trial(
