@@ -283,7 +283,7 @@ def _check_augmentation(spec: StudySpec, texts: StudyTexts, source: TeacherSourc
     made = spec.data.augmentation
     if made == "none":
         return
-    if source.task_head != "text":
+    if source.task_head in ("token", "span"):
         why = (
             "in an entity's place need not be one of its type"
             if source.task_head == "token"
