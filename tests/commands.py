@@ -1,7 +1,10 @@
-"""The command line in tests: `distilsearch` runs it here, `study` writes study files, `finished` is a study that ran."""
+"""The command line in tests: `distilsearch` runs it here, `told` in a process of its own; `study` writes study files, `finished` is a
+study that ran."""
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +35,22 @@ def distilsearch(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
         captured = capsys.readouterr()
         assert "Traceback" not in captured.err
         return int(end.value.code or 0), captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def told(tmp_path: Path) -> Callable[..., str]:
+    """The command in a process of its own, with a home of its own; what it printed, once it ended well."""
+    tests = Path(__file__).parent
+    paths = os.pathsep.join([str(tests.parent), str(tests)])
+    environment = {**os.environ, "PYTHONPATH": paths, "COLUMNS": "200", "HOME": str(tmp_path / "home")}
+
+    def run(*arguments: object) -> str:
+        command = [sys.executable, "-m", "search.cli", *map(str, arguments)]
+        done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=900)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
     return run
 

@@ -24,7 +24,7 @@ from typing import Any
 
 import pytest
 import tiny
-from commands import distilsearch, finished, study  # noqa: F401
+from commands import distilsearch, finished, study, told  # noqa: F401
 from embedding_toys import embedding, scored_folder  # noqa: F401
 from hypothesis import settings
 from places import one_node  # noqa: F401

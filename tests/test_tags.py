@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -603,17 +600,8 @@ def test_places_by_hand() -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_whole_study(tmp_path: Path) -> None:
+def test_a_whole_study(told: Callable[..., str], tmp_path: Path) -> None:
     """From the files to the report, on a lane: plan, run, front, analyse, report, export."""
-    paths = os.pathsep.join([str(Path(__file__).parent.parent), str(Path(__file__).parent)])
-    environment = {**os.environ, "PYTHONPATH": paths, "COLUMNS": "200", "HOME": str(tmp_path / "home")}
-
-    def told(*arguments: object) -> str:
-        command = [sys.executable, "-m", "search.cli", *map(str, arguments)]
-        done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=900)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
     plain = tiny.study(
         tmp_path,
         task="token-classification",
