@@ -1,5 +1,5 @@
-"""The command line in tests: `distilsearch` runs it here, `told` in a process of its own; `study` writes study files, `finished` is a
-study that ran."""
+"""The command line in tests: `distilsearch` runs it here, `told` in a process of its own; `study` writes study files, `finished`
+is a study that ran."""
 
 from __future__ import annotations
 
