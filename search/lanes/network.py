@@ -16,6 +16,8 @@ import ray
 from ray.train.torch import TorchConfig
 from ray.train.torch.config import _TorchBackend
 
+from spaces.study import ResourcesSpec
+
 VARIABLE = "GLOO_SOCKET_IFNAME"
 SIOCGIFADDR = 0x8915  # Linux: an interface's IPv4 address
 
@@ -38,6 +40,11 @@ def choose_interface() -> None:
     name = interface_of(ray.util.get_node_ip_address())
     if name:
         os.environ.setdefault(VARIABLE, name)
+
+
+def backend_of(resources: ResourcesSpec) -> str | None:
+    """gloo where workers may share a GPU, which NCCL refuses; else what Train takes: NCCL with GPUs, gloo without."""
+    return "gloo" if resources.workers_per_lane > 1 and resources.gpus_per_worker % 1 else None
 
 
 class _Backend(_TorchBackend):

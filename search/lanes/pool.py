@@ -29,7 +29,7 @@ from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 from ray.util.placement_group import get_placement_group, placement_group, remove_placement_group
 
 from search.lanes.broker import POLL_SECONDS, ask, first_line, start_broker
-from search.lanes.network import LaneTorchConfig
+from search.lanes.network import LaneTorchConfig, backend_of
 from search.lanes.placement import needs_of
 from search.trial.worker import serve
 from spaces.errors import InputError, StudyError
@@ -209,10 +209,11 @@ class LanePool:
                 "broker": self.broker,
                 "lane": lane,
                 "threads": max(1, math.floor(resources.cpus_per_worker)),
+                "gpus": resources.gpus_per_worker,
                 "context": self._context,
                 "perform": self._perform,
             },
-            torch_config=LaneTorchConfig(),
+            torch_config=LaneTorchConfig(backend=backend_of(resources)),
             scaling_config=ScalingConfig(
                 num_workers=resources.workers_per_lane,
                 use_gpu=resources.gpus_per_worker > 0,

@@ -56,4 +56,5 @@ def load_weights(model: Any, folder: Path) -> None:
 
 
 def load_progress(folder: Path) -> dict[str, Any]:
-    return torch.load(Path(folder) / "progress.pt", weights_only=True)
+    """On the processor: who goes on may have another device than who began."""
+    return torch.load(Path(folder) / "progress.pt", weights_only=True, map_location="cpu")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -24,6 +25,24 @@ def device() -> torch.device:
     if not _processor_alone and torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("cpu")
+
+
+def random_states() -> dict[str, torch.Tensor]:
+    """Of what this worker draws from: dropout draws on the device that it trains on."""
+    states = {"random_state": torch.get_rng_state()}
+    return {**states, "random_state_gpu": torch.cuda.get_rng_state(device())} if device().type == "cuda" else states
+
+
+def set_random_states(kept: Mapping[str, Any]) -> None:
+    torch.set_rng_state(kept["random_state"])
+    if device().type == "cuda" and "random_state_gpu" in kept:  # it may have begun where there was no GPU
+        torch.cuda.set_rng_state(kept["random_state_gpu"], device())
+
+
+def keep_to_share(of_a_gpu: float) -> None:
+    """This process gets no more of its GPU's memory than its share: who takes more is told that memory ended, not a neighbour."""
+    if of_a_gpu < 1 and device().type == "cuda":
+        torch.cuda.set_per_process_memory_fraction(of_a_gpu, device())
 
 
 @functools.cache

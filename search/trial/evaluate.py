@@ -13,6 +13,8 @@ from search.trial.data import Tokens, TransferSet
 from search.trial.device import autocast, device
 from search.trial.forward import classifier
 
+TOKENS_AT_ONCE = {"cpu": 4096, "cuda": 65536}  # a processor's caches are small, and a GPU waits for the next batch
+
 
 @torch.inference_mode()
 def predict(model: Any, tokens: Tokens, pad_id: int, context: WorkerContext, exact: bool = False) -> np.ndarray:
@@ -22,7 +24,7 @@ def predict(model: Any, tokens: Tokens, pad_id: int, context: WorkerContext, exa
     forward = classifier(model.to(where)).eval()
     out = np.zeros((tokens.num_outputs, model.config.num_labels), np.float32)
     done = 0
-    for rows in evaluation_rows(tokens.lengths):
+    for rows in evaluation_rows(tokens.lengths, TOKENS_AT_ONCE[where.type]):
         batch = padded(tokens, rows, pad_id).to(where)
         with autocast(exact):
             logits = forward(batch.ids_BT, batch.mask_BT, batch.types_BT)

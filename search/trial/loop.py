@@ -17,7 +17,7 @@ import torch
 from search.trial.batches import num_batches, padded, training_rows
 from search.trial.context import WorkerContext
 from search.trial.data import Tokens
-from search.trial.device import autocast, device
+from search.trial.device import autocast, device, random_states, set_random_states
 from search.trial.forward import classifier
 from search.trial.losses import distillation_loss
 from search.trial.matching import MatchedClassifier, Matcher
@@ -115,7 +115,7 @@ def fit(
     optimizer = Optimizer(runner, schedule.weight_decay, step, last_step, by_rows=alone_on_cpu)
     if progress is not None:
         optimizer.load_state_dict(progress["optimizer"])
-        torch.set_rng_state(progress["random_state"])
+        set_random_states(progress)
         if matcher is not None:
             matcher.load_state_dict(progress["matcher"])
     else:
@@ -186,7 +186,7 @@ def fit(
     optimizer.settle()
     seconds = time.perf_counter() - begun
     done = step - first_step
-    kept = {"optimizer": optimizer.state_dict(), "random_state": torch.get_rng_state(), "step": step}
+    kept = {"optimizer": optimizer.state_dict(), **random_states(), "step": step}
     if matcher is not None:
         kept["matcher"] = matcher.state_dict()
     return Fitted(step, total, num_tokens, seconds, looked_at / max(1, done), kept)

@@ -18,6 +18,7 @@ from ray.train import get_context
 from ray.train.collective import broadcast_from_rank_zero
 
 from search.trial.context import Dropped, WorkerContext
+from search.trial.device import keep_to_share
 from search.trial.turnstile import Turnstile
 from spaces.errors import OutOfMemory, TrialError
 from spaces.named import function_named
@@ -34,13 +35,15 @@ QUIET_LOGGERS = ("transformers", "datasets", "filelock", "urllib3", "fsspec", "t
 def serve(config: dict[str, Any]) -> None:
     """The training function of a lane's TorchTrainer. Returns when the broker says "stop" or "recycle".
 
-    `config`: broker (a handle), lane, threads, context (a dict; object references in it are resolved here, once), and
-    perform ("module:function"; tests put theirs here). Raises what an item raised only where several workers share the
+    `config`: broker (a handle), lane, threads, gpus (a worker's), context (a dict; object references in it are resolved here,
+    once), and perform ("module:function"; tests put theirs here). Raises what an item raised only where several workers share the
     lane: the others may be waiting in a collective for the one that failed, and only a fresh group gets them out.
     """
     quieten_worker()
     if not ray.get_gpu_ids():
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a lane without a GPU leaves the machine's to those who asked for one
+    else:
+        keep_to_share(config.get("gpus", 1))
     torch.set_num_threads(config["threads"])
     keep_freed_memory()
     broker: ActorHandle = config["broker"]
