@@ -38,6 +38,11 @@ DOCS = Path(__file__).parent.parent / "docs"
 LABELS = ["food", "music", "sport"]
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    if config.option.markexpr != "gpu":  # the others are of processors, wherever they run
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 @pytest.fixture(scope="session")
 def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """train.tsv, validation.tsv and test.tsv of the tiny task."""

@@ -1,4 +1,4 @@
-"""What only a CUDA device can show. Not part of `make test`: `pytest -m gpu tests/test_gpu.py` where there is one."""
+"""What only a CUDA device can show. Not part of `make test`: `make test-gpu` where there is one."""
 
 from __future__ import annotations
 

@@ -16,21 +16,21 @@ from search.trial.forward import classifier
 TOKENS_AT_ONCE = {"cpu": 4096, "cuda": 65536}  # a processor's caches are small, and a GPU waits for the next batch
 
 
-@torch.inference_mode()
 def predict(model: Any, tokens: Tokens, pad_id: int, context: WorkerContext, exact: bool = False) -> np.ndarray:
     """(N, C) float32 logits in the order of the rows, or of their words (W, C), 0 for a word without a place; T=1, dropout off. The
     model's mode is restored."""
     was_training, where = model.training, device()
-    forward = classifier(model.to(where)).eval()
+    forward = classifier(model.to(where)).eval()  # moved in inference mode its weights could not be trained any more
     out = np.zeros((tokens.num_outputs, model.config.num_labels), np.float32)
     done = 0
-    for rows in evaluation_rows(tokens.lengths, TOKENS_AT_ONCE[where.type]):
-        batch = padded(tokens, rows, pad_id).to(where)
-        with autocast(exact):
-            logits = forward(batch.ids_BT, batch.mask_BT, batch.types_BT)
-        out[batch.numbers] = batch.read(logits).float().cpu().numpy()
-        done += len(rows)
-        context.heartbeat(done, len(tokens))
+    with torch.inference_mode():
+        for rows in evaluation_rows(tokens.lengths, TOKENS_AT_ONCE[where.type]):
+            batch = padded(tokens, rows, pad_id).to(where)
+            with autocast(exact):
+                logits = forward(batch.ids_BT, batch.mask_BT, batch.types_BT)
+            out[batch.numbers] = batch.read(logits).float().cpu().numpy()
+            done += len(rows)
+            context.heartbeat(done, len(tokens))
     model.train(was_training)
     return out
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from search.trial.device import device
 from search.trial.forward import Classifier, logits_of, stored_layers
 from search.trial.hidden_losses import cosine_loss, mse_loss, relation_loss
 
@@ -33,7 +34,7 @@ class Matcher(nn.Module):
         self.projection: nn.Linear | None = None
         self._num_heads = relation_heads(width, teacher_width)
         if loss == "relations":  # in lists, so that nothing of either model is registered here
-            self._student, self._teacher = stored_layers(student), stored_layers(teacher)
+            self._student, self._teacher = stored_layers(student), stored_layers(teacher.to(device()))
         elif width != teacher_width:
             self.projection = nn.Linear(width, teacher_width, bias=False)
             nn.init.normal_(self.projection.weight, std=1 / math.sqrt(width))

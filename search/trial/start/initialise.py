@@ -33,7 +33,8 @@ def can_copy(model_type: str, state: State, shape: StudentShape | None = None) -
 
 def unshared(model: Any) -> dict[str, torch.Tensor]:
     """The teacher's weights, a layer that it shares under the number of each layer it runs as (the same tensors)."""
-    state: dict[str, torch.Tensor] = model.state_dict()
+    # On the processor, where students are built: it may have read its texts on a GPU.
+    state: dict[str, torch.Tensor] = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
     groups = getattr(model.config, "num_hidden_groups", None)
     if model.config.model_type != "albert":
         return state
