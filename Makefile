@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 MOTO := .moto/.ready
 
-.PHONY: setup demo faults soak test lint-and-unit-tests ray-tests test-all lint fast fuzz lock audit licences clean
+.PHONY: setup demo faults soak test lint-and-unit-tests ray-tests test-all test-gpu lint fast fuzz lock audit licences clean
 
 setup: $(STAMP)  ## the environment: a venv, pip, versions pinned by constraints.txt; HASHED=1: every file but torch's by its hash
 
@@ -54,6 +54,9 @@ ray-tests: setup
 
 test-all: lint $(MOTO)  ## the slow ones too: lanes killed, hung, of several workers
 	$(BIN)/python -m pytest -m "not gpu"
+
+test-gpu: setup  ## what only a CUDA device shows, where there is one
+	$(BIN)/python -m pytest -m gpu
 
 KILLS ?= 200
 MINUTES ?= 600
