@@ -133,7 +133,7 @@ def test_a_whole_study(told: Callable[..., str], tmp_path: Path, resources: dict
     spec = spec_of(tmp_path / "run")
     record, again = open_record(spec)
     try:
-        assert all(outcome.error is None for outcome in (*record.outcomes(), *again.outcomes()))
+        assert not any(outcome.error for outcome in (*record.outcomes(), *again.outcomes()))
         assert record.fact("gpu_hours") > 0
     finally:
         record.close()

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from search.lanes.network import interface_of
-from search.lanes.placement import plan_lanes
+from search.lanes.placement import plan_lanes, unused_gpus
 from spaces.errors import InputError
 from spaces.study import ResourcesSpec
 
@@ -22,6 +22,12 @@ def test_as_many_as_fit_or_as_the_study_says() -> None:
     assert plan_lanes(ResourcesSpec(cpus_per_worker=0.1), {"CPU": 1.0}) == 10
     spots = ResourcesSpec(cpus_per_worker=0.5, memory_gb_per_worker=4, custom_per_worker={"spot": 1})
     assert plan_lanes(spots, {"CPU": 8, "memory": 13e9, "spot": 5}) == 3
+
+
+def test_gpus_that_no_lane_asks_for_are_told() -> None:
+    assert unused_gpus(ResourcesSpec(), [ONE, {"CPU": 4.0}]).startswith("2 GPUs there, and no lane uses one")
+    assert unused_gpus(ResourcesSpec(), [{"CPU": 4.0}]) == ""
+    assert unused_gpus(ResourcesSpec(gpus_per_worker=0.5), [ONE]) == ""
 
 
 def test_a_worker_stands_on_one_node_and_a_lane_on_several() -> None:

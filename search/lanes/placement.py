@@ -37,6 +37,17 @@ def plan_lanes(resources: ResourcesSpec, nodes: Mapping[str, float] | Sequence[M
     return num_fitting if resources.lanes == "auto" else resources.lanes
 
 
+def unused_gpus(resources: ResourcesSpec, nodes: Sequence[Mapping[str, float]]) -> str:
+    """What to say where there are GPUs and no lane asks for any; nothing otherwise."""
+    found = sum(node.get("GPU", 0.0) for node in nodes)
+    if resources.gpus_per_worker or not found:
+        return ""
+    return (
+        f"{_amount('GPU', found)} there, and no lane uses one; with resources: {{gpus_per_worker: 0.25}} four lanes share each "
+        "(small students keep no GPU busy alone)"
+    )
+
+
 def _lanes_of(workers: Sequence[int], resources: ResourcesSpec) -> int:
     """Lanes, where each node has room for so many workers."""
     size = resources.workers_per_lane

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import ray
 from ray.autoscaler.sdk import request_resources
 
-from search.lanes.placement import needs_of, plan_lanes
+from search.lanes.placement import needs_of, plan_lanes, unused_gpus
 from spaces.errors import Fault, InputError
 from spaces.study import ResourcesSpec, StudySpec
 
@@ -48,6 +48,8 @@ def wait_for_room(resources: ResourcesSpec, say: Callable[[str], None]) -> int:
             continue
         if asked:
             request_resources(bundles=[])  # from here on the lanes' own placement asks
+        if note := unused_gpus(resources, nodes_now()):
+            say(note)
         return num_lanes
 
 
