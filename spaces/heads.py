@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from spaces.errors import Fault
-from spaces.families.layout import Tensors, linear
+from spaces.families.layout import Tensors, linear, norm
 from spaces.named import all_named
 
 if TYPE_CHECKING:
@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 
 STOCK = "stock"
 TOKEN_HEADS = {"token": "classifier", "span": "qa_outputs"}  # one linear layer, of the same name in every architecture
+MASKED_HEADS = {  # by architecture, the parts of one that tells masked pieces: its last product is with the word embeddings themselves
+    "bert": ("cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions.bias"),
+    "albert": ("predictions.dense", "predictions.LayerNorm", "predictions.bias"),
+    "distilbert": ("vocab_transform", "vocab_layer_norm", "vocab_projector.bias"),
+}
 DENSE = (
     "2_Dense"  # the folder in a delivered one where sentence-transformers looks for a linear layer behind the pooling
 )
@@ -58,6 +63,12 @@ def with_head(stored: Tensors, shape: StudentShape, always_pools: bool) -> Tenso
     ):  # what is pooled is the vector, or a linear layer makes it as wide as the teacher's
         same = shape.hidden_size == shape.num_labels
         return encoder if same else encoder | linear("head.linear", shape.num_labels, shape.hidden_size)
+    if shape.task_head == "masked":
+        dense, normed, bias = MASKED_HEADS[next(iter(encoder)).split(".")[0]]
+        width = shape.embedding_size
+        return (
+            encoder | linear(dense, width, shape.hidden_size) | norm(normed, width) | {bias: (shape.vocabulary_size,)}
+        )
     if head is None:
         pooler = {name: size for name, size in stored.items() if always_pools and ".pooler." in name}
         return encoder | pooler | linear(TOKEN_HEADS[shape.task_head], shape.num_labels, shape.hidden_size)

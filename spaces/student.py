@@ -15,7 +15,7 @@ from spaces.heads import HEADS, STOCK, in_files, with_head
 SOME_FAMILIES = ("num_conv_groups", "bottleneck_size", "num_feedforwards")
 MAY_BE_0 = ("type_vocabulary_size", "bottleneck_size")
 BYTES_A_WEIGHT = {"fp32": 4, "fp16": 2}
-TaskHead = Literal["text", "token", "span", "embedding"]  # what there is an output for
+TaskHead = Literal["text", "token", "span", "embedding", "masked"]  # what there is an output for
 
 
 class Frozen(BaseModel):

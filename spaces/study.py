@@ -244,6 +244,7 @@ class StudySpec(Frozen):
         "token-classification",
         "question-answering",
         "sentence-embeddings",
+        "masked-language-modelling",
     ] = "text-classification"
     data: DataSpec
     teacher: TeacherSpec

@@ -20,16 +20,18 @@ METRIC_WORDS = {
     "entity_recall": "entity recall",
     "answer_f1": "answer F1",
     "exact_match": "exact match",
+    "masked_accuracy": "accuracy at masked pieces",
 }  # every metric is maximised and at most 1
 
 
 # A head gives an output for each text, for each token, or two for each token, of which one is chosen as the first of a span and one
-# as its last; or makes a vector of each text. What Hugging Face calls the models that have one: the last name is ours.
+# as its last; or makes a vector of each text; or says which piece is masked. What Hugging Face calls the models that have one: the last name is ours.
 TASK_HEADS = {
     "text": "SequenceClassification",
     "token": "TokenClassification",
     "span": "QuestionAnswering",
     "embedding": "SentenceEmbedding",
+    "masked": "MaskedLM",
 }
 SPAN_ENDS = ("start", "end")  # the outputs of a head for spans
 OUTSIDE = "O"  # the tag of a word that belongs to no entity
@@ -37,11 +39,12 @@ OUTSIDE = "O"  # the tag of a word that belongs to no entity
 
 class Task(Frozen):
     """`target`: a row's label is one class, any number of classes, a number, a tag for each of its words, or the span of its words
-    that answers a question; or the row is one of a pair and wants a vector, and the pair has a score. `metrics` are measured on
+    that answers a question; or the row is one of a pair and wants a vector, and the pair has a score; or some of the row's own
+    pieces are masked, and are to be told. `metrics` are measured on
     every split, the first of them is the objective where the study names none; `f1` is of the second class and exists for two
     classes only. `problem_type` is Hugging Face's word, which it has for texts alone."""
 
-    target: Literal["class", "classes", "number", "tags", "span", "vector"]
+    target: Literal["class", "classes", "number", "tags", "span", "vector", "piece"]
     metrics: tuple[str, ...]
     problem_type: str | None = None
     constant: str  # what the simplest model says, in words
@@ -87,5 +90,12 @@ TASKS = {
         metrics=("spearman", "pearson"),  # of the cosine of a pair's vectors and its score
         constant="every pair as alike as any other",
         task_head="embedding",
+    ),
+    "masked-language-modelling": Task(
+        target="piece",
+        metrics=("masked_accuracy",),
+        constant="always the most frequent piece",
+        floor="the piece that most often follows the one before",
+        task_head="masked",
     ),
 }

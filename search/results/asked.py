@@ -21,6 +21,7 @@ TASK_WORDS = {
     "token-classification": "finding named entities",
     "question-answering": "answering questions from a context",
     "sentence-embeddings": "sentence embeddings",
+    "masked-language-modelling": "masked language modelling",
 }
 COST_WANTED = {
     "parameters": "few parameters",

@@ -215,7 +215,7 @@ def _data(spec: StudySpec, labels: Sequence[str], provenance: Mapping[str, Any])
                 "made up from the training texts" if source is None else "some made up from the training texts"
             )
         lines += [f"- {name}: {', '.join(parts)}"] if parts else []
-    if spec.about.target not in ("number", "span", "vector"):
+    if spec.about.target not in ("number", "span", "vector", "piece"):
         more = f" and {len(labels) - MOST_LABELS} more" if len(labels) > MOST_LABELS else ""
         lines.append(f"- labels: {', '.join(map(_code, labels[:MOST_LABELS]))}{more}")
     if "data_fingerprint" in provenance:

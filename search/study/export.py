@@ -71,6 +71,11 @@ def export(
     of the same student left there in other forms stays. Raises InputError."""
     result = open_study(folder)
     spec = result.spec
+    if spec.about.target == "piece" and set(formats) != {"hf"}:
+        raise InputError.of(
+            "--format",
+            f"students of {spec.task} are for other studies to start from, and are written as hf alone; write hf",
+        )
     picked = choose(pick, spec, result.front, result.rows, result.outcomes)
     trial = picked.row.trial
     source = spec.output / "best" / f"trial-{trial}"

@@ -28,7 +28,7 @@ def with_hidden_states(
     rows for them. `transfer` has the teacher's logits. Raises StudyError where a lane fails."""
     spec = inputs.spec
     stored = tuple(sorted(spec.space.teacher_states(inputs.teacher.depth)))
-    if not stored:
+    if not stored or transfer.target == "piece":  # of masks that are drawn anew nothing can be kept
         return transfer, 0.0
     tokens = {name: transfer.training(name, taught=True)[0] for name in spec.space.vocabularies}
     a_token = 2 * len(stored) * inputs.teacher.hidden_size

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from search.study.masked import WHOLE, masked_splits, of_pieces
 from search.study.questions import Windows, windows_of
 from search.study.tagged import IGNORED
 from search.study.teachers import TeacherSource, find_teacher, match_labels
@@ -72,12 +73,17 @@ def read_inputs(spec: StudySpec, say: Say) -> Inputs:
     fine_tunes = source.labels is None
     label_names = texts.label_names if fine_tunes else match_labels(source, texts.label_names, spec.about)
     _check_metrics(spec, len(label_names))
+    first: list[str] = []
+    if spec.about.target == "piece":
+        if fine_tunes:
+            first.append("the teacher has no masked-LM head: one is trained with it first, as teacher.fine_tune says")
+        spec = of_pieces(spec, first)
     spec, transfer, labelled, notes = _tokenise(spec, texts, source, label_names, say)
     _check_relations(spec, source)
     _check_augmentation(spec, texts, source)
     if spec.about.target == "vector":
         spec = _of_vectors(spec, notes)
-    shape, notes = source.shape(len(label_names)), [*texts.notes, *notes]
+    shape, notes = source.shape(len(label_names)), [*texts.notes, *first, *notes]
     return Inputs(spec, texts, source, transfer, labelled, shape, fine_tunes, notes)
 
 
@@ -125,11 +131,13 @@ def _tokenise(
     positions = source.shape(2).max_positions
     max_length = min(spec.data.max_length, positions)
     say(f"tokenising {sum(map(len, texts.splits.values())):,} texts")
-    windows = _windows(spec, texts, tokenizer, max_length)
+    windows, pieces_told = _windows(spec, texts, tokenizer, max_length), spec.about.target == "piece"
     rows = {name: each.texts for name, each in windows.items()} or texts.splits
     notes += [note for name, each in windows.items() for note in each.notes(name)]
     full = {
-        name: Tokens.encode(tokenizer, split.texts, split.pairs, max_length, source.task_head)
+        name: Tokens.encode(
+            tokenizer, split.texts, split.pairs, max_length, "text" if pieces_told else source.task_head
+        )
         for name, split in rows.items()
     }
     for name, each in windows.items():
@@ -143,14 +151,20 @@ def _tokenise(
     if cut_off and not windows:
         notes.append(f"{cut_off:,} texts reach max_length ({max_length} pieces) and may have been cut there")
     counts = np.bincount(full["train"].ids, minlength=max(len(tokenizer), source.config["vocab_size"]))
-    pieces = pieces_of(tokenizer)
+    hidden: dict[str, np.ndarray] = {}
+    if pieces_told:
+        full, hidden = masked_splits(full, tokenizer, notes)
+    pieces = WHOLE if pieces_told else pieces_of(tokenizer)
     spec, wanted = _vocabularies_wanted(spec, pieces if isinstance(pieces, str) else "", notes)
     vocabularies: dict[str, Vocabulary] = {"full": full_vocabulary(tokenizer, counts)}
     for name in wanted:
         vocabularies[name] = cut_vocabulary(tokenizer, name, counts, int(name) if name.isdigit() else None)
     splits = {}
     for name, split in rows.items():
-        labels = windows[name].labels if windows else _labels(split, name, label_names, spec.about.target)
+        if windows:
+            labels = windows[name].labels
+        else:
+            labels = hidden[name] if pieces_told else _labels(split, name, label_names, spec.about.target)
         if spec.about.target == "tags" and name != UNLABELLED and (places := full[name].places) is not None:
             full[name] = replace(full[name], places=places.without(labels == NO_TAG))
         tokens = _in_every_vocabulary(split, full[name], vocabularies, max_length, source.task_head)
@@ -283,12 +297,12 @@ def _check_augmentation(spec: StudySpec, texts: StudyTexts, source: TeacherSourc
     made = spec.data.augmentation
     if made == "none":
         return
-    if source.task_head in ("token", "span"):
-        why = (
-            "in an entity's place need not be one of its type"
-            if source.task_head == "token"
-            else "may ask for something else"
-        )
+    if source.task_head in ("token", "span", "masked"):
+        why = {
+            "token": "in an entity's place need not be one of its type",
+            "span": "may ask for something else",
+            "masked": "would be masked and told in its turn",
+        }[source.task_head]
         raise InputError.of(
             "", f"{spec.task} makes up no texts: another word {why}, and what that does "
             "was not tried; write none, or give texts of your own as data.unlabelled", "data.augmentation",
@@ -335,7 +349,7 @@ def class_weights(spec: StudySpec, labels: np.ndarray, label_names: list[str]) -
     asked, target = spec.data.class_weights, spec.about.target
     if asked == "none":
         return None
-    if what := {"number": "a number", "span": "an answer", "vector": "a vector"}.get(target):
+    if what := {"number": "a number", "span": "an answer", "vector": "a vector", "piece": "a masked piece"}.get(target):
         raise InputError.of("", f"class_weights is for classes; {what} has none", "data.class_weights")
     known = labels[labels >= 0] if target == "tags" else labels
     counts = labels.sum(0) if target == "classes" else np.bincount(known, minlength=len(label_names))

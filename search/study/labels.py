@@ -52,7 +52,7 @@ LABEL_READERS = {"class": _class_of, "classes": _classes_of, "number": _number_o
 
 def names_of(labels: Sequence[Any], target: str) -> set[str]:
     """The classes or tags among the labels."""
-    if target in ("number", "span", "vector"):
+    if target in ("number", "span", "vector", "piece"):
         return set()
     if target == "class":
         return set(labels)
@@ -63,6 +63,8 @@ def names_in_splits(splits: Mapping[str, Sequence[Any]], target: str, order: lis
     """In the order of the data set where it gives one, else by number or by alphabet."""
     if target == "number":
         return ["score"]
+    if target == "piece":
+        return ["piece"]  # its id, whichever
     if target == "vector":
         return []  # the teacher says how many numbers it has
     if target == "span":

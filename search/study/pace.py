@@ -64,7 +64,16 @@ def training_seconds(inputs: Inputs, shape: StudentShape, batch_size: int) -> fl
             learning_rate=1e-5, batch_size=batch_size, warmup_share=0.0, epochs=1, steps=steps, temperature=2.0, soft_share=0.5
         )  # fmt: skip
         return fit(
-            student, tokens, labels, logits, schedule, pad_id=0, seed=0, context=WorkerContext(), target=transfer.target
+            student,
+            tokens,
+            labels,
+            logits,
+            schedule,
+            pad_id=0,
+            seed=0,
+            context=WorkerContext(),
+            target=transfer.target,
+            mask_id=transfer.vocabularies["full"].mask_id,
         )
 
     steps, fitted = 1, trained(1)

@@ -195,7 +195,11 @@ def _estimate(
     share_of_teacher = fmean(shape.flops(length) for shape in students) / teacher.flops(length)
     trained = spec.training.steps * batch_size * length if spec.training.steps else epochs * sizes["train"]
     hidden = HIDDEN_FACTOR if spec.space.teacher_states(inputs.teacher.depth) else 1.0
-    trial = trained * pace.training * crowded * hidden / workers + sizes["validation"] * pace.reading * share_of_teacher
+    beside = pace.reading if inputs.transfer.target == "piece" else 0.0  # a lane's teacher reads each batch
+    trial = (
+        trained * (pace.training * hidden + beside) * crowded / workers
+        + sizes["validation"] * pace.reading * share_of_teacher
+    )
 
     made = spec.data.augmentation.copies * num_texts if spec.data.augmentation != "none" else 0
     growth = made / sum(len(split) for split in inputs.transfer.splits.values())

@@ -18,7 +18,12 @@ from spaces.student import TaskHead, TeacherShape
 from spaces.study import TeacherSpec
 from spaces.task import TASK_HEADS, Task
 
-DOES = {"text": "classifies text", "token": "classifies words", "span": "answers questions"}
+DOES = {
+    "text": "classifies text",
+    "token": "classifies words",
+    "span": "answers questions",
+    "masked": "tells masked pieces",
+}
 WANTED = ("*.json", "*.safetensors", "*.txt", "*.model")
 WIDEST = 100_000  # of a vector
 
@@ -84,6 +89,8 @@ def find_teacher(spec: TeacherSpec, task_head: TaskHead = "text") -> TeacherSour
     try:
         table = config.get("id2label") or {str(i): f"LABEL_{i}" for i in range(config.get("num_labels", 2))}
         labels = tuple(str(table[key]) for key in sorted(table, key=int)) if head else None
+        if head and task_head == "masked":
+            labels = ("piece",)
         source = TeacherSource(folder, config, labels, fingerprint(folder), task_head)
         width = source.shape(2).hidden_size
     except (TypeError, ValueError, LookupError, AttributeError, SafetensorError) as error:  # pydantic's is a ValueError
@@ -123,6 +130,7 @@ def _check_encoder(config: dict[str, Any], folder: Path, task_head: TaskHead) ->
         "token": known.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
         "embedding": known.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,  # the encoders among all models
         "span": known.MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES,
+        "masked": known.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
     }[task_head]
     kind = config.get("model_type", "")
     if "auto_map" in config:
@@ -153,7 +161,7 @@ def match_labels(source: TeacherSource, data_labels: list[str], task: Task) -> l
     Names are matched without regard to case. Numbers match a head whose names are generic (LABEL_0) by index.
     """
     assert source.labels is not None
-    if task.target == "vector":
+    if task.target in ("vector", "piece"):
         return list(source.labels)
     made_for = source.config.get("problem_type")
     if task.problem_type and made_for and made_for != task.problem_type:

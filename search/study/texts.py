@@ -149,7 +149,7 @@ def read_texts(spec: StudySpec, source: str = "data") -> StudyTexts:
     seen = names_of(whole, target) if target == "tags" else set(whole)
     if target == "vector":
         faults += _not_ranked(texts)
-    elif len(seen) < 2 and not faults and target != "span":
+    elif len(seen) < 2 and not faults and target not in ("span", "piece"):
         what = "class" if target == "class" else "label"
         faults.append(
             Fault("data.train", f"has one {what} only ({cut(str(sorted(seen)), 200)}); there is nothing to learn")
@@ -222,8 +222,9 @@ def _not_for_parts_of_texts(spec: StudySpec) -> list[Fault]:
         faults.append(
             Fault("data.builtin", f"holds pairs with a class each, and {wanted} are needed; write train: FILE")
         )
-    if target == "tags" and data.columns.text_pair is not None:
-        faults.append(Fault("data.columns.text_pair", "there is one text a row where words have tags"))
+    one = {"tags": "words have tags", "piece": "masked pieces are told"}.get(target)
+    if one and data.columns.text_pair is not None:
+        faults.append(Fault("data.columns.text_pair", f"there is one text a row where {one}"))
     return faults
 
 
@@ -270,14 +271,14 @@ def _column(
 
 def _labelled(name: str, table: Table, spec: StudySpec, faults: list[Fault]) -> LabelledTexts:
     columns, data, target = table.columns, spec.data, spec.about.target
-    tagged, answered, vectors = (target == each for each in ("tags", "span", "vector"))
+    tagged, answered, vectors, alone = (target == each for each in ("tags", "span", "vector", "piece"))
     usual = {"tags": USUAL_OF_WORDS, "span": USUAL_OF_QUESTIONS}.get(target, USUAL)
-    labelled = _has_scores(name, data) if vectors else name != UNLABELLED
+    labelled = _has_scores(name, data) if vectors else name != UNLABELLED and not alone
     scored = vectors and labelled
     text = _column("text", columns, data, name, faults, usual)
     missing: list[Fault] = []
     pair = label = None
-    if not tagged and (data.columns.text_pair in (None, *columns) or not vectors or scored):
+    if not tagged and not alone and (data.columns.text_pair in (None, *columns) or not vectors or scored):
         pair = _column("text_pair", columns, data, name, missing, usual if scored or answered else None)
     if labelled:
         label = _column("label", columns, data, name, missing, usual)

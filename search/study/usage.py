@@ -14,6 +14,7 @@ PIPELINES = {  # Hugging Face's words
     "token": "token-classification",
     "span": "question-answering",
     "embedding": "sentence-similarity",
+    "masked": "fill-mask",
 }
 
 USE = {
@@ -66,6 +67,14 @@ from sentence_transformers import SentenceTransformer
 model = SentenceTransformer("path/to/this/folder")
 vectors = model.encode(["a text of yours", "another one"])  # of length 1: their products are their cosines
 ```""",
+    "pieces": """```python
+from transformers import pipeline
+
+fill = pipeline("fill-mask", model="path/to/this/folder")
+print(fill("a text with one [MASK] of yours"))
+```
+
+It is for other studies to start from, more than for itself: `training: {{start: path/to/this/folder}}`.""",
     "onnx": """```python
 import onnxruntime
 from transformers import AutoTokenizer
@@ -83,7 +92,8 @@ def how_to_use(spec: StudySpec, row: StudentRow, formats: Mapping[str, Any]) -> 
     """For people who have the folder alone; `formats` are the files in it."""
     onnx = any(name.startswith("onnx") for name in formats)
     own_head = row.config.shape.head != "stock"
-    kind = {"text": "pytorch", "token": "tokens", "span": "spans", "embedding": "vectors"}[spec.about.task_head]
+    kinds = {"text": "pytorch", "token": "tokens", "span": "spans", "embedding": "vectors", "masked": "pieces"}
+    kind = kinds[spec.about.task_head]
     output = "vectors" if kind == "vectors" else "logits"
     if onnx:
         kind = "onnx spans" if kind == "spans" else "onnx"

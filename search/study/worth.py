@@ -20,7 +20,9 @@ def refuse_chance(spec: StudySpec, outputs: np.ndarray, labels: np.ndarray) -> N
         return
     if spec.about.target == "tags":
         outputs, labels = outputs[labels != NO_TAG], labels[labels != NO_TAG]
-    what = {"tags": "words", "span": "words", "vector": "pairs"}.get(spec.about.target, "texts")
+    what = {"tags": "words", "span": "words", "vector": "pairs", "piece": "masked pieces"}.get(
+        spec.about.target, "texts"
+    )
     found = agreement(spec.about.target, outputs, labels)
     if not found < SHOWN_FROM:
         return
@@ -47,9 +49,10 @@ def agreement(target: str, outputs_NC: np.ndarray, labels: np.ndarray) -> float:
     if len(labels) > MOST_ROWS:
         rows = np.random.default_rng(0).choice(len(labels), MOST_ROWS, replace=False)
         outputs_NC, labels = outputs_NC[rows], labels[rows]
-    if target in ("class", "tags"):
+    if target in ("class", "tags", "piece"):
         known, labels_N = np.unique(labels, return_inverse=True)  # classes that no label has, no answer can hit
-        order = np.searchsorted(known, answers := outputs_NC.argmax(-1)).clip(max=len(known) - 1)
+        answers = outputs_NC[:, 0] if target == "piece" else outputs_NC.argmax(-1)
+        order = np.searchsorted(known, answers).clip(max=len(known) - 1)
         answers_N = np.where(known[order] == answers, order, len(known))
         return _of_classes(answers_N, labels_N, len(known) + 1)
     if target == "span":

@@ -85,6 +85,21 @@ class Tokens:
         """How many outputs of these rows are read: all but those that are NOWHERE."""
         return len(rows) if self.places is None else int((self.places.at[self.places.numbers(rows)] != NOWHERE).sum())
 
+    def masked(self, mask_id: int) -> tuple[Tokens, np.ndarray]:
+        """The rows with some of their pieces masked, which are their places; and (W,) what stood there. Held-out texts stay so, so
+        that all models are asked the same."""
+        places, ids = Places.of_masks(self.lengths), self.ids.copy()
+        where = np.repeat(self.offsets[:-1], np.diff(places.offsets)) + places.at
+        pieces, ids[where] = ids[where].copy(), mask_id
+        return replace(self, ids=ids, places=places), pieces
+
+    def shown(self, pieces: np.ndarray) -> Tokens:
+        """The rows as they were before `masked`."""
+        assert self.places is not None
+        ids = self.ids.copy()
+        ids[np.repeat(self.offsets[:-1], np.diff(self.places.offsets)) + self.places.at] = pieces
+        return replace(self, ids=ids)
+
     def remapped(self, new_ids: np.ndarray) -> Tokens:
         """The same rows in another vocabulary; `new_ids[old]` is the new id."""
         return replace(self, ids=new_ids[self.ids].astype(np.int32))
@@ -101,7 +116,7 @@ class Tokens:
         """Tokenises with truncation to `max_length` pieces (the longer text of a pair is cut first). For `token` heads texts are
         words with a blank between (any fast tokenizer), and each word has a place. For `span` heads the second text alone is cut,
         and the places of a row are its first piece ([CLS]) and each word of the second text: it starts at its first piece and ends
-        at its last."""
+        at its last. For `masked` heads some pieces are masked, and are the places."""
         if not texts:
             places = None if task_head == "text" else Places(np.zeros(0, np.int32), np.zeros(1, np.int64))
             return cls(np.zeros(0, np.int32), np.zeros(1, np.int64), np.zeros(0, np.int32), places)
@@ -117,7 +132,8 @@ class Tokens:
                 parts.append(cls._encoded_windows(tokenizer, some, list(pairs[part]), max_length))
                 continue
             parts.append(cls._encoded(tokenizer, some, None if pairs is None else list(pairs[part]), max_length))
-        return cls.joined(*parts)
+        whole = cls.joined(*parts)
+        return whole.masked(tokenizer.mask_token_id)[0] if task_head == "masked" else whole
 
     @classmethod
     def _encoded(cls, tokenizer: Any, texts: list[str], pairs: list[str] | None, max_length: int) -> Tokens:
@@ -239,6 +255,7 @@ class Vocabulary:
     counts: np.ndarray
     pad_id: int
     files: dict[str, bytes]
+    mask_id: int | None = None  # of the piece that stands for another
 
 
 @dataclass(frozen=True)

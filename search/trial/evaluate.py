@@ -11,24 +11,28 @@ from search.trial.batches import evaluation_rows, padded
 from search.trial.context import WorkerContext
 from search.trial.data import Tokens, TransferSet
 from search.trial.device import autocast, device
-from search.trial.forward import classifier
+from search.trial.forward import classifier, tells_pieces
+from search.trial.masking import piece_head
 
 TOKENS_AT_ONCE = {"cpu": 4096, "cuda": 65536}  # a processor's caches are small, and a GPU waits for the next batch
 
 
 def predict(model: Any, tokens: Tokens, pad_id: int, context: WorkerContext, exact: bool = False) -> np.ndarray:
-    """(N, C) float32 logits in the order of the rows, or of their words (W, C), 0 for a word without a place; T=1, dropout off. The
-    model's mode is restored."""
+    """(N, C) float32 logits in the order of the rows, or of their words (W, C), 0 for a word without a place; of
+    masked pieces (W, 1) the likeliest one's id. T=1, dropout off. The model's mode is restored."""
     was_training, where = model.training, device()
+    tell = piece_head(model) if tells_pieces(model) else None
     forward = classifier(model.to(where)).eval()  # moved in inference mode its weights could not be trained any more
-    out = np.zeros((tokens.num_outputs, model.config.num_labels), np.float32)
+    out = np.zeros((tokens.num_outputs, 1 if tell else model.config.num_labels), np.float32)
     done = 0
     with torch.inference_mode():
         for rows in evaluation_rows(tokens.lengths, TOKENS_AT_ONCE[where.type]):
             batch = padded(tokens, rows, pad_id).to(where)
             with autocast(exact):
-                logits = forward(batch.ids_BT, batch.mask_BT, batch.types_BT)
-            out[batch.numbers] = batch.read(logits).float().cpu().numpy()
+                outputs = batch.read(forward(batch.ids_BT, batch.mask_BT, batch.types_BT))
+                if tell is not None:
+                    outputs = tell(outputs).argmax(-1, keepdim=True)
+            out[batch.numbers] = outputs.float().cpu().numpy()
             done += len(rows)
             context.heartbeat(done, len(tokens))
     model.train(was_training)

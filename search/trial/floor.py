@@ -31,6 +31,8 @@ def majority(transfer: TransferSet) -> dict[str, float]:
         constant_C = np.ones(1)
     elif transfer.target in ("class", "tags"):
         constant_C = np.bincount(labels[labels >= 0], minlength=len(transfer.label_names)).astype(np.float32)
+    elif transfer.target == "piece":
+        constant_C = np.array([np.bincount(labels).argmax()])
     elif transfer.target == "span":
         constant_C = np.ones(len(transfer.label_names), np.float32)  # of equal spans the first, which is one word
     else:
@@ -48,13 +50,15 @@ def n_grams(transfer: TransferSet, context: WorkerContext) -> tuple[dict[str, fl
     regularisation chosen on validation; and its number of weights. A pair's two sides count apart, and so do the pieces
     that both share: without them matching pairs would look harder for a bag of words than they are. Of more than MOST_ROWS
     texts some are drawn. Where words have tags it is `frequent_tags`, where texts have vectors `bags_alike`, where questions are
-    answered `near_the_question`."""
+    answered `near_the_question`, where pieces are masked `likely_next`."""
     if transfer.target == "tags":
         return frequent_tags(transfer)
     if transfer.target == "vector":
         return bags_alike(transfer)
     if transfer.target == "span":
         return near_the_question(transfer, context)
+    if transfer.target == "piece":
+        return likely_next(transfer)
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     vectorizer = TfidfVectorizer(analyzer=lambda grams: grams, min_df=2, sublinear_tf=True)
@@ -86,6 +90,26 @@ def n_grams(transfer: TransferSet, context: WorkerContext) -> tuple[dict[str, fl
             best = (reached, metrics, sum(int(part.coef_.size + np.size(part.intercept_)) for part in fitted))
     assert best is not None
     return best[1:]
+
+
+def likely_next(transfer: TransferSet) -> tuple[dict[str, float], int]:
+    """The piece that most often follows the one before in the training texts, the most frequent where that never occurred; and how
+    many it knows."""
+    train = transfer.splits["train"]
+    ids = train.tokens["full"].shown(train.labels).ids.astype(np.int64)
+    pairs, counts = np.unique(np.stack([ids[:-1], ids[1:]]), axis=1, return_counts=True)
+    order = np.argsort(counts, kind="stable")  # of the pieces after one the most frequent is written last
+    following = np.full(int(ids.max()) + 2, np.bincount(train.labels).argmax())
+    following[pairs[0, order]] = pairs[1, order]
+    metrics: dict[str, float] = {}
+    for name in ("validation", "test"):
+        tokens = transfer.splits[name].tokens["full"]
+        assert tokens.places is not None
+        places = np.repeat(tokens.offsets[:-1], np.diff(tokens.places.offsets)) + tokens.places.at
+        before = np.minimum(tokens.ids[places - 1], len(following) - 1)
+        scored = transfer.measure(name, following[before][:, None].astype(np.float32))
+        metrics |= {f"{name}/{metric}": value for metric, value in scored.items()}
+    return metrics, len(np.unique(pairs[0]))
 
 
 def bags_alike(transfer: TransferSet) -> tuple[dict[str, float], int]:

@@ -35,7 +35,7 @@ ATTENTION = "distilsearch"  # the name of `attention` among Hugging Face's
 
 class Classifier(nn.Module):
     """A Hugging Face classifier behind one signature: (ids, mask, types) -> logits (B, C), of tokens (B, T, C), of spans
-    (B, T, 2)."""
+    (B, T, 2); of masked pieces the last states (B, T, H)."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -49,15 +49,20 @@ class Classifier(nn.Module):
         return logits_of(self.outputs(ids_BT, mask_BT, types_BT))
 
     def outputs(self, ids_BT: torch.Tensor, mask_BT: torch.Tensor, types_BT: torch.Tensor | None, **more: Any) -> Any:
-        """Hugging Face's own, with a name for each."""
-        return self.model(**named_inputs(self.model.config, ids_BT, mask_BT, types_BT), **more)
+        """Hugging Face's own, with a name for each; of who tells masked pieces the encoder's alone (masking.piece_head)."""
+        run = self.model.base_model if tells_pieces(self.model) else self.model
+        return run(**named_inputs(self.model.config, ids_BT, mask_BT, types_BT), **more)
 
 
 def logits_of(outputs: Any) -> torch.Tensor:
     """A head for spans has two outputs a piece, under a name each."""
     if "start_logits" in outputs:
         return torch.stack([outputs.start_logits, outputs.end_logits], -1)
-    return outputs.logits
+    return outputs.logits if "logits" in outputs else outputs.last_hidden_state
+
+
+def tells_pieces(model: Any) -> bool:
+    return type(model).__name__.endswith(TASK_HEADS["masked"])
 
 
 def named_inputs(config: Any, ids_BT: torch.Tensor, mask_BT: torch.Tensor, types_BT: Any) -> dict[str, torch.Tensor]:

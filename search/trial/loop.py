@@ -8,18 +8,20 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from search.trial.batches import num_batches, padded, training_rows
+from search.trial.batches import Batch, num_batches, padded, training_rows
 from search.trial.context import WorkerContext
 from search.trial.data import Tokens
 from search.trial.device import autocast, device, random_states, set_random_states
 from search.trial.forward import classifier
 from search.trial.losses import distillation_loss
+from search.trial.masking import drawn, piece_head
 from search.trial.matching import MatchedClassifier, Matcher
 from search.trial.optimizer import Optimizer
 from search.trial.states import States
@@ -95,6 +97,8 @@ def fit(
     progress: dict[str, Any] | None = None,
     matcher: Matcher | None = None,
     teacher_states: States | None = None,
+    teacher_pieces: Callable[[Batch], torch.Tensor] | None = None,
+    mask_id: int | None = None,
     accumulation_steps: int = 1,
 ) -> Fitted:
     """Trains `model` in place from `start_share` to `end_share` of the schedule's steps.
@@ -102,8 +106,9 @@ def fit(
     With several workers each takes its part of every batch, and losses divide by the whole batch's count, so that N
     workers follow the curve of one. The first `num_labelled` rows (None: all) have labels and say how long an epoch is.
     With a `matcher` the student's hidden states are held against `teacher_states`, as `schedule.hidden_share` of the loss.
-    With `accumulation_steps` each worker reads its part of a batch in so many parts, one after another: the same step in less
-    memory. Raises TrialError when the loss is no longer finite.
+    Where masked pieces are told (`mask_id`) the masks are drawn anew in each epoch, and `teacher_pieces` says what the teacher
+    holds them for. With `accumulation_steps` each worker reads its part of a batch in so many parts, one after another: the same
+    step in less memory. Raises TrialError when the loss is no longer finite.
     """
     where, world = device(), context.world_size
     model.to(where)
@@ -111,7 +116,10 @@ def fit(
     num_labelled = len(tokens) if num_labelled is None else num_labelled
     total = schedule.total_steps(num_labelled)
     step, last_step = round(start_share * total), round(end_share * total)
-    alone_on_cpu = world == 1 and where.type == "cpu"  # a GPU has bandwidth, workers average whole gradients
+    tell = piece_head(model) if target == "piece" else None
+    alone_on_cpu = (
+        world == 1 and where.type == "cpu" and tell is None
+    )  # a GPU has bandwidth, workers average whole gradients
     optimizer = Optimizer(runner, schedule.weight_decay, step, last_step, by_rows=alone_on_cpu)
     if progress is not None:
         optimizer.load_state_dict(progress["optimizer"])
@@ -123,6 +131,8 @@ def fit(
     runner.train()
     if world > 1:
         runner = torch.nn.parallel.DistributedDataParallel(runner)
+    if tell is not None:
+        tokens, labels = tokens.shown(labels), np.zeros(0, np.float32)  # each batch has its own
     labels_N = torch.from_numpy(labels.astype(np.int64) if target in ("class", "tags") else labels.astype(np.float32))
     weights_C = None if class_weights is None else torch.tensor(class_weights, device=where)
     teacher_NC = None if teacher_logits is None else torch.from_numpy(teacher_logits)
@@ -141,7 +151,11 @@ def fit(
             context.mark_first_step()
         for number in range(accumulation_steps):
             part = mine[number::accumulation_steps]
-            batch = padded(tokens, part if len(part) else rows[:1], pad_id).to(where)
+            batch, hidden_P = padded(tokens, part if len(part) else rows[:1], pad_id), None
+            if tell is not None:
+                assert mask_id is not None
+                batch, hidden_P = drawn(batch, mask_id, model.config.vocab_size, seed, epoch)
+            batch = batch.to(where)
             inputs = (batch.ids_BT, batch.mask_BT, batch.types_BT)
             hidden = None
             with averaged_later(runner) if number + 1 < accumulation_steps else contextlib.nullcontext():
@@ -152,11 +166,20 @@ def fit(
                     states_KBTG = teacher_states(batch)
                     with autocast():
                         logits, hidden = runner(*inputs, states_KBTG, int(lengths[rows].sum()))
-                picked = torch.from_numpy(batch.numbers)
+                if tell is None or hidden_P is None:
+                    picked = torch.from_numpy(batch.numbers)
+                    outputs = batch.compared(target, batch.read(logits))
+                    its = None if teacher_NC is None else batch.compared(target, teacher_NC[picked].to(where))
+                    known = batch.compared(target, labels_N[picked].to(where), elsewhere=0)
+                else:
+                    with autocast():
+                        outputs = tell(batch.read(logits))
+                    its = None if teacher_pieces is None else teacher_pieces(batch)
+                    known = hidden_P.to(where)
                 loss = distillation_loss(
-                    batch.compared(target, batch.read(logits)),
-                    None if teacher_NC is None else batch.compared(target, teacher_NC[picked].to(where)),
-                    batch.compared(target, labels_N[picked].to(where), elsewhere=0),
+                    outputs,
+                    its,
+                    known,
                     temperature=schedule.temperature,
                     soft_share=schedule.soft_share,
                     hidden_share=schedule.hidden_share,

@@ -126,6 +126,7 @@ TARGET_LOSSES = {
     "tags": TargetLosses(soft_loss, hard_loss),  # a class for each word
     "span": TargetLosses(soft_loss, hard_place_loss),  # one of a row's places, twice
     "vector": TargetLosses(vector_loss, similarity_loss),
+    "piece": TargetLosses(soft_loss, hard_loss),  # a class for each piece of the vocabulary
 }
 
 

@@ -115,6 +115,11 @@ def entities(tags_W: np.ndarray, row_W: np.ndarray, names: Sequence[str]) -> set
     return out | ({(kind, start, len(tags_W))} if kind else set())
 
 
+def of_pieces(outputs_W1: np.ndarray, labels_W: np.ndarray, *layout: Any) -> dict[str, float]:
+    """How many masked pieces are told right; an output is a piece's id."""
+    return {"masked_accuracy": float((outputs_W1[:, 0] == labels_W).mean()) if len(labels_W) else 0.0}
+
+
 CORRELATIONS = ("matthews", "pearson", "spearman")  # from -1; the other metrics from 0; all to 1
 ROUNDING = 1e-6
 METRICS: dict[str, Callable[..., dict[str, float]]] = {
@@ -124,6 +129,7 @@ METRICS: dict[str, Callable[..., dict[str, float]]] = {
     "tags": of_tags,
     "span": of_answers,
     "vector": of_vectors,
+    "piece": of_pieces,
 }
 
 

@@ -11,6 +11,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 NOWHERE = -1  # the place of a word that nothing is read for
+MASKED_SHARE, AROUND = 0.15, 1  # of a text's pieces; special pieces before a text, and as many behind it
+
+
+def num_masked(lengths_N: np.ndarray) -> np.ndarray:
+    """(N,) how many pieces of each row are masked: 15 % of those of its text (BERT, arXiv:1810.04805, section 3.1), one at least,
+    none where it has none."""
+    inside_N = np.maximum(lengths_N - 2 * AROUND, 0)
+    return np.minimum(inside_N, np.maximum(1, np.round(MASKED_SHARE * inside_N))).astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,18 @@ class Places:
                     if ends[start + word] == NOWHERE:
                         ends[start + word] = piece
         return cls(at, offsets, ends if with_ends else None)
+
+    @classmethod
+    def of_masks(cls, lengths_N: np.ndarray) -> Places:
+        """The pieces to mask in rows of these lengths, which they follow from alone."""
+        counts, rng = num_masked(lengths_N), np.random.default_rng(0)
+        chosen = [
+            np.sort(AROUND + rng.choice(length - 2 * AROUND, count, replace=False))
+            for length, count in zip(lengths_N.tolist(), counts.tolist(), strict=True)
+            if count
+        ]
+        at = np.concatenate([np.zeros(0, np.int64), *chosen]).astype(np.int32)
+        return cls(at, np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
 
     def numbers(self, rows: np.ndarray) -> np.ndarray:
         """Which places are of these rows, in this order."""

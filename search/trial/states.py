@@ -20,6 +20,7 @@ from search.trial.context import WorkerContext
 from search.trial.data import Tokens, TransferSet, Vocabulary
 from search.trial.device import autocast, device
 from search.trial.forward import named_inputs
+from search.trial.masking import piece_head
 
 States = Callable[[Batch], torch.Tensor]  # a batch -> (K, B, T, G) float32, 0 where padding is
 
@@ -48,16 +49,29 @@ class LaneStates:
     """The teacher, run on each batch."""
 
     def __init__(self, teacher: Any, vocabulary: Vocabulary, wanted: Sequence[int], exact: bool = False) -> None:
-        self._encoder = teacher.base_model.to(device()).eval()
+        self._teacher = teacher.to(device()).eval()
+        self._encoder = teacher.base_model
         self._config = teacher.config
         self._kept = torch.from_numpy(vocabulary.kept.astype(np.int64)).to(device())
         self._wanted, self._exact = list(wanted), exact
+        self._last: tuple[Batch, Sequence[torch.Tensor]] | None = None
+
+    @torch.no_grad()
+    def pieces(self, batch: Batch) -> torch.Tensor:
+        """(P, V) its logits at the batch's masked pieces, over the student's vocabulary; of a batch that was just read as it was."""
+        with autocast(self._exact):
+            return piece_head(self._teacher)(batch.read(self._read(batch)[-1]))[:, self._kept]
+
+    def _read(self, batch: Batch) -> Sequence[torch.Tensor]:
+        if self._last is None or self._last[0] is not batch:
+            named = named_inputs(self._config, self._kept[batch.ids_BT], batch.mask_BT, batch.types_BT)
+            with autocast(self._exact):
+                self._last = (batch, self._encoder(**named, output_hidden_states=True).hidden_states)
+        return self._last[1]
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> torch.Tensor:
-        named = named_inputs(self._config, self._kept[batch.ids_BT], batch.mask_BT, batch.types_BT)
-        with autocast(self._exact):
-            states = self._encoder(**named, output_hidden_states=True).hidden_states
+        states = self._read(batch)
         picked = torch.stack([states[index] for index in self._wanted])
         return (picked * batch.mask_BT[None, :, :, None]).half().float()
 

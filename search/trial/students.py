@@ -109,6 +109,8 @@ def build_student(
         model.to_empty(device="cpu")
         for parameter in model.parameters():
             torch.nn.init.constant_(parameter, float("nan"))
+        if shape.task_head == "masked":
+            model.tie_weights()
         _fill_what_is_not_overwritten(model)
     else:
         model = build()

@@ -103,6 +103,7 @@ def fine_tune(
             start_share=start_share,
             end_share=end_share,
             progress=progress,
+            mask_id=vocabulary.mask_id,
             accumulation_steps=accumulation_steps,
         )
     if context.rank:

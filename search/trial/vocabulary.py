@@ -29,7 +29,8 @@ def full_vocabulary(tokenizer: Any, counts: np.ndarray) -> Vocabulary:
     if "tokenizer.json" in files:
         backend = json.loads(files["tokenizer.json"])
         files["tokenizer.json"] = _dump({**backend, "truncation": None, "padding": None})
-    return Vocabulary("full", np.arange(len(counts), dtype=np.int32), counts, _pad_id(tokenizer), files)
+    kept = np.arange(len(counts), dtype=np.int32)
+    return Vocabulary("full", kept, counts, _pad_id(tokenizer), files, tokenizer.mask_token_id)
 
 
 def cut_vocabulary(tokenizer: Any, name: str, counts: np.ndarray, size: int | None = None) -> Vocabulary:

@@ -23,7 +23,7 @@ from search.trial.start.groups import starting_layers
 from search.trial.start.importance import load_importance, rank
 from search.trial.start.initialise import can_copy, initialise, unshared
 from search.trial.start.narrow import is_narrower, narrowed
-from search.trial.states import states_of, write_states
+from search.trial.states import LaneStates, states_of, write_states
 from search.trial.students import build_student
 from spaces.deployment import DeploymentSpec
 from spaces.errors import TrialError
@@ -85,6 +85,9 @@ def train(item: WorkItem, context: WorkerContext) -> Outcome:
         pairs = config.matched_states(source.config.num_hidden_layers)
         matcher = Matcher(config.hidden_loss, pairs, student, source)
         states = states_of(transfer, config.vocabulary, tokens, source, matcher.teacher_states)
+    pieces = None
+    if transfer.target == "piece" and config.soft_share > 0:  # of masks that no one could have read before
+        pieces = (states if isinstance(states, LaneStates) else LaneStates(source, vocabulary, [])).pieces
     with told_of_memory(config.batch_size, item.accumulation_steps):
         fitted = fit(
             student,
@@ -113,6 +116,8 @@ def train(item: WorkItem, context: WorkerContext) -> Outcome:
             progress=progress,
             matcher=matcher,
             teacher_states=states,
+            teacher_pieces=pieces,
+            mask_id=vocabulary.mask_id,
             accumulation_steps=item.accumulation_steps,
         )
     if context.rank:

@@ -56,6 +56,8 @@ def encoder_flops(shape: StudentShape, num_tokens: int, weights: int, attended: 
     head that reads one token through a pooler, or every token without one, or maps what is pooled to another width."""
     layer = 2 * num_tokens * weights + 4 * num_tokens**2 * attended
     head = shape.hidden_size + shape.num_labels if shape.task_head == "text" else num_tokens * shape.num_labels
+    if shape.task_head == "masked":  # every piece is told, as whoever runs the stock model does
+        return shape.depth * layer + 2 * num_tokens * shape.embedding_size * (shape.hidden_size + shape.vocabulary_size)
     if shape.task_head == "embedding":
         head = 0 if shape.hidden_size == shape.num_labels else shape.num_labels
     return shape.depth * layer + 2 * shape.hidden_size * head

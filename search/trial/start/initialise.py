@@ -16,7 +16,7 @@ from search.trial.data import Vocabulary
 from search.trial.layouts import LAYOUTS, PARTS
 from spaces.errors import TrialError
 from spaces.families import FAMILIES
-from spaces.heads import TOKEN_HEADS
+from spaces.heads import MASKED_HEADS, TOKEN_HEADS
 from spaces.student import StudentShape
 
 State = Mapping[str, torch.Tensor]
@@ -112,6 +112,8 @@ def initialise(
             else:
                 torch.nn.init.zeros_(parts[f"{here}.{kind}"])
 
+    if shape.task_head == "masked":
+        _tell_pieces(student, parts, state, model_type, vocabulary)
     for name in ("head.linear.weight", "head.linear.bias"):  # behind the pooling, of a narrower student
         if name in parts and name in state:
             put(name, state[name])
@@ -162,6 +164,27 @@ def initialise(
     put(f"{here}.LayerNorm.bias", table["norm_bias"])
     left = [name for name, parameter in parts.items() if parameter.isnan().any()]
     assert not left, f"the teacher left {left} unset"
+
+
+def _tell_pieces(
+    student: Any, parts: dict[str, torch.Tensor], state: State, model_type: str, vocabulary: Vocabulary
+) -> None:
+    """The teacher's masked-LM head where it has the student's rank; one of another rank begins anew, but for its biases."""
+    ours, theirs = MASKED_HEADS[student.config.model_type], MASKED_HEADS.get(model_type, ("", "", ""))
+    for here, there, fresh in zip(ours[:2], theirs[:2], (0.0, 1.0), strict=True):
+        for kind in ("weight", "bias"):
+            part, its = parts[f"{here}.{kind}"], state.get(f"{there}.{kind}")
+            if its is not None and its.shape == part.shape:
+                part.copy_(its)
+            elif kind == "weight" and part.ndim > 1:
+                torch.nn.init.normal_(part, std=student.config.initializer_range)
+            else:
+                torch.nn.init.constant_(part, fresh if kind == "weight" else 0.0)
+    bias = state.get(theirs[2])
+    if bias is None:
+        torch.nn.init.zeros_(parts[ours[2]])
+    else:
+        parts[ours[2]].copy_(bias[torch.from_numpy(vocabulary.kept).long()])
 
 
 def factorise(

@@ -1,0 +1,61 @@
+"""Masked language modelling as a study: text without labels, whose own pieces are masked and told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from search.trial.data import Tokens
+from search.trial.places import AROUND
+from spaces.errors import Fault, InputError
+from spaces.heads import MASKED_HEADS, STOCK
+from spaces.parameters import Choice
+from spaces.space import FULL, SearchSpace
+from spaces.study import StudySpec
+
+WHOLE = "its pieces are what is told, so that each vocabulary would be asked something else"
+
+
+def of_pieces(spec: StudySpec, notes: list[str]) -> StudySpec:
+    """The study with the vocabulary that all of its students have. Raises InputError with what such students cannot be."""
+    space, faults = spec.space, []
+    families = sorted(set(map(str, space.parameter("family").values)) - set(MASKED_HEADS))  # type: ignore[union-attr]
+    if families:
+        faults.append(Fault("family", f"{families[0]} tells no masked pieces here; write {', '.join(MASKED_HEADS)}"))
+    if own := [str(name) for name in space.parameter("head").values if name != STOCK]:  # type: ignore[union-attr]
+        faults.append(Fault("head", f"{own[0]!r} cannot stand for the product with all word embeddings; write {STOCK}"))
+    for name in ("hidden_size", "intermediate_size"):
+        if any(value != FULL for value in space.parameter(name).values):  # type: ignore[union-attr]
+            faults.append(Fault(name, f"students of {spec.task} are as wide as their teacher; write {FULL}"))
+    asked = [name for name in space.vocabularies if name != "full"] if "vocabulary" in space.parameters else []
+    if asked and "full" not in space.vocabularies:
+        faults.append(Fault("vocabulary", f"{asked[0]!r} is not for {spec.task}: {WHOLE}; write full"))
+    if faults:
+        raise InputError("space", faults)
+    if asked:
+        notes.append(f"only the whole vocabulary is searched: {WHOLE}")
+    return spec.model_copy(update={"space": SearchSpace({**space.parameters, "vocabulary": Choice(values=("full",))})})
+
+
+def masked_splits(
+    full: Mapping[str, Tokens], tokenizer: Any, notes: list[str]
+) -> tuple[dict[str, Tokens], dict[str, np.ndarray]]:
+    """Each split with its masks, and the pieces under them. Raises InputError where nothing can be masked."""
+    if tokenizer.mask_token_id is None or tokenizer.num_special_tokens_to_add(pair=False) != 2 * AROUND:
+        raise InputError.of(
+            "teacher", "its tokenizer has no piece that stands for a masked one, or puts other than one special piece at "
+            "either end of a text; name a teacher of BERT's kind", "model",
+        )  # fmt: skip
+    found = {name: tokens.masked(tokenizer.mask_token_id) for name, tokens in full.items()}
+    for name, (tokens, pieces) in found.items():
+        if not len(pieces):
+            raise InputError.of(
+                "", f"none of its {len(tokens):,} texts has a piece that could be masked", f"data.{name}"
+            )
+        assert tokens.places is not None
+        bare = int((np.diff(tokens.places.offsets) == 0).sum())
+        if bare:
+            notes.append(f"{name}: {bare:,} texts have no piece that could be masked; nobody learns from them")
+    return {name: tokens for name, (tokens, _) in found.items()}, {name: pieces for name, (_, pieces) in found.items()}

@@ -1,0 +1,333 @@
+"""Masked language modelling: masks, losses at masked pieces alone, a whole trial, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch
+import torch.nn.functional as F  # noqa: N812
+
+from search.study.inputs import Inputs, read_inputs
+from search.trial.batches import padded
+from search.trial.context import WorkerContext
+from search.trial.data import Tokens
+from search.trial.evaluate import predict
+from search.trial.floor import likely_next, majority
+from search.trial.forward import classifier
+from search.trial.loop import Schedule, fit
+from search.trial.masking import drawn, piece_head
+from search.trial.places import num_masked
+from search.trial.states import LaneStates
+from search.trial.teacher import load_with_head
+from search.trial.work import perform
+from spaces.errors import InputError
+from spaces.families import FAMILIES
+from spaces.heads import MASKED_HEADS
+from spaces.study import StudySpec
+from spaces.trial import TrialConfig, WorkItem, WorkKind
+from spaces.yaml_io import parse_study
+
+MASK = 4  # [MASK] in the tiny vocabulary
+
+
+def write_lines(folder: Path, sizes: tuple[int, int, int] = (200, 40, 40)) -> dict[str, str]:
+    """Lines of words that follow one another in a circle, so that a masked one can be told."""
+    folder.mkdir(parents=True, exist_ok=True)
+    circle, found = tiny.TOPICS["food"] + tiny.TOPICS["sport"], {}
+    for seed, (name, size) in enumerate(zip(("train", "validation", "test"), sizes, strict=True)):
+        rng = random.Random(seed)
+        lines = []
+        for _ in range(size):
+            start, count = rng.randrange(len(circle)), rng.randint(5, 20)
+            lines.append(" ".join(circle[(start + step) % len(circle)] for step in range(count)))
+        path = folder / f"{name}.txt"
+        path.write_text("\n".join(lines) + "\n")
+        found[name] = str(path)
+    return found
+
+
+def teller(folder: Path, kind: str = "bert") -> Path:
+    """A tiny teacher with a masked-LM head."""
+    import transformers as hf
+
+    tiny.write_teacher(folder)
+    torch.manual_seed(1)
+    config = hf.BertConfig.from_pretrained(folder)
+    hf.BertForMaskedLM(config).save_pretrained(folder)
+    return folder
+
+
+def a_spec(folder: Path, **changes: Any) -> StudySpec:
+    plain = {
+        "name": "masked", "task": "masked-language-modelling", "data": {**write_lines(folder / "data"), "max_length": 32},
+        "teacher": {"model": str(teller(folder / "teacher"))},
+        "space": {"depth": [2, 3], "embedding_size": ["full", 16], "hidden_share": [0.0, 0.5], "learning_rate": 3e-3},
+        "training": {"epochs": 2}, "tracking": "none", "output": str(folder / "run"), "cache": str(folder / "cache"),
+    }  # fmt: skip
+    return parse_study({**plain, **changes}, "study", folder)
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+    return read_inputs(a_spec(tmp_path_factory.mktemp("masked")), lambda text: None)
+
+
+# -- masks
+
+
+def test_held_out_texts_are_masked_once_and_for_all(inputs: Inputs) -> None:
+    split = inputs.transfer.splits["validation"]
+    tokens = split.tokens["full"]
+    assert tokens.places is not None
+    counts = np.diff(tokens.places.offsets)
+    assert (counts == num_masked(tokens.lengths)).all()
+    assert 0.12 < counts.sum() / (tokens.lengths - 2).sum() < 0.25
+    flat = np.repeat(tokens.offsets[:-1], counts) + tokens.places.at
+    assert (tokens.ids[flat] == MASK).all()
+    assert (tokens.ids == MASK).sum() == len(split.labels), "nothing else is masked"
+    whole = tokens.shown(split.labels)
+    ids, firsts = whole.ids, whole.offsets[:-1]
+    assert not (ids == MASK).any()
+    ends = whole.offsets[1:] - 1
+    assert set(ids[firsts]) == {2}, "[CLS] is never masked"
+    assert set(ids[ends]) == {3}, "nor is [SEP]"
+    again, pieces = whole.masked(MASK)
+    assert np.array_equal(again.ids, tokens.ids)
+    assert np.array_equal(pieces, split.labels)
+
+
+def test_masks_of_training_follow_from_seed_epoch_and_row(inputs: Inputs) -> None:
+    split = inputs.transfer.splits["train"]
+    tokens = split.tokens["full"].shown(split.labels)
+    rows = np.array([5, 17, 3, 60])
+    batch = padded(tokens, rows, 0)
+    one, pieces = drawn(batch, MASK, 143, seed=1, epoch=0)
+    assert one.places_P is not None
+    assert (batch.ids_BT.flatten()[one.places_P] == pieces).all()
+    assert len(pieces) == tokens.num_read(rows)
+    assert batch.mask_BT.flatten()[one.places_P].all(), "padding is never masked"
+    assert not torch.isin(pieces, torch.tensor([0, 2, 3])).any()
+    alone, of_one = drawn(padded(tokens, rows[2:3], 0), MASK, 143, seed=1, epoch=0)
+    width = alone.ids_BT.shape[1]
+    assert (one.ids_BT[2, :width] == alone.ids_BT[0]).all(), "whatever batch a row is in"
+    assert set(of_one.tolist()) <= set(pieces.tolist())
+    for seed, epoch in ((1, 1), (2, 0)):
+        assert not torch.equal(drawn(batch, MASK, 143, seed, epoch)[0].ids_BT, one.ids_BT)
+
+
+def test_eight_of_ten_are_the_mask_one_another_piece_and_one_itself() -> None:
+    ids = np.concatenate([[2], np.full(20_000, 50), [3]]).astype(np.int32)
+    tokens = Tokens(ids, np.array([0, len(ids)]), np.array([len(ids)], np.int32))
+    batch, pieces = drawn(padded(tokens, np.array([0]), 0), MASK, 143, seed=0, epoch=0)
+    instead = batch.ids_BT.flatten()[batch.places_P]
+    assert len(pieces) == 3000
+    assert (instead == MASK).float().mean().item() == pytest.approx(0.8, abs=0.03)
+    assert (instead == 50).float().mean().item() == pytest.approx(0.1, abs=0.02)
+    assert len(set(instead.tolist())) > 90
+
+
+def test_a_text_without_a_piece_is_counted_and_one_with_one_is_masked(tmp_path: Path) -> None:
+    assert num_masked(np.array([2, 3, 4, 9, 102])).tolist() == [0, 1, 1, 1, 15]
+    data = write_lines(tmp_path / "own")
+    with open(data["train"], "a") as file:
+        file.write("\x01\n")  # of which the tokenizer makes nothing
+    spec = a_spec(tmp_path, data={**data, "max_length": 32})
+    notes = read_inputs(spec, lambda text: None).notes
+    assert any("train: 1 texts have no piece that could be masked" in note for note in notes)
+    Path(data["test"]).write_text("\x01\n" * 3)
+    with pytest.raises(InputError, match=r"none of its 3 texts has a piece that could be masked"):
+        read_inputs(spec, lambda text: None)
+
+
+# -- losses
+
+
+def test_the_head_at_some_places_is_the_stock_models_there(inputs: Inputs) -> None:
+    model = load_with_head(inputs.source.folder).eval()
+    batch = padded(inputs.transfer.splits["test"].tokens["full"], np.arange(8), 0)
+    with torch.no_grad():
+        stock = model(input_ids=batch.ids_BT, attention_mask=batch.mask_BT, token_type_ids=batch.types_BT).logits
+        ours = piece_head(model)(batch.read(classifier(model)(batch.ids_BT, batch.mask_BT, batch.types_BT)))
+    assert batch.places_P is not None
+    assert torch.allclose(ours, stock.flatten(0, 1)[batch.places_P], atol=1e-5)
+    assert torch.allclose(
+        LaneStates(model, inputs.transfer.vocabularies["full"], [], exact=True).pieces(batch), ours, atol=1e-5
+    )
+
+
+def test_predictions_are_the_stock_models(inputs: Inputs) -> None:
+    model, split = load_with_head(inputs.source.folder), inputs.transfer.splits["test"]
+    tokens = split.tokens["full"]
+    told = predict(model, tokens, 0, WorkerContext(), exact=True)
+    assert told.shape == (len(split.labels), 1)
+    batch = padded(tokens, np.arange(len(tokens)), 0)
+    with torch.no_grad():
+        stock = model.eval()(input_ids=batch.ids_BT, attention_mask=batch.mask_BT, token_type_ids=batch.types_BT).logits
+    assert batch.places_P is not None
+    expected = stock.flatten(0, 1)[batch.places_P].argmax(-1).numpy()
+    assert (told[batch.numbers, 0] == expected).mean() > 0.99
+    right = inputs.transfer.measure("test", told)["masked_accuracy"]
+    assert right == pytest.approx(float((expected == split.labels[batch.numbers]).mean()), abs=0.01)
+
+
+def test_the_loss_is_of_masked_pieces_alone(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one step without an update: soft targets over the whole vocabulary and cross-entropy, mean over the masked pieces."""
+    from search.trial import loop
+
+    monkeypatch.setattr(loop, "autocast", __import__("contextlib").nullcontext)
+    split = inputs.transfer.splits["train"]
+    teacher, student = (load_with_head(inputs.source.folder).eval() for _ in range(2))
+    with torch.no_grad():
+        for weight in student.parameters():
+            weight.add_(0.02 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(weight.numel())))
+    for part in student.modules():
+        if isinstance(part, torch.nn.Dropout):
+            part.p = 0.0
+    schedule = Schedule(
+        learning_rate=0.0, batch_size=len(split), warmup_share=0.0, epochs=1, steps=1, temperature=2.0, soft_share=0.7,
+        weight_decay=0.0,
+    )  # fmt: skip
+    states = LaneStates(teacher, inputs.transfer.vocabularies["full"], [], exact=True)
+    found = fit(
+        student, split.tokens["full"], split.labels, None, schedule, pad_id=0, seed=4, context=WorkerContext(),
+        target="piece", teacher_pieces=states.pieces, mask_id=MASK,
+    )  # fmt: skip
+    whole = split.tokens["full"].shown(split.labels)
+    batch, pieces = drawn(padded(whole, np.arange(len(split)), 0), MASK, 143, seed=4, epoch=0)
+    assert batch.places_P is not None
+    with torch.no_grad():
+        mine, its = (
+            model(input_ids=batch.ids_BT, attention_mask=batch.mask_BT, token_type_ids=batch.types_BT)
+            .logits.flatten(0, 1)[batch.places_P] for model in (student.eval(), teacher)
+        )  # fmt: skip
+    soft = F.kl_div(
+        F.log_softmax(mine / 2, -1), F.log_softmax(its / 2, -1), log_target=True, reduction="batchmean"
+    ) * 4  # fmt: skip
+    expected = 0.7 * soft + 0.3 * F.cross_entropy(mine, pieces)
+    assert found.mean_loss == pytest.approx(expected.item(), rel=1e-3)
+
+
+# -- floors
+
+
+def test_floors_by_hand(inputs: Inputs) -> None:
+    train, test = inputs.transfer.splits["train"], inputs.transfer.splits["test"]
+    counts = np.bincount(train.labels)
+    assert majority(inputs.transfer)["test/masked_accuracy"] == pytest.approx((test.labels == counts.argmax()).mean())
+    metrics, size = likely_next(inputs.transfer)
+    assert metrics["test/masked_accuracy"] > 0.6, "all but the first of a line, and those behind another mask"
+    whole = train.tokens["full"].shown(train.labels).ids.tolist()
+    follows: dict[int, dict[int, int]] = {}
+    for one, other in zip(whole, whole[1:], strict=False):
+        follows.setdefault(one, {})[other] = follows.setdefault(one, {}).get(other, 0) + 1
+    assert size == len(follows)
+
+
+# -- a whole trial, and families
+
+
+@pytest.mark.parametrize("family", sorted(MASKED_HEADS))
+@pytest.mark.parametrize("embedding_size", [32, 16])
+def test_a_whole_trial(inputs: Inputs, tmp_path: Path, family: str, embedding_size: int) -> None:
+    """Trained from the teacher, scored, delivered, loaded by Hugging Face as what it is, and scored the same."""
+    if family == "distilbert" and embedding_size < 32:
+        pytest.skip("it has full embeddings")
+    values = {
+        "family": family,
+        "depth": 2,
+        "embedding_size": embedding_size if embedding_size < 32 else "full",
+        "vocabulary": "full",
+    }
+    values |= {"num_hidden_groups": 1} if family == "albert" else {}
+    shape = inputs.spec.space.shape(values, inputs.teacher, inputs.vocabularies)
+    config = TrialConfig(
+        shape=shape, layers=(0, 2), vocabulary="full", learning_rate=3e-3, batch_size=16, epochs=2, seed=3, temperature=2.0,
+        soft_share=0.5, hidden_share=0.3, hidden_loss="cosine", warmup_share=0.1, dropout=0.1, weight_decay=0.01,
+    )  # fmt: skip
+    context = WorkerContext(data={"transfer": inputs.transfer})
+    payload = {"teacher": str(inputs.source.folder)}
+    item = WorkItem(
+        key="t",
+        kind=WorkKind.TRAIN,
+        trial=0,
+        config=config,
+        payload=payload,
+        folder=str(tmp_path / "w"),
+        evaluate=("validation",),
+    )
+    measured, _ = perform(item, context)
+    assert measured is not None
+    weights = next(tmp_path.rglob("weights.safetensors")).parent
+    item = WorkItem(
+        key="d", kind=WorkKind.DELIVER, trial=0, config=config, payload={**payload, "weights": str(weights)},
+        folder=str(tmp_path / "best"),
+    )  # fmt: skip
+    _, told = perform(item, context)
+    assert told["num_parameters"] == shape.num_parameters
+    assert told["metrics"]["validation/masked_accuracy"] == pytest.approx(
+        measured.metrics["validation/masked_accuracy"], abs=0.05
+    )
+    assert type(load_with_head(tmp_path / "best")).__name__.endswith("ForMaskedLM")
+    assert (
+        FAMILIES[family].model_type(shape) == json.loads((tmp_path / "best" / "config.json").read_text())["model_type"]
+    )
+
+
+# -- what is refused
+
+
+@pytest.mark.parametrize(
+    ("space", "problem"),
+    [
+        ({"family": ["bert", "electra"]}, r"space: family: electra tells no masked pieces here; write bert, albert, distilbert"),
+        ({"hidden_size": ["50%", "full"]}, r"space: hidden_size: students of .* are as wide as their teacher; write full"),
+        ({"vocabulary": "used"}, r"space: vocabulary: 'used' is not for masked-language-modelling: .*; write full"),
+    ],
+)  # fmt: skip
+def test_what_such_students_cannot_be(tmp_path: Path, space: dict[str, Any], problem: str) -> None:
+    with pytest.raises(InputError, match=problem):
+        read_inputs(a_spec(tmp_path, space=space), lambda text: None)
+
+
+def test_a_teacher_without_a_head_is_given_one_and_told(tmp_path: Path) -> None:
+    tiny.write_teacher(tmp_path / "bare")
+    spec = a_spec(tmp_path, teacher={"model": str(tmp_path / "bare")})
+    found = read_inputs(spec, lambda text: None)
+    assert found.fine_tunes
+    assert any("the teacher has no masked-LM head: one is trained" in note for note in found.notes)
+
+
+def test_pairs_are_refused(tmp_path: Path) -> None:
+    data = {**write_lines(tmp_path / "data"), "columns": {"text": "text", "text_pair": "text"}}
+    with pytest.raises(InputError, match="there is one text a row where masked pieces are told"):
+        read_inputs(a_spec(tmp_path, data=data), lambda text: None)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_whole_study(told: Callable[..., str], tmp_path: Path) -> None:
+    """From lines of text to the report, with a teacher that is given its head first."""
+    tiny.write_teacher(tmp_path / "bare")
+    plain = a_spec(tmp_path).resolved()
+    plain["teacher"] = {
+        "model": str(tmp_path / "bare"),
+        "fine_tune": {"epochs": 8, "learning_rate": 3e-3, "batch_size": 16},
+    }
+    plain |= {"budget": {"trials": 3}, "resources": {"lanes": 1}, "confirm": {"seeds": 1}, "accept": ["chance"]}
+    path, output = tmp_path / "study.yaml", tmp_path / "run"
+    path.write_text(json.dumps(plain))
+    assert "time, about" in told("plan", path)
+    told("run", path)
+    best = next(folder for folder in sorted((output / "best").iterdir()) if folder.is_dir())
+    assert "pipeline_tag: fill-mask" in (best / "README.md").read_text()
+    assert "most often" in told("front", output)
+    for command in ("report", "analyse"):
+        told(command, output)
+    told("export", output, "--format", "hf")
