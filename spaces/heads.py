@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 STOCK = "stock"
 TOKEN_HEADS = {"token": "classifier", "span": "qa_outputs"}  # one linear layer, of the same name in every architecture
-MASKED_HEADS = {  # by architecture, the parts of one that tells masked pieces: its last product is with the word embeddings themselves
+# Of heads that tell masked pieces, by architecture: a layer, its norm, and biases; their last product is with the word embeddings.
+MASKED_HEADS = {
     "bert": ("cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions.bias"),
     "albert": ("predictions.dense", "predictions.LayerNorm", "predictions.bias"),
     "distilbert": ("vocab_transform", "vocab_layer_norm", "vocab_projector.bias"),

@@ -155,10 +155,12 @@ class Bound(Frozen):
 
 class TrainingSpec(Frozen):
     """What one full trial costs: passes over the labelled training split, or optimizer steps. Text without labels adds
-    to what is drawn from, not to the steps."""
+    to what is drawn from, not to the steps. `start`: the folder of a student distilled before (masked-language-modelling), from
+    which students of its shape start instead of from the teacher."""
 
     epochs: Annotated[float, Field(gt=0, le=10_000)] = 3
     steps: Annotated[int, Field(ge=1, le=10**9)] | None = None
+    start: Text | None = None
 
 
 class PriceSpec(Frozen):

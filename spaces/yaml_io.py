@@ -276,6 +276,10 @@ def _resolve_paths(spec: StudySpec, folder: Path) -> StudySpec:
     with contextlib.suppress(RuntimeError, ValueError, OSError):  # no path at all: find_teacher says what is wrong
         if _absolute(Path(teacher.model), folder).is_dir():
             teacher = teacher.model_copy(update={"model": str(_absolute(Path(teacher.model), folder))})
+    training = spec.training
+    with contextlib.suppress(RuntimeError, ValueError, OSError):
+        if training.start is not None and _absolute(Path(training.start), folder).is_dir():
+            training = training.model_copy(update={"start": str(_absolute(Path(training.start), folder))})
     own = {
         key: {name: _absolute_function(path, folder) for name, path in getattr(spec, key).items()}
         for key in ("metrics", "families", "heads")
@@ -284,6 +288,7 @@ def _resolve_paths(spec: StudySpec, folder: Path) -> StudySpec:
         update={
             "data": data,
             "teacher": teacher,
+            "training": training,
             "search": spec.search.model_copy(update={"from_": absolute(spec.search.from_)}),
             **own,
             **{name: absolute(getattr(spec, name)) for name in RELATIVE},

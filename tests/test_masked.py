@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import pytest
 import tiny
 import torch
 import torch.nn.functional as F  # noqa: N812
+from masked_toys import MASK, NUM_PIECES, config_of, made, masked_study, write_lines
 
 from search.study.inputs import Inputs, read_inputs
 from search.trial.batches import padded
@@ -34,49 +35,10 @@ from spaces.study import StudySpec
 from spaces.trial import TrialConfig, WorkItem, WorkKind
 from spaces.yaml_io import parse_study
 
-MASK = 4  # [MASK] in the tiny vocabulary
-
-
-def write_lines(folder: Path, sizes: tuple[int, int, int] = (200, 40, 40)) -> dict[str, str]:
-    """Lines of words that follow one another in a circle, so that a masked one can be told."""
-    folder.mkdir(parents=True, exist_ok=True)
-    circle, found = tiny.TOPICS["food"] + tiny.TOPICS["sport"], {}
-    for seed, (name, size) in enumerate(zip(("train", "validation", "test"), sizes, strict=True)):
-        rng = random.Random(seed)
-        lines = []
-        for _ in range(size):
-            start, count = rng.randrange(len(circle)), rng.randint(5, 20)
-            lines.append(" ".join(circle[(start + step) % len(circle)] for step in range(count)))
-        path = folder / f"{name}.txt"
-        path.write_text("\n".join(lines) + "\n")
-        found[name] = str(path)
-    return found
-
-
-def teller(folder: Path, kind: str = "bert") -> Path:
-    """A tiny teacher with a masked-LM head."""
-    import transformers as hf
-
-    tiny.write_teacher(folder)
-    torch.manual_seed(1)
-    config = hf.BertConfig.from_pretrained(folder)
-    hf.BertForMaskedLM(config).save_pretrained(folder)
-    return folder
-
-
-def a_spec(folder: Path, **changes: Any) -> StudySpec:
-    plain = {
-        "name": "masked", "task": "masked-language-modelling", "data": {**write_lines(folder / "data"), "max_length": 32},
-        "teacher": {"model": str(teller(folder / "teacher"))},
-        "space": {"depth": [2, 3], "embedding_size": ["full", 16], "hidden_share": [0.0, 0.5], "learning_rate": 3e-3},
-        "training": {"epochs": 2}, "tracking": "none", "output": str(folder / "run"), "cache": str(folder / "cache"),
-    }  # fmt: skip
-    return parse_study({**plain, **changes}, "study", folder)
-
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
-    return read_inputs(a_spec(tmp_path_factory.mktemp("masked")), lambda text: None)
+    return read_inputs(masked_study(tmp_path_factory.mktemp("masked")), lambda text: None)
 
 
 # -- masks
@@ -108,24 +70,24 @@ def test_masks_of_training_follow_from_seed_epoch_and_row(inputs: Inputs) -> Non
     tokens = split.tokens["full"].shown(split.labels)
     rows = np.array([5, 17, 3, 60])
     batch = padded(tokens, rows, 0)
-    one, pieces = drawn(batch, MASK, 143, seed=1, epoch=0)
+    one, pieces = drawn(batch, MASK, NUM_PIECES, seed=1, epoch=0)
     assert one.places_P is not None
     assert (batch.ids_BT.flatten()[one.places_P] == pieces).all()
     assert len(pieces) == tokens.num_read(rows)
     assert batch.mask_BT.flatten()[one.places_P].all(), "padding is never masked"
     assert not torch.isin(pieces, torch.tensor([0, 2, 3])).any()
-    alone, of_one = drawn(padded(tokens, rows[2:3], 0), MASK, 143, seed=1, epoch=0)
+    alone, of_one = drawn(padded(tokens, rows[2:3], 0), MASK, NUM_PIECES, seed=1, epoch=0)
     width = alone.ids_BT.shape[1]
     assert (one.ids_BT[2, :width] == alone.ids_BT[0]).all(), "whatever batch a row is in"
     assert set(of_one.tolist()) <= set(pieces.tolist())
     for seed, epoch in ((1, 1), (2, 0)):
-        assert not torch.equal(drawn(batch, MASK, 143, seed, epoch)[0].ids_BT, one.ids_BT)
+        assert not torch.equal(drawn(batch, MASK, NUM_PIECES, seed, epoch)[0].ids_BT, one.ids_BT)
 
 
 def test_eight_of_ten_are_the_mask_one_another_piece_and_one_itself() -> None:
     ids = np.concatenate([[2], np.full(20_000, 50), [3]]).astype(np.int32)
     tokens = Tokens(ids, np.array([0, len(ids)]), np.array([len(ids)], np.int32))
-    batch, pieces = drawn(padded(tokens, np.array([0]), 0), MASK, 143, seed=0, epoch=0)
+    batch, pieces = drawn(padded(tokens, np.array([0]), 0), MASK, NUM_PIECES, seed=0, epoch=0)
     instead = batch.ids_BT.flatten()[batch.places_P]
     assert len(pieces) == 3000
     assert (instead == MASK).float().mean().item() == pytest.approx(0.8, abs=0.03)
@@ -138,7 +100,7 @@ def test_a_text_without_a_piece_is_counted_and_one_with_one_is_masked(tmp_path: 
     data = write_lines(tmp_path / "own")
     with open(data["train"], "a") as file:
         file.write("\x01\n")  # of which the tokenizer makes nothing
-    spec = a_spec(tmp_path, data={**data, "max_length": 32})
+    spec = masked_study(tmp_path, data={**data, "max_length": 32})
     notes = read_inputs(spec, lambda text: None).notes
     assert any("train: 1 texts have no piece that could be masked" in note for note in notes)
     Path(data["test"]).write_text("\x01\n" * 3)
@@ -200,7 +162,7 @@ def test_the_loss_is_of_masked_pieces_alone(inputs: Inputs, monkeypatch: pytest.
         target="piece", teacher_pieces=states.pieces, mask_id=MASK,
     )  # fmt: skip
     whole = split.tokens["full"].shown(split.labels)
-    batch, pieces = drawn(padded(whole, np.arange(len(split)), 0), MASK, 143, seed=4, epoch=0)
+    batch, pieces = drawn(padded(whole, np.arange(len(split)), 0), MASK, NUM_PIECES, seed=4, epoch=0)
     assert batch.places_P is not None
     with torch.no_grad():
         mine, its = (
@@ -225,7 +187,7 @@ def test_floors_by_hand(inputs: Inputs) -> None:
     assert metrics["test/masked_accuracy"] > 0.6, "all but the first of a line, and those behind another mask"
     whole = train.tokens["full"].shown(train.labels).ids.tolist()
     follows: dict[int, dict[int, int]] = {}
-    for one, other in zip(whole, whole[1:], strict=False):
+    for one, other in itertools.pairwise(whole):
         follows.setdefault(one, {})[other] = follows.setdefault(one, {}).get(other, 0) + 1
     assert size == len(follows)
 
@@ -239,44 +201,18 @@ def test_a_whole_trial(inputs: Inputs, tmp_path: Path, family: str, embedding_si
     """Trained from the teacher, scored, delivered, loaded by Hugging Face as what it is, and scored the same."""
     if family == "distilbert" and embedding_size < 32:
         pytest.skip("it has full embeddings")
-    values = {
-        "family": family,
-        "depth": 2,
-        "embedding_size": embedding_size if embedding_size < 32 else "full",
-        "vocabulary": "full",
-    }
+    values: dict[str, Any] = {"family": family, "depth": 2}
+    values["embedding_size"] = embedding_size if embedding_size < 32 else "full"
     values |= {"num_hidden_groups": 1} if family == "albert" else {}
-    shape = inputs.spec.space.shape(values, inputs.teacher, inputs.vocabularies)
-    config = TrialConfig(
-        shape=shape, layers=(0, 2), vocabulary="full", learning_rate=3e-3, batch_size=16, epochs=2, seed=3, temperature=2.0,
-        soft_share=0.5, hidden_share=0.3, hidden_loss="cosine", warmup_share=0.1, dropout=0.1, weight_decay=0.01,
-    )  # fmt: skip
-    context = WorkerContext(data={"transfer": inputs.transfer})
-    payload = {"teacher": str(inputs.source.folder)}
-    item = WorkItem(
-        key="t",
-        kind=WorkKind.TRAIN,
-        trial=0,
-        config=config,
-        payload=payload,
-        folder=str(tmp_path / "w"),
-        evaluate=("validation",),
-    )
-    measured, _ = perform(item, context)
-    assert measured is not None
-    weights = next(tmp_path.rglob("weights.safetensors")).parent
-    item = WorkItem(
-        key="d", kind=WorkKind.DELIVER, trial=0, config=config, payload={**payload, "weights": str(weights)},
-        folder=str(tmp_path / "best"),
-    )  # fmt: skip
-    _, told = perform(item, context)
-    assert told["num_parameters"] == shape.num_parameters
-    assert told["metrics"]["validation/masked_accuracy"] == pytest.approx(
-        measured.metrics["validation/masked_accuracy"], abs=0.05
-    )
+    config = config_of(inputs, values)
+    measured, told = made(inputs, config, tmp_path)
+    assert told["num_parameters"] == config.shape.num_parameters
+    before, after = measured.metrics["validation/masked_accuracy"], told["metrics"]["validation/masked_accuracy"]
+    assert after == pytest.approx(before, abs=0.05)
     assert type(load_with_head(tmp_path / "best")).__name__.endswith("ForMaskedLM")
     assert (
-        FAMILIES[family].model_type(shape) == json.loads((tmp_path / "best" / "config.json").read_text())["model_type"]
+        FAMILIES[family].model_type(config.shape)
+        == json.loads((tmp_path / "best" / "config.json").read_text())["model_type"]
     )
 
 
@@ -293,12 +229,12 @@ def test_a_whole_trial(inputs: Inputs, tmp_path: Path, family: str, embedding_si
 )  # fmt: skip
 def test_what_such_students_cannot_be(tmp_path: Path, space: dict[str, Any], problem: str) -> None:
     with pytest.raises(InputError, match=problem):
-        read_inputs(a_spec(tmp_path, space=space), lambda text: None)
+        read_inputs(masked_study(tmp_path, space=space), lambda text: None)
 
 
 def test_a_teacher_without_a_head_is_given_one_and_told(tmp_path: Path) -> None:
     tiny.write_teacher(tmp_path / "bare")
-    spec = a_spec(tmp_path, teacher={"model": str(tmp_path / "bare")})
+    spec = masked_study(tmp_path, teacher={"model": str(tmp_path / "bare")})
     found = read_inputs(spec, lambda text: None)
     assert found.fine_tunes
     assert any("the teacher has no masked-LM head: one is trained" in note for note in found.notes)
@@ -307,7 +243,7 @@ def test_a_teacher_without_a_head_is_given_one_and_told(tmp_path: Path) -> None:
 def test_pairs_are_refused(tmp_path: Path) -> None:
     data = {**write_lines(tmp_path / "data"), "columns": {"text": "text", "text_pair": "text"}}
     with pytest.raises(InputError, match="there is one text a row where masked pieces are told"):
-        read_inputs(a_spec(tmp_path, data=data), lambda text: None)
+        read_inputs(masked_study(tmp_path, data=data), lambda text: None)
 
 
 @pytest.mark.ray
@@ -315,7 +251,7 @@ def test_pairs_are_refused(tmp_path: Path) -> None:
 def test_a_whole_study(told: Callable[..., str], tmp_path: Path) -> None:
     """From lines of text to the report, with a teacher that is given its head first."""
     tiny.write_teacher(tmp_path / "bare")
-    plain = a_spec(tmp_path).resolved()
+    plain = masked_study(tmp_path).resolved()
     plain["teacher"] = {
         "model": str(tmp_path / "bare"),
         "fine_tune": {"epochs": 8, "learning_rate": 3e-3, "batch_size": 16},

@@ -16,7 +16,8 @@ from spaces.study import StudySpec
 
 # What the folders and files of an output are, for people; the rest is "other".
 PARTS = {
-    "best": "models", "exports": "models", "trials": "checkpoints", "teacher": "teacher", "wandb": "tracking", "study.db": "record",
+    "best": "models", "exports": "models", "trials": "checkpoints", "teacher": "teacher", "start": "teacher",
+    "wandb": "tracking", "study.db": "record",
     "study.db-wal": "record", "study.db-shm": "record", ".ray": "temporary files", "report.html": "report",
 }  # fmt: skip
 TEMPORARY = (".writing", ".old")  # how `folder_whole` names what is not whole

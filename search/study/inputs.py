@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from search.study.begun import check_some_start, find_begun
 from search.study.masked import WHOLE, masked_splits, of_pieces
 from search.study.questions import Windows, windows_of
 from search.study.tagged import IGNORED
@@ -45,6 +46,7 @@ class Inputs:
     teacher: TeacherShape
     fine_tunes: bool
     notes: list[str] = field(default_factory=list)
+    begun: TeacherSource | None = None  # the student that those of its shape start from
 
     @property
     def vocabularies(self) -> dict[str, int]:
@@ -84,7 +86,11 @@ def read_inputs(spec: StudySpec, say: Say) -> Inputs:
     if spec.about.target == "vector":
         spec = _of_vectors(spec, notes)
     shape, notes = source.shape(len(label_names)), [*texts.notes, *first, *notes]
-    return Inputs(spec, texts, source, transfer, labelled, shape, fine_tunes, notes)
+    begun = find_begun(spec, transfer.vocabularies["full"])
+    inputs = Inputs(spec, texts, source, transfer, labelled, shape, fine_tunes, notes, begun)
+    if begun is not None:
+        notes.append(check_some_start(spec, begun, shape, inputs.vocabularies))
+    return inputs
 
 
 def _of_vectors(spec: StudySpec, notes: list[str]) -> StudySpec:

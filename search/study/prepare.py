@@ -17,6 +17,7 @@ from safetensors.numpy import load_file, save
 from search.lanes.pool import LanePool
 from search.results.front import Reference
 from search.study.augment import with_made_up_texts
+from search.study.begun import FOLDER
 from search.study.hidden import with_hidden_states
 from search.study.inputs import FORMAT, Inputs, Say, key_of
 from search.study.teachers import fingerprint
@@ -44,6 +45,7 @@ class Prepared:
     transfer: ray.ObjectRef
     references: list[Reference]
     teacher_passes: float
+    begun_folder: Path | None = None  # of the student that those of its shape start from
 
 
 def prepare(inputs: Inputs, reference: ray.ObjectRef, pool: LanePool, threads: int, say: Say) -> Prepared:
@@ -82,7 +84,11 @@ def prepare(inputs: Inputs, reference: ray.ObjectRef, pool: LanePool, threads: i
             _copy_file(folder / IMPORTANCE_FILE, _kept_ranking(inputs, folder))
     transfer = transfer.with_teacher_logits(logits).joined()
     taught, more_passes = with_hidden_states(inputs, transfer, pool, folder, say)
-    return Prepared(folder, ray.put(taught), _references(inputs, inputs.transfer, logits), passes + more_passes)
+    begun = None if inputs.begun is None else output / FOLDER
+    if inputs.begun is not None and begun is not None and inputs.begun.folder != begun:
+        _copy_model(inputs.begun.folder, begun)
+        mirror.send(begun)
+    return Prepared(folder, ray.put(taught), _references(inputs, inputs.transfer, logits), passes + more_passes, begun)
 
 
 def _within_reach(inputs: Inputs) -> Inputs:

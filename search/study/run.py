@@ -150,7 +150,9 @@ def run_study(spec: StudySpec, display: Display | None = None, more: int | None 
         record.keep("teacher_passes", (record.fact("teacher_passes") or 0) + prepared.teacher_passes)
         if record.fact("references") is None:  # for whoever looks at the front while it grows; the floors come later
             record.keep("references", [reference.model_dump() for reference in prepared.references])
-        payload = {"teacher": str(prepared.teacher_folder), "refs": {"transfer": prepared.transfer}}
+        payload: dict[str, Any] = {"teacher": str(prepared.teacher_folder), "refs": {"transfer": prepared.transfer}}
+        if prepared.begun_folder is not None:
+            payload["start"] = str(prepared.begun_folder)
         stages.ended("preparation, and the lanes' start")
 
         deadline = _deadline(spec, begun, lane_hours)

@@ -58,7 +58,7 @@ class LaneStates:
 
     @torch.no_grad()
     def pieces(self, batch: Batch) -> torch.Tensor:
-        """(P, V) its logits at the batch's masked pieces, over the student's vocabulary; of a batch that was just read as it was."""
+        """(P, V) its logits at the batch's masked pieces, over the student's vocabulary. What was just read is not read again."""
         with autocast(self._exact):
             return piece_head(self._teacher)(batch.read(self._read(batch)[-1]))[:, self._kept]
 

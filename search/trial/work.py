@@ -19,6 +19,7 @@ from search.trial.evaluate import score
 from search.trial.loop import Schedule, fit
 from search.trial.matching import Matcher
 from search.trial.mirror import mirrored
+from search.trial.start.begun import begin, is_of, load_begun
 from search.trial.start.groups import starting_layers
 from search.trial.start.importance import load_importance, rank
 from search.trial.start.initialise import can_copy, initialise, unshared
@@ -31,7 +32,7 @@ from spaces.families import register
 from spaces.heads import register_heads
 from spaces.student import StudentShape
 from spaces.study import AugmentationSpec, FineTune
-from spaces.trial import Measurement, WorkItem, WorkKind, derived_seed
+from spaces.trial import Measurement, TrialConfig, WorkItem, WorkKind, derived_seed
 from spaces.yaml_io import write_whole
 
 Outcome = tuple[Measurement | None, dict[str, Any]]
@@ -62,6 +63,7 @@ def train(item: WorkItem, context: WorkerContext) -> Outcome:
     torch.manual_seed(derived_seed(config.seed, "initialise"))
     earlier = Path(item.payload.get("continues", ""))
     start_share = item.start_share if (earlier / "progress.pt").is_file() else 0.0  # a lost checkpoint is trained again
+    begun = _begun(config, item.payload.get("start"))
     copies = config.initialise == "teacher" and can_copy(source.config.model_type, source.state_dict(), config.shape)
     student = build_student(
         config.shape,
@@ -70,12 +72,14 @@ def train(item: WorkItem, context: WorkerContext) -> Outcome:
         pad_id=vocabulary.pad_id,
         dropout=config.dropout,
         teacher_config=source.config,
-        empty=copies or start_share > 0,
+        empty=copies or start_share > 0 or begun is not None,
     )
     progress = None
     if start_share > 0:
         checkpoint.load_weights(student, earlier)
         progress = checkpoint.load_progress(earlier)
+    elif begun is not None:
+        begin(student, config.shape, begun, vocabulary)
     elif copies:
         state = _state_for(config.shape, source, item.payload["teacher"])
         starts = starting_layers(config, student, source, state, tokens, vocabulary, context)
@@ -139,6 +143,14 @@ def train(item: WorkItem, context: WorkerContext) -> Outcome:
         ),
         {},
     )
+
+
+def _begun(config: TrialConfig, folder: str | None) -> Any:
+    """The student in the folder, where there is one and this one starts from it."""
+    if folder is None or config.initialise != "teacher":
+        return None
+    begun = load_begun(folder)
+    return begun if is_of(config.shape, begun.config.to_dict()) else None
 
 
 def _state_for(shape: StudentShape, source: Any, teacher_folder: str) -> Mapping[str, torch.Tensor]:
