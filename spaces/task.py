@@ -25,7 +25,8 @@ METRIC_WORDS = {
 
 
 # A head gives an output for each text, for each token, or two for each token, of which one is chosen as the first of a span and one
-# as its last; or makes a vector of each text; or says which piece is masked. What Hugging Face calls the models that have one: the last name is ours.
+# as its last; or makes a vector of each text; or says which piece is masked. What Hugging Face calls the models that have one: the
+# last name but one is ours.
 TASK_HEADS = {
     "text": "SequenceClassification",
     "token": "TokenClassification",

@@ -1,4 +1,4 @@
-"""Text whose masked pieces can be told, a teacher that tells them, and studies of both: for the tests of masked language modelling."""
+"""Text whose masked pieces can be told, a teacher that tells them, and studies of both."""
 
 from __future__ import annotations
 

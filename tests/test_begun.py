@@ -88,7 +88,7 @@ def test_is_of_compares_every_size(tmp_path: Path, begun: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"space": {"depth": 3, "vocabulary": "full"}}, r"training\.start: no student of the space is of its shape \(bert, 2 layers"),
+        ({"space": {"depth": 3, "vocabulary": "full"}}, r"training\.start: no student of the space is of its shape \(bert, 2"),
         ({"training": {"start": "nowhere/at/all"}}, r"training\.start: there is no folder"),
     ],
 )  # fmt: skip

@@ -27,13 +27,9 @@ from search.trial.masking import drawn, piece_head
 from search.trial.places import num_masked
 from search.trial.states import LaneStates
 from search.trial.teacher import load_with_head
-from search.trial.work import perform
 from spaces.errors import InputError
 from spaces.families import FAMILIES
 from spaces.heads import MASKED_HEADS
-from spaces.study import StudySpec
-from spaces.trial import TrialConfig, WorkItem, WorkKind
-from spaces.yaml_io import parse_study
 
 
 @pytest.fixture(scope="module")
