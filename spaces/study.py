@@ -156,11 +156,13 @@ class Bound(Frozen):
 class TrainingSpec(Frozen):
     """What one full trial costs: passes over the labelled training split, or optimizer steps. Text without labels adds
     to what is drawn from, not to the steps. `start`: the folder of a student distilled before (masked-language-modelling), from
-    which students of its shape start instead of from the teacher."""
+    which students of its shape start instead of from the teacher. `order_share`: of the loss where masked pieces are told, ALBERT's
+    sentence-order loss (arXiv:1909.11942, section 3.1), over a text's two halves."""
 
     epochs: Annotated[float, Field(gt=0, le=10_000)] = 3
     steps: Annotated[int, Field(ge=1, le=10**9)] | None = None
     start: Text | None = None
+    order_share: Annotated[float, Field(gt=0, lt=1)] | None = None
 
 
 class PriceSpec(Frozen):
@@ -314,6 +316,14 @@ class StudySpec(Frozen):
                         f"{name}.{side} = {limit:g} can never matter: {name} lies between 0 and 1. Write {limit:g}% for a "
                         "share of the teacher's value"
                     )
+        return value
+
+    @field_validator("training")
+    @classmethod
+    def _has_halves(cls, value: TrainingSpec, info: ValidationInfo) -> TrainingSpec:
+        task = info.data.get("task", "text-classification")
+        if value.order_share is not None and TASKS[task].target != "piece":
+            raise ValueError(f"order_share is for masked-language-modelling, and this is {task}; leave it out")
         return value
 
     @field_validator("resources")

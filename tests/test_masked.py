@@ -24,7 +24,7 @@ from search.trial.floor import likely_next, majority
 from search.trial.forward import classifier
 from search.trial.loop import Schedule, fit
 from search.trial.masking import drawn, piece_head
-from search.trial.places import num_masked
+from search.trial.places import num_masked, num_told
 from search.trial.states import LaneStates
 from search.trial.teacher import load_with_head
 from spaces.errors import InputError
@@ -45,7 +45,7 @@ def test_held_out_texts_are_masked_once_and_for_all(inputs: Inputs) -> None:
     tokens = split.tokens["full"]
     assert tokens.places is not None
     counts = np.diff(tokens.places.offsets)
-    assert (counts == num_masked(tokens.lengths)).all()
+    assert (counts == num_masked(tokens.lengths - 2)).all()
     assert 0.12 < counts.sum() / (tokens.lengths - 2).sum() < 0.25
     flat = np.repeat(tokens.offsets[:-1], counts) + tokens.places.at
     assert (tokens.ids[flat] == MASK).all()
@@ -66,24 +66,29 @@ def test_masks_of_training_follow_from_seed_epoch_and_row(inputs: Inputs) -> Non
     tokens = split.tokens["full"].shown(split.labels)
     rows = np.array([5, 17, 3, 60])
     batch = padded(tokens, rows, 0)
-    one, pieces = drawn(batch, MASK, NUM_PIECES, seed=1, epoch=0)
+    asked = drawn(batch, MASK, NUM_PIECES, seed=1, epoch=0)
+    one, pieces = asked.batch, asked.pieces_P
+    assert asked.order_B is None
     assert one.places_P is not None
     assert (batch.ids_BT.flatten()[one.places_P] == pieces).all()
     assert len(pieces) == tokens.num_read(rows)
     assert batch.mask_BT.flatten()[one.places_P].all(), "padding is never masked"
     assert not torch.isin(pieces, torch.tensor([0, 2, 3])).any()
-    alone, of_one = drawn(padded(tokens, rows[2:3], 0), MASK, NUM_PIECES, seed=1, epoch=0)
+    apart = drawn(padded(tokens, rows[2:3], 0), MASK, NUM_PIECES, seed=1, epoch=0)
+    alone, of_one = apart.batch, apart.pieces_P
     width = alone.ids_BT.shape[1]
     assert (one.ids_BT[2, :width] == alone.ids_BT[0]).all(), "whatever batch a row is in"
     assert set(of_one.tolist()) <= set(pieces.tolist())
     for seed, epoch in ((1, 1), (2, 0)):
-        assert not torch.equal(drawn(batch, MASK, NUM_PIECES, seed, epoch)[0].ids_BT, one.ids_BT)
+        assert not torch.equal(drawn(batch, MASK, NUM_PIECES, seed, epoch).batch.ids_BT, one.ids_BT)
 
 
 def test_eight_of_ten_are_the_mask_one_another_piece_and_one_itself() -> None:
     ids = np.concatenate([[2], np.full(20_000, 50), [3]]).astype(np.int32)
     tokens = Tokens(ids, np.array([0, len(ids)]), np.array([len(ids)], np.int32))
-    batch, pieces = drawn(padded(tokens, np.array([0]), 0), MASK, NUM_PIECES, seed=0, epoch=0)
+    asked = drawn(padded(tokens, np.array([0]), 0), MASK, NUM_PIECES, seed=0, epoch=0)
+    batch, pieces = asked.batch, asked.pieces_P
+    assert batch.places_P is not None
     instead = batch.ids_BT.flatten()[batch.places_P]
     assert len(pieces) == 3000
     assert (instead == MASK).float().mean().item() == pytest.approx(0.8, abs=0.03)
@@ -92,7 +97,8 @@ def test_eight_of_ten_are_the_mask_one_another_piece_and_one_itself() -> None:
 
 
 def test_a_text_without_a_piece_is_counted_and_one_with_one_is_masked(tmp_path: Path) -> None:
-    assert num_masked(np.array([2, 3, 4, 9, 102])).tolist() == [0, 1, 1, 1, 15]
+    assert num_masked(np.array([0, 1, 2, 7, 100])).tolist() == [0, 1, 1, 1, 15]
+    assert num_told(np.array([2, 9, 9]), np.array([2, 9, 5])).tolist() == [0, 7, 6]
     data = write_lines(tmp_path / "own")
     with open(data["train"], "a") as file:
         file.write("\x01\n")  # of which the tokenizer makes nothing
@@ -158,7 +164,8 @@ def test_the_loss_is_of_masked_pieces_alone(inputs: Inputs, monkeypatch: pytest.
         target="piece", teacher_pieces=states.pieces, mask_id=MASK,
     )  # fmt: skip
     whole = split.tokens["full"].shown(split.labels)
-    batch, pieces = drawn(padded(whole, np.arange(len(split)), 0), MASK, NUM_PIECES, seed=4, epoch=0)
+    asked = drawn(padded(whole, np.arange(len(split)), 0), MASK, NUM_PIECES, seed=4, epoch=0)
+    batch, pieces = asked.batch, asked.pieces_P
     assert batch.places_P is not None
     with torch.no_grad():
         mine, its = (

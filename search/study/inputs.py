@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from search.study.begun import check_some_start, find_begun
-from search.study.masked import WHOLE, masked_splits, of_pieces
+from search.study.masked import WHOLE, in_halves, masked_splits, of_pieces
 from search.study.questions import Windows, windows_of
 from search.study.tagged import IGNORED
 from search.study.teachers import TeacherSource, find_teacher, match_labels
@@ -80,6 +80,8 @@ def read_inputs(spec: StudySpec, say: Say) -> Inputs:
         if fine_tunes:
             first.append("the teacher has no masked-LM head: one is trained with it first, as teacher.fine_tune says")
         spec = of_pieces(spec, first)
+        if spec.training.order_share is not None:
+            texts = in_halves(texts, first)
     spec, transfer, labelled, notes = _tokenise(spec, texts, source, label_names, say)
     _check_relations(spec, source)
     _check_augmentation(spec, texts, source)
@@ -192,6 +194,7 @@ def _tokenise(
     transfer = TransferSet(
         splits, vocabularies, label_names, max_length, fingerprint, spec.about.target, spec.about.problem_type, weights,
         dict(spec.metrics), dict(spec.families), dict(spec.heads), task_head=source.task_head,
+        order_share=spec.training.order_share or 0.0,
     )  # fmt: skip
     _try_own_metrics(transfer)
     return spec, transfer, labelled, notes

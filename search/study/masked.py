@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from search.study.tables import Texts
+from search.study.texts import StudyTexts
 from search.trial.data import Tokens
-from search.trial.places import AROUND
 from spaces.errors import Fault, InputError
 from spaces.heads import MASKED_HEADS, STOCK
 from spaces.parameters import Choice
@@ -39,14 +41,40 @@ def of_pieces(spec: StudySpec, notes: list[str]) -> StudySpec:
     return spec.model_copy(update={"space": SearchSpace({**space.parameters, "vocabulary": Choice(values=("full",))})})
 
 
+def in_halves(texts: StudyTexts, notes: list[str]) -> StudyTexts:
+    """Each text as two, one after the other: parted behind the sentence that ends nearest to its middle, or there. Raises
+    InputError where no text of a split can be parted."""
+    splits = {}
+    for name, split in texts.splits.items():
+        parts = [halves(text) for text in split.texts]
+        short = sum(not second for _, second in parts)
+        if short == len(parts):
+            raise InputError.of(
+                "", f"data.{name} has one word a text, and training.order_share wants two halves", "training"
+            )
+        if short:
+            notes.append(f"{name}: {short:,} texts of one word have no order to be told")
+        firsts, seconds = (Texts.of(column) for column in zip(*parts, strict=True))
+        splits[name] = replace(split, texts=firsts, pairs=seconds)
+    return replace(texts, splits=splits)
+
+
+def halves(text: str) -> tuple[str, str]:
+    words = text.split()
+    middle = len(words) / 2
+    ends = [place for place in range(1, len(words)) if words[place - 1].endswith((".", "!", "?"))] or [len(words) // 2]
+    at = min(ends, key=lambda place: abs(place - middle))
+    return " ".join(words[:at] or words), " ".join(words[at:] if at else [])
+
+
 def masked_splits(
     full: Mapping[str, Tokens], tokenizer: Any, notes: list[str]
 ) -> tuple[dict[str, Tokens], dict[str, np.ndarray]]:
     """Each split with its masks, and the pieces under them. Raises InputError where nothing can be masked."""
-    if tokenizer.mask_token_id is None or tokenizer.num_special_tokens_to_add(pair=False) != 2 * AROUND:
+    if tokenizer.mask_token_id is None or not _stands_between(tokenizer):
         raise InputError.of(
             "teacher", "its tokenizer has no piece that stands for a masked one, or puts other than one special piece at "
-            "either end of a text; name a teacher of BERT's kind", "model",
+            "either end of a text and between two; name a teacher of BERT's kind", "model",
         )  # fmt: skip
     found = {name: tokens.masked(tokenizer.mask_token_id) for name, tokens in full.items()}
     for name, (tokens, pieces) in found.items():
@@ -59,3 +87,7 @@ def masked_splits(
         if bare:
             notes.append(f"{name}: {bare:,} texts have no piece that could be masked; nobody learns from them")
     return {name: tokens for name, (tokens, _) in found.items()}, {name: pieces for name, (_, pieces) in found.items()}
+
+
+def _stands_between(tokenizer: Any) -> bool:
+    return [tokenizer.num_special_tokens_to_add(pair=pair) for pair in (False, True)] == [2, 3]

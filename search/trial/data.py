@@ -88,7 +88,7 @@ class Tokens:
     def masked(self, mask_id: int) -> tuple[Tokens, np.ndarray]:
         """The rows with some of their pieces masked, which are their places; and (W,) what stood there. Held-out texts stay so, so
         that all models are asked the same."""
-        places, ids = Places.of_masks(self.lengths), self.ids.copy()
+        places, ids = Places.of_masks(self.lengths, self.second), self.ids.copy()
         where = np.repeat(self.offsets[:-1], np.diff(places.offsets)) + places.at
         pieces, ids[where] = ids[where].copy(), mask_id
         return replace(self, ids=ids, places=places), pieces
@@ -282,6 +282,7 @@ class TransferSet:
     states: StatesOnDisk | None = None  # None: who needs hidden states runs the teacher
     num_labelled: int | None = None  # of the training rows, the first ones; None: all
     task_head: TaskHead = "text"
+    order_share: float = 0.0  # of the loss: in which order the two halves of a text stand
 
     def measure(self, name: str, outputs: np.ndarray) -> dict[str, float]:
         """The metrics of a model's outputs over the split `name`."""

@@ -20,8 +20,8 @@ from search.trial.context import WorkerContext
 from search.trial.data import Tokens
 from search.trial.device import autocast, device, random_states, set_random_states
 from search.trial.forward import classifier
-from search.trial.losses import distillation_loss
-from search.trial.masking import drawn, piece_head
+from search.trial.losses import distillation_loss, hard_loss
+from search.trial.masking import OrderHead, drawn, piece_head
 from search.trial.matching import MatchedClassifier, Matcher
 from search.trial.optimizer import Optimizer
 from search.trial.states import States
@@ -43,6 +43,7 @@ class Schedule:
     temperature: float = 1.0
     soft_share: float = 0.0
     hidden_share: float = 0.0
+    order_share: float = 0.0
 
     def total_steps(self, num_rows: int) -> int:
         return self.steps or max(1, round(self.epochs * num_batches(num_rows, self.batch_size)))
@@ -113,6 +114,9 @@ def fit(
     where, world = device(), context.world_size
     model.to(where)
     runner: torch.nn.Module = classifier(model) if matcher is None else MatchedClassifier(model, matcher.to(where))
+    order = OrderHead(model.config.hidden_size).to(where) if schedule.order_share else None
+    if order is not None:
+        runner.add_module("order", order)
     num_labelled = len(tokens) if num_labelled is None else num_labelled
     total = schedule.total_steps(num_labelled)
     step, last_step = round(start_share * total), round(end_share * total)
@@ -122,6 +126,8 @@ def fit(
     )  # a GPU has bandwidth, workers average whole gradients
     optimizer = Optimizer(runner, schedule.weight_decay, step, last_step, by_rows=alone_on_cpu)
     if progress is not None:
+        if order is not None:
+            order.load_state_dict(progress["order"])
         optimizer.load_state_dict(progress["optimizer"])
         set_random_states(progress)
         if matcher is not None:
@@ -151,10 +157,11 @@ def fit(
             context.mark_first_step()
         for number in range(accumulation_steps):
             part = mine[number::accumulation_steps]
-            batch, hidden_P = padded(tokens, part if len(part) else rows[:1], pad_id), None
+            batch, asked = padded(tokens, part if len(part) else rows[:1], pad_id), None
             if tell is not None:
                 assert mask_id is not None
-                batch, hidden_P = drawn(batch, mask_id, model.config.vocab_size, seed, epoch)
+                asked = drawn(batch, mask_id, model.config.vocab_size, seed, epoch, in_order=order is None)
+                batch = asked.batch
             batch = batch.to(where)
             inputs = (batch.ids_BT, batch.mask_BT, batch.types_BT)
             hidden = None
@@ -166,7 +173,7 @@ def fit(
                     states_KBTG = teacher_states(batch)
                     with autocast():
                         logits, hidden = runner(*inputs, states_KBTG, int(lengths[rows].sum()))
-                if tell is None or hidden_P is None:
+                if tell is None or asked is None:
                     picked = torch.from_numpy(batch.numbers)
                     outputs = batch.compared(target, batch.read(logits))
                     its = None if teacher_NC is None else batch.compared(target, teacher_NC[picked].to(where))
@@ -175,7 +182,7 @@ def fit(
                     with autocast():
                         outputs = tell(batch.read(logits))
                     its = None if teacher_pieces is None else teacher_pieces(batch)
-                    known = hidden_P.to(where)
+                    known = asked.pieces_P.to(where)
                 loss = distillation_loss(
                     outputs,
                     its,
@@ -189,6 +196,11 @@ def fit(
                     target=target,
                     weights_C=weights_C,
                 )
+                if order is not None and asked is not None and asked.order_B is not None:
+                    with autocast():
+                        told = order(logits[:, 0])
+                    wrong = hard_loss(told, asked.order_B.to(where), len(rows))
+                    loss = schedule.order_share * wrong + (1 - schedule.order_share) * loss
                 if len(part) == 0:
                     loss = loss * 0  # a rank without rows still takes part in the all-reduce
                 (loss * world).backward()  # DDP averages over ranks; the loss is already a share of the whole batch's
@@ -210,6 +222,8 @@ def fit(
     seconds = time.perf_counter() - begun
     done = step - first_step
     kept = {"optimizer": optimizer.state_dict(), **random_states(), "step": step}
+    if order is not None:
+        kept["order"] = order.state_dict()
     if matcher is not None:
         kept["matcher"] = matcher.state_dict()
     return Fitted(step, total, num_tokens, seconds, looked_at / max(1, done), kept)

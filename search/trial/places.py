@@ -11,14 +11,24 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 NOWHERE = -1  # the place of a word that nothing is read for
-MASKED_SHARE, AROUND = 0.15, 1  # of a text's pieces; special pieces before a text, and as many behind it
+MASKED_SHARE = 0.15  # of a text's pieces (BERT, arXiv:1810.04805, section 3.1)
 
 
-def num_masked(lengths_N: np.ndarray) -> np.ndarray:
-    """(N,) how many pieces of each row are masked: 15 % of those of its text (BERT, arXiv:1810.04805, section 3.1), one at least,
-    none where it has none."""
-    inside_N = np.maximum(lengths_N - 2 * AROUND, 0)
-    return np.minimum(inside_N, np.maximum(1, np.round(MASKED_SHARE * inside_N))).astype(np.int64)
+def num_told(lengths_N: np.ndarray, second_N: np.ndarray) -> np.ndarray:
+    """(N,) how many pieces of each row are its texts' own: one special piece stands before them, one behind, and one between where
+    there are two."""
+    return np.maximum(lengths_N - 2 - (second_N < lengths_N), 0)
+
+
+def num_masked(told_N: np.ndarray) -> np.ndarray:
+    """(N,) how many of so many pieces are masked: one at least, where there is one."""
+    return np.minimum(told_N, np.maximum(1, np.round(MASKED_SHARE * told_N))).astype(np.int64)
+
+
+def masked_at(rng: np.random.Generator, told: int, count: int, second: int) -> np.ndarray:
+    """(count,) which pieces of a row to mask, of `told` that are its texts' own; the second text begins at `second`."""
+    at = 1 + rng.choice(told, count, replace=False)
+    return np.where(at >= second - 1, at + 1, at)  # over the special piece between
 
 
 @dataclass(frozen=True)
@@ -50,14 +60,12 @@ class Places:
         return cls(at, offsets, ends if with_ends else None)
 
     @classmethod
-    def of_masks(cls, lengths_N: np.ndarray) -> Places:
+    def of_masks(cls, lengths_N: np.ndarray, second_N: np.ndarray) -> Places:
         """The pieces to mask in rows of these lengths, which they follow from alone."""
-        counts, rng = num_masked(lengths_N), np.random.default_rng(0)
-        chosen = [
-            np.sort(AROUND + rng.choice(length - 2 * AROUND, count, replace=False))
-            for length, count in zip(lengths_N.tolist(), counts.tolist(), strict=True)
-            if count
-        ]
+        told_N, rng = num_told(lengths_N, second_N), np.random.default_rng(0)
+        counts = num_masked(told_N)
+        rows = zip(told_N.tolist(), counts.tolist(), second_N.tolist(), strict=True)
+        chosen = [np.sort(masked_at(rng, told, count, second)) for told, count, second in rows if count]
         at = np.concatenate([np.zeros(0, np.int64), *chosen]).astype(np.int32)
         return cls(at, np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
 

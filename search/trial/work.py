@@ -108,6 +108,7 @@ def train(item: WorkItem, context: WorkerContext) -> Outcome:
                 temperature=config.temperature,
                 soft_share=config.soft_share,
                 hidden_share=config.hidden_share,
+                order_share=transfer.order_share,
             ),
             pad_id=vocabulary.pad_id,
             seed=config.seed,
