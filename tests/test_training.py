@@ -201,7 +201,6 @@ def test_every_step_sends_a_heartbeat_and_the_first_is_marked() -> None:
 
 
 def test_two_workers_follow_the_curve_of_one(tmp_path: Path) -> None:
-    expected, loss = training_toys.fit_some()
     code = "import sys, training_toys; training_toys.one_of_two(1, sys.argv[1])"
     paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     second = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], env={**os.environ, "PYTHONPATH": paths})
@@ -210,11 +209,14 @@ def test_two_workers_follow_the_curve_of_one(tmp_path: Path) -> None:
         assert second.wait(timeout=600) == 0
     finally:
         second.kill()
-    for parts in (1, 3):
-        found = [torch.load(tmp_path / f"{rank}-{parts}.pt", weights_only=True) for rank in (0, 1)]
-        assert [each["loss"] for each in found] == pytest.approx([loss, loss], rel=1e-5)
-        assert same(found[0]["weights"], found[1]["weights"])
-        assert_near(found[0]["weights"], expected)
+    for fitted, begun in ((training_toys.fit_some, None), (training_toys.tell_some, training_toys.a_teller())):
+        expected, loss = fitted()
+        for parts in (1, 3):
+            left = [tmp_path / f"{fitted.__name__}-{rank}-{parts}.pt" for rank in (0, 1)]
+            found = [torch.load(path, weights_only=True) for path in left]
+            assert [each["loss"] for each in found] == pytest.approx([loss, loss], rel=1e-5)
+            assert same(found[0]["weights"], found[1]["weights"])
+            assert_near(found[0]["weights"], expected, begun)
 
 
 def test_a_batch_in_parts_takes_the_same_steps() -> None:
@@ -238,9 +240,9 @@ def test_memory_that_ends_is_told_from_other_errors() -> None:
         torch.ones(2, 3) @ torch.ones(2, 3)
 
 
-def assert_near(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
-    """As far as rounding lets them."""
-    start = training_toys.a_student().state_dict()
+def assert_near(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], of: Any = None) -> None:
+    """As far as rounding lets them; `of`: the model that was trained, as it began."""
+    start = (of or training_toys.a_student()).state_dict()
     for name, tensor in expected.items():
         moved = (tensor - start[name]).abs().max()
         difference = (found[name] - tensor).abs().max()

@@ -13,9 +13,10 @@ import torch
 from search.trial import device
 from search.trial.batches import Batch
 from search.trial.context import WorkerContext
-from search.trial.data import Tokens, TransferSet
+from search.trial.data import Tokens, TransferSet, Vocabulary
 from search.trial.loop import Schedule, fit
 from search.trial.matching import Matcher
+from search.trial.states import LaneStates
 from search.trial.students import build_student
 from spaces.student import StudentShape
 from spaces.trial import TrialConfig
@@ -68,13 +69,50 @@ def fit_some(rank: int = 0, world_size: int = 1, parts: int = 1) -> tuple[dict[s
     return student.state_dict(), fitted.mean_loss
 
 
+def a_teller(depth: int = 2) -> Any:
+    from transformers import BertConfig, BertForMaskedLM
+
+    torch.manual_seed(5)
+    sizes = {
+        "vocab_size": 40,
+        "hidden_size": 16,
+        "num_attention_heads": 2,
+        "intermediate_size": 24,
+        "max_position_embeddings": 16,
+    }
+    quiet = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    return BertForMaskedLM(BertConfig(**sizes, **quiet, num_hidden_layers=depth))
+
+
+def tell_some(rank: int = 0, world_size: int = 1, parts: int = 1) -> tuple[dict[str, torch.Tensor], float]:
+    """Likewise of masked pieces, in pairs: soft targets, labels and sentence order; both heads are outside of what DDP wraps."""
+    student, teacher = a_teller(), a_teller(3)
+    rng = np.random.default_rng(3)
+    lengths = rng.integers(6, 16, NUM_ROWS)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    ids = rng.integers(5, 40, offsets[-1]).astype(np.int32)
+    tokens, pieces = Tokens(ids, offsets, (lengths // 2 + 1).astype(np.int32)).masked(4)
+    vocabulary = Vocabulary("full", np.arange(40, dtype=np.int32), np.ones(40), 0, {}, 4)
+    schedule = Schedule(
+        learning_rate=1e-3, batch_size=8, warmup_share=0.1, epochs=2, temperature=2.0, soft_share=0.5, order_share=0.3
+    )
+    context = WorkerContext(rank=rank, world_size=world_size)
+    with patch.object(device, "bf16_pays", lambda kind: False):
+        fitted = fit(
+            student, tokens, pieces, None, schedule, pad_id=0, seed=4, context=context, target="piece", mask_id=4,
+            teacher_pieces=LaneStates(teacher, vocabulary, []).pieces, accumulation_steps=parts,
+        )  # fmt: skip
+    return student.state_dict(), fitted.mean_loss
+
+
 def one_of_two(rank: int, folder: str) -> None:
     """Fits as one of two workers, with batches whole and in three parts, and leaves what came of it in the folder."""
     store = f"file://{Path(folder) / 'store'}"
     torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
-    for parts in (1, 3):
-        weights, loss = fit_some(rank, 2, parts)
-        torch.save({"weights": weights, "loss": loss}, Path(folder) / f"{rank}-{parts}.pt")
+    for fitted in (fit_some, tell_some):
+        for parts in (1, 3):
+            weights, loss = fitted(rank, 2, parts)
+            torch.save({"weights": weights, "loss": loss}, Path(folder) / f"{fitted.__name__}-{rank}-{parts}.pt")
     torch.distributed.destroy_process_group()
 
 
