@@ -77,6 +77,10 @@ def open_storage(storage: str, output: Path, *, unchecked: bool = False) -> Stor
     except ImportError as error:
         raise InputError.of("storage", _no_driver(url)) from error
     except Exception as error:
+        cause = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
+        if storage == "sqlite" and isinstance(cause, OperationalError):  # nothing that the user wrote
+            again = "What it holds stays; mend that and run again"
+            raise StudyError(f"{output / 'study.db'} cannot be opened: {reason_of(cause)}. {again}") from error
         raise InputError.of("storage", f"cannot be opened: {mask_secrets(reason_of(error))}") from error
 
 
