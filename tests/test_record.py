@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import sqlite3
 import subprocess
@@ -124,6 +125,10 @@ def test_a_storage_that_does_not_open(tmp_path: Path) -> None:
         open_storage("sqlite:////proc/no/such/folder.db", tmp_path)
     with pytest.raises(InputError, match="storage: cannot be opened"):
         open_storage("nonsense", tmp_path)
+    (tmp_path / "there" / "study.db").mkdir(parents=True)
+    with pytest.raises(StudyError, match=r"study\.db cannot be opened: unable to open .*run again"):
+        open_storage("sqlite", tmp_path / "there")
+    shutil.rmtree(tmp_path / "there")
     with pytest.raises(StudyError, match="holds no study yet"):
         existing_record("sqlite", tmp_path, "tiny", a_spec().objectives)
     assert list(tmp_path.iterdir()) == []  # looking made nothing
