@@ -43,8 +43,8 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: setup  ## lint, types, import rules, and all tests but the slow ones; Ray's beside the others, since they wait much
-	@$(MAKE) --no-print-directory -j2 --output-sync=line lint-and-unit-tests ray-tests
+test:  ## lint, types, import rules, and all tests but the slow ones; Ray's beside the others, since they wait much
+	@$(MAKE) --no-print-directory -j3 --output-sync=line lint-and-unit-tests ray-tests
 
 lint-and-unit-tests: lint $(MOTO)
 	$(BIN)/python -m pytest -n 2 -m "not ray and not slow and not gpu"
