@@ -29,7 +29,6 @@ from search.trial.states import LaneStates
 from search.trial.teacher import load_with_head
 from spaces.errors import InputError
 from spaces.families import FAMILIES
-from spaces.heads import MASKED_HEADS
 
 
 @pytest.fixture(scope="module")
@@ -198,12 +197,11 @@ def test_floors_by_hand(inputs: Inputs) -> None:
 # -- a whole trial, and families
 
 
-@pytest.mark.parametrize("family", sorted(MASKED_HEADS))
-@pytest.mark.parametrize("embedding_size", [32, 16])
+@pytest.mark.parametrize(
+    ("family", "embedding_size"), [("bert", 32), ("bert", 16), ("albert", 32), ("albert", 16), ("distilbert", 32)]
+)
 def test_a_whole_trial(inputs: Inputs, tmp_path: Path, family: str, embedding_size: int) -> None:
     """Trained from the teacher, scored, delivered, loaded by Hugging Face as what it is, and scored the same."""
-    if family == "distilbert" and embedding_size < 32:
-        pytest.skip("it has full embeddings")
     values: dict[str, Any] = {"family": family, "depth": 2}
     values["embedding_size"] = embedding_size if embedding_size < 32 else "full"
     values |= {"num_hidden_groups": 1} if family == "albert" else {}

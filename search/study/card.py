@@ -252,6 +252,8 @@ def _how(spec: StudySpec, row: StudentRow, provenance: Mapping[str, Any]) -> str
         )
     if config.hidden_share > 0:
         loss.append(f"hidden states by {config.hidden_loss} ({percent(config.hidden_share, 0)})")
+    if spec.training.order_share is not None:
+        loss.append(f"the order of a text's two halves ({percent(spec.training.order_share, 0)})")
     known = (f"{name} {versions[name]}" for name in ("distilsearch", "torch", "transformers") if name in versions)
     study = f" ({_code(provenance['study_fingerprint'])})" if "study_fingerprint" in provenance else ""
     return (
