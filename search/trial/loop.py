@@ -121,10 +121,9 @@ def fit(
     total = schedule.total_steps(num_labelled)
     step, last_step = round(start_share * total), round(end_share * total)
     tell = piece_head(model) if target == "piece" else None
-    alone_on_cpu = (
-        world == 1 and where.type == "cpu" and tell is None
-    )  # a GPU has bandwidth, workers average whole gradients
-    optimizer = Optimizer(runner, schedule.weight_decay, step, last_step, by_rows=alone_on_cpu)
+    # A GPU has bandwidth, workers average whole gradients, and telling pieces uses all rows of the table.
+    by_rows = world == 1 and where.type == "cpu" and tell is None
+    optimizer = Optimizer(runner, schedule.weight_decay, step, last_step, by_rows=by_rows)
     if progress is not None:
         if order is not None:
             order.load_state_dict(progress["order"])
