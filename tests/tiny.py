@@ -163,6 +163,7 @@ def write_teacher(
     hidden: int = 32,
     seed: int = 0,
     dropout: float = 0.0,
+    positions: int = 48,
 ) -> Path:
     """A small BERT with a WordPiece tokenizer; with `labels`, with a task head that names them."""
     import torch
@@ -179,7 +180,7 @@ def write_teacher(
         "num_hidden_layers": depth,
         "num_attention_heads": 4,
         "intermediate_size": 2 * hidden,
-        "max_position_embeddings": 48,
+        "max_position_embeddings": positions,
         "initializer_range": 0.1,
         "hidden_dropout_prob": dropout,
         "attention_probs_dropout_prob": dropout,

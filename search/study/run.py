@@ -287,7 +287,8 @@ def _search(
     done = sum(outcome.state is TrialState.DONE for outcome in searcher.ordered)
     if searcher.ordered:
         show.say(f"continuing: {done} of {spec.budget.trials} trials are done")
-    begins = f"; the first {len(first)} trials are given" if first else ""
+    num_given = min(len(first), spec.budget.trials)
+    begins = f"; the first {num_given} trials are given" if first else ""
     show.say(f"searching {len(set(sampling.shapes)):,} shapes on {pool.num_lanes} lanes{begins}")
     show.watch(pool.status, partial(standings.made, searcher, budget))
     run_segments(
