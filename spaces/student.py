@@ -10,7 +10,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from spaces.families import FAMILIES
-from spaces.heads import HEADS, STOCK, in_files, with_head
+from spaces.heads import HEADS, MASKED_HEADS, STOCK, in_files, with_head
 
 SOME_FAMILIES = ("num_conv_groups", "bottleneck_size", "num_feedforwards")
 MAY_BE_0 = ("type_vocabulary_size", "bottleneck_size")
@@ -90,6 +90,8 @@ class StudentShape(Frozen):
                 raise ValueError(f"family {self.family} has no {name}: it must be {default}, not {getattr(self, name)}")
         if (width := self.bottleneck_size or self.hidden_size) % self.num_heads:
             raise ValueError(f"{self.num_heads} heads do not divide a width of {width}")
+        if self.task_head == "masked" and family.model_type(self) not in MASKED_HEADS:
+            raise ValueError(f"family {self.family} tells no masked pieces; {', '.join(MASKED_HEADS)} do")
         if self.embedding_size > self.hidden_size:
             raise ValueError(f"embedding_size {self.embedding_size} is above the width {self.hidden_size}")
         if self.num_hidden_groups > self.depth:

@@ -256,12 +256,13 @@ def test_a_study_tries_them_by_number_and_samples_what_they_leave_open() -> None
 def test_the_shipped_studies_begin_with_their_own(name: str) -> None:
     spec = load_study(name)
     vocabularies = {**PIECES, **{each: int(each) for each in spec.space.vocabularies if each.isdigit()}}
-    mini = BERT.model_copy(update={"depth": 6, "hidden_size": 384, "intermediate_size": 1536})
-    assert first_points(spec, mini, vocabularies, {}) == spec.search.first
+    mini = {"depth": 6, "hidden_size": 384, "intermediate_size": 1536}
+    teacher = BERT if "bert-base" in spec.teacher.model else BERT.model_copy(update=mini)
+    assert first_points(spec, teacher, vocabularies, {}) == spec.search.first
     asked = spec.model_copy(update={"search": spec.search.model_copy(update={"recipes": True})})
-    more = first_points(asked, mini, vocabularies, {})[len(spec.search.first) :]
+    more = first_points(asked, teacher, vocabularies, {})[len(spec.search.first) :]
     assert len(more) >= 3
-    sampling = Sampling(asked, mini, vocabularies, {}, first=(*spec.search.first, *more))
+    sampling = Sampling(asked, teacher, vocabularies, {}, first=(*spec.search.first, *more))
     sizes = [sampling.open_to(number)[0].num_parameters for number in range(len(spec.search.first), sampling.num_first)]
     assert max(sizes) / min(sizes) > math.sqrt(2)
 

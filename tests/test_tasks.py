@@ -36,7 +36,7 @@ def test_the_registries_agree() -> None:
     assert {task.task_head for task in TASKS.values()} == set(TASK_HEADS)
     outputs = {
         "class": np.eye(2), "classes": np.eye(2), "number": np.array([[0.0], [1.0]]), "tags": np.eye(2), "span": np.eye(2),
-        "vector": np.array([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]),
+        "vector": np.array([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), "piece": np.array([[7.0], [8.0]]),
     }  # fmt: skip
     labels = {
         "class": np.array([0, 1]),
@@ -45,6 +45,7 @@ def test_the_registries_agree() -> None:
         "tags": np.array([0, 1]),
         "vector": np.array([5.0, 1.0]),
         "span": np.array([[0, 0], [1, 1]]),
+        "piece": np.array([7, 8]),
     }
     asked = Questions(["yes"], [("Yes.",)], np.array([0, 1]), np.array([0, 2]), np.array([[0, 0], [0, 3]]))
     more: dict[str, tuple[Any, ...]] = {"tags": (["O", "B-x"], np.array([0, 2])), "span": ((), asked)}
