@@ -423,6 +423,7 @@ def test_whoever_looks_needs_the_url_alone(
     elsewhere: Callable[[], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
 ) -> None:  # fmt: skip
     output, storage = f"s3://{bucket}/runs/tiny", postgres.database()
+    monkeypatch.chdir(tmp_path)  # where nobody's runs/ lies
     monkeypatch.setenv("PGPASSWORD", PASSWORD)
     spec = finish(study_of(output=output, storage=storage, search=THREE))
     send_results(results_written(spec))
