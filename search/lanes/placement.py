@@ -42,10 +42,7 @@ def unused_gpus(resources: ResourcesSpec, nodes: Sequence[Mapping[str, float]]) 
     found = sum(node.get("GPU", 0.0) for node in nodes)
     if resources.gpus_per_worker or not found:
         return ""
-    return (
-        f"{_amount('GPU', found)} there, and no lane uses one; with resources: {{gpus_per_worker: 0.25}} four lanes share each "
-        "(small students keep no GPU busy alone)"
-    )
+    return f"{_amount('GPU', found)} there, and no lane uses one; with resources: {{gpus_per_worker: 0.25}} four lanes share each"
 
 
 def _lanes_of(workers: Sequence[int], resources: ResourcesSpec) -> int:
