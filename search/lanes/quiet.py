@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
+import ray._private.node
 
 from spaces.errors import StudyError
 
@@ -112,14 +113,15 @@ def _start_here(num_cpus: int | None, num_gpus: int | None) -> None:
     """Ray gives its first node 30 s to start, which a machine that is busy with other things can miss: try again."""
     for left in reversed(range(START_TRIES)):
         try:
-            ray.init(
-                address="local",
-                num_cpus=num_cpus,
-                num_gpus=num_gpus,
-                include_dashboard=False,
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-            )
+            with _bare_node():
+                ray.init(
+                    address="local",
+                    num_cpus=num_cpus,
+                    num_gpus=num_gpus,
+                    include_dashboard=False,
+                    logging_level=logging.ERROR,
+                    log_to_driver=False,
+                )
             return
         except Exception as error:
             ray.shutdown()
@@ -128,3 +130,27 @@ def _start_here(num_cpus: int | None, num_gpus: int | None) -> None:
                 raise StudyError(
                     f"Ray did not start in {START_TRIES} tries: {first} Is the machine overloaded, or out of memory?"
                 ) from error
+
+
+class BareNode(ray._private.node.Node):
+    """Ray's first node without three processes that nothing here asks: the dashboard's server, which starts without its pages too,
+    the autoscaler, and the one that carries the workers' output to a driver that wants none. Each imports most of Ray."""
+
+    def start_api_server(self, *, include_dashboard: bool | None, raise_on_failure: bool) -> None:
+        return None
+
+    def start_monitor(self) -> None:
+        return None
+
+    def start_log_monitor(self) -> None:
+        return None
+
+
+@contextmanager
+def _bare_node() -> Iterator[None]:
+    theirs = ray._private.node.Node
+    ray._private.node.Node = BareNode
+    try:
+        yield
+    finally:
+        ray._private.node.Node = theirs
