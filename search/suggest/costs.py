@@ -7,7 +7,6 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-from scipy.optimize import nnls
 
 from search.results.front import SMALLEST
 from spaces.deployment import COSTS, DeploymentSpec
@@ -92,6 +91,8 @@ class Costs:
 
 def fitted(parts: np.ndarray, costs: np.ndarray) -> tuple[np.ndarray, float]:
     """Weights (P,) none below 0 of `parts` (N, P), by least squares of the relative errors, and the spread of these."""
+    from scipy.optimize import nnls
+
     rows = parts / costs[:, None]
     scale = np.maximum(rows.max(0), 1e-12)
     weights, _ = nnls(rows / scale, np.ones(len(costs)))

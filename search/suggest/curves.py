@@ -5,8 +5,12 @@ Legend: N trials, F features, R rungs.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from sklearn.ensemble import ExtraTreesRegressor
+
+if TYPE_CHECKING:
+    from sklearn.ensemble import ExtraTreesRegressor
 
 TREES = 40
 FEW = 8  # trials measured at a rung and the next, below which their mean gain is all that is learnt
@@ -22,6 +26,8 @@ class Curves:
 
     def __init__(self, features: np.ndarray, scores: np.ndarray, seed: int) -> None:
         """`features` (N, F); `scores` (N, R), NaN where not measured; at least one is."""
+        from sklearn.ensemble import ExtraTreesRegressor
+
         self._stages: list[ExtraTreesRegressor | tuple[float, float]] = []
         known = np.full(len(features), np.nan)  # the score at the rung before, or what is expected of it
         for rung in range(scores.shape[1]):

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from itertools import compress
 
 import numpy as np
-from scipy.stats import norm
 
 from search.results.front import SMALLEST, hypervolume
 from search.suggest.changes import Changes
@@ -270,16 +269,18 @@ class ForestSampler:
 
     def _feasible(self, predicted: Mapping[str, tuple[np.ndarray, np.ndarray]], points: Sequence[Point]) -> np.ndarray:
         """(N,) the probability that every measured bound is kept."""
+        from scipy.special import ndtr
+
         probability = np.ones(len(points))
         for name, (low, high) in self._cost_limits.items():
             expected = self._costs.log10(name, [point.shape for point in points])
             spread = np.array([max(self._costs.spread(name, point.shape) / math.log(10), 1e-6) for point in points])
             low, high = (math.log10(max(limit, SMALLEST)) for limit in (low, high))
-            probability = probability * (norm.cdf((high - expected) / spread) - norm.cdf((low - expected) / spread))
+            probability = probability * (ndtr((high - expected) / spread) - ndtr((low - expected) / spread))
         for name, (low, high) in self._limits.items():
             mean, spread = predicted[name]
             spread = np.maximum(spread, 1e-6)
-            probability = probability * (norm.cdf((high - mean) / spread) - norm.cdf((low - mean) / spread))
+            probability = probability * (ndtr((high - mean) / spread) - ndtr((low - mean) / spread))
         return probability
 
     # -- points
@@ -335,6 +336,8 @@ def expected_gain(
     In closed form: the front is a staircase over the sizes, and over each of its steps a point gains its expected improvement on
     the step's height.
     """
+    from scipy.special import ndtr
+
     inside = front[(front < corner).all(1)]
     ordered = inside[np.argsort(inside[:, 1], kind="stable")]
     starts = np.r_[-np.inf, ordered[:, 1]]
@@ -343,7 +346,7 @@ def expected_gain(
     widths = np.maximum(0, np.minimum(ends, corner[1]) - np.maximum(starts, sizes[:, None]))
     better = heights - mean[:, None]
     z = better / spread[:, None]
-    improvement = better * norm.cdf(z) + spread[:, None] * norm.pdf(z)
+    improvement = better * ndtr(z) + spread[:, None] * np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
     return np.asarray((widths * improvement).sum(1))
 
 

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 
 import numpy as np
-from scipy.stats.qmc import Sobol
 
 from search.results.front import ParetoFront, dominates
 from search.suggest.changes import Columns
@@ -168,6 +167,8 @@ class Sampling:
 
     def _evenly(self, number: int) -> tuple[dict[str, Value], StudentShape]:
         """Point `number` of a scrambled Sobol sequence: over the architectures, by their size, and over each other parameter."""
+        from scipy.stats.qmc import Sobol
+
         names = [name for name in self._spec.space.searched if not PARAMETERS[name].shapes]
         sequence = Sobol(1 + len(names), rng=self._spec.seed)
         first, *others = sequence.fast_forward(number + 1).random(1)[0]  # it cannot skip none
