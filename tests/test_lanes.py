@@ -367,3 +367,28 @@ def test_told_to_end_a_driver_ends_as_by_ctrl_c() -> None:
     done = subprocess.run([sys.executable, "-c", TOLD_TO_END], capture_output=True, text=True, timeout=600)
     assert (done.returncode, done.stdout) == (0, "ended\n")
     assert "SIGTERM" not in done.stderr  # Ray's stack
+
+
+TOLD_WHILE_IT_STARTS = """
+import os, signal, time
+from search.lanes import quiet
+
+theirs = quiet._start_here
+
+def told(*counts):
+    theirs(*counts)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+quiet._start_here = told
+try:
+    quiet.start_ray(num_cpus=1)
+except KeyboardInterrupt:
+    time.sleep(3.5)  # Ray's handler, which heard it first, aborts after 3 s
+    print("ended")
+"""
+
+
+@pytest.mark.ray
+def test_told_to_end_while_ray_starts_too() -> None:
+    done = subprocess.run([sys.executable, "-c", TOLD_WHILE_IT_STARTS], capture_output=True, text=True, timeout=600)
+    assert (done.returncode, done.stdout) == (0, "ended\n")

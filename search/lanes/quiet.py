@@ -79,6 +79,7 @@ def _told_to_end_later() -> Iterator[None]:
         ray._private.utils.set_sigterm_handler = theirs
         signal.signal(signal.SIGTERM, before if callable(before) else signal.default_int_handler)
     if told:
+        signal.alarm(0)  # set by Ray's own handler, which is there from within ray.init() on: it would abort in 3 s
         ray.shutdown()
         if callable(before):
             before(signal.SIGTERM, None)
