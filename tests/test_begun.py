@@ -31,14 +31,14 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "best"
 
 
-def a_task(folder: Path, start: Path | str, **changes: Any) -> Inputs:
+def a_task(folder: Path, start: Path | str, say: Callable[[str], None] = lambda text: None, **changes: Any) -> Inputs:
     plain = {
         "name": "task", "data": {**tiny.write_data(folder / "data", (60, 20, 20)), "max_length": 32},
         "teacher": str(tiny.write_teacher(folder / "teacher", LABELS)), "tracking": "none", "output": str(folder / "run"),
         "space": {"depth": [2, 3], "hidden_size": ["50%", "full"], "vocabulary": ["used", "full"]}, "cache": str(folder / "cache"),
         "training": {"epochs": 1, "start": str(start)},
     }  # fmt: skip
-    return read_inputs(parse_study({**plain, **changes}, "study", folder), lambda text: None)
+    return read_inputs(parse_study({**plain, **changes}, "study", folder), say)
 
 
 @pytest.mark.parametrize("vocabulary", ["full", "used"])
@@ -95,6 +95,13 @@ def test_is_of_compares_every_size(tmp_path: Path, begun: Path) -> None:
 def test_what_nobody_can_start_from(tmp_path: Path, begun: Path, changes: dict[str, Any], problem: str) -> None:
     with pytest.raises(InputError, match=problem):
         a_task(tmp_path, begun, **changes)
+
+
+def test_it_is_looked_for_before_anything_is_tokenised(tmp_path: Path) -> None:
+    said = list[str]()
+    with pytest.raises(InputError, match=r"training\.start: there is no folder"):
+        a_task(tmp_path, "nowhere/at/all", said.append)
+    assert not said
 
 
 def test_another_vocabulary_is_refused(tmp_path: Path, begun: Path) -> None:

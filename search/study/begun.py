@@ -14,18 +14,24 @@ from spaces.study import StudySpec, TeacherSpec
 FOLDER = "start"  # its copy in the output, which is what a study goes on with
 
 
-def find_begun(spec: StudySpec, vocabulary: Vocabulary) -> TeacherSource | None:
-    """The student that the study names, if it does. Raises InputError where it is none that students here can start from."""
+def find_begun(spec: StudySpec) -> TeacherSource | None:
+    """The student that the study names, if it does. Raises InputError where it holds none."""
     if spec.training.start is None:
         return None
+    own = spec.output / FOLDER
+    try:
+        return find_teacher(TeacherSpec(model=str(own) if mirror.bring(own) else spec.training.start), "masked")
+    except InputError as error:
+        raise InputError("", [Fault("training.start", fault.problem) for fault in error.faults]) from None
+
+
+def check_same_pieces(begun: TeacherSource, vocabulary: Vocabulary) -> None:
+    """Raises InputError where its word embeddings are of other pieces than the teacher's."""
     from transformers import AutoTokenizer
 
-    where, own = "training.start", spec.output / FOLDER
+    where = "training.start"
     try:
-        source = find_teacher(TeacherSpec(model=str(own) if mirror.bring(own) else spec.training.start), "masked")
-        theirs = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False).get_vocab()
-    except InputError as error:
-        raise InputError("", [Fault(where, fault.problem) for fault in error.faults]) from None
+        theirs = AutoTokenizer.from_pretrained(begun.folder, trust_remote_code=False).get_vocab()
     except Exception as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError.of("", f"holds no tokenizer that loads: {first}", where) from None
@@ -34,7 +40,6 @@ def find_begun(spec: StudySpec, vocabulary: Vocabulary) -> TeacherSource | None:
             "", "its vocabulary is another than the teacher's, so that its word embeddings are of other pieces; name a student "
             "distilled with this teacher's whole vocabulary", where,
         )  # fmt: skip
-    return source
 
 
 def check_some_start(spec: StudySpec, begun: TeacherSource, teacher: TeacherShape, vocabularies: dict[str, int]) -> str:

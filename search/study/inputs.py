@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from search.study.begun import check_some_start, find_begun
+from search.study.begun import check_same_pieces, check_some_start, find_begun
 from search.study.masked import WHOLE, in_halves, masked_splits, of_pieces
 from search.study.questions import Windows, windows_of
 from search.study.tagged import IGNORED
@@ -62,7 +62,8 @@ def read_inputs(spec: StudySpec, say: Say) -> Inputs:
     faults: list[Fault] = []
     texts: StudyTexts | None = None
     source: TeacherSource | None = None
-    try:  # one after the other, but both report their faults
+    begun: TeacherSource | None = None
+    try:  # one after the other, but all report their faults
         texts = read_texts(spec)
     except InputError as error:
         faults += error.faults
@@ -70,6 +71,10 @@ def read_inputs(spec: StudySpec, say: Say) -> Inputs:
         source = find_teacher(spec.teacher, spec.about.task_head)
     except InputError as error:
         faults += [Fault(f"teacher.{fault.where}", fault.problem) for fault in error.faults]
+    try:
+        begun = find_begun(spec)
+    except InputError as error:
+        faults += error.faults
     if faults or texts is None or source is None:
         raise InputError("", faults)
     fine_tunes = source.labels is None
@@ -88,11 +93,11 @@ def read_inputs(spec: StudySpec, say: Say) -> Inputs:
     if spec.about.target == "vector":
         spec = _of_vectors(spec, notes)
     shape, notes = source.shape(len(label_names)), [*texts.notes, *first, *notes]
-    begun = find_begun(spec, transfer.vocabularies["full"])
-    inputs = Inputs(spec, texts, source, transfer, labelled, shape, fine_tunes, notes, begun)
     if begun is not None:
-        notes.append(check_some_start(spec, begun, shape, inputs.vocabularies))
-    return inputs
+        check_same_pieces(begun, transfer.vocabularies["full"])
+        sizes = {name: len(entry.kept) for name, entry in transfer.vocabularies.items()}
+        notes.append(check_some_start(spec, begun, shape, sizes))
+    return Inputs(spec, texts, source, transfer, labelled, shape, fine_tunes, notes, begun)
 
 
 def _of_vectors(spec: StudySpec, notes: list[str]) -> StudySpec:
