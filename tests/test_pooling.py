@@ -176,6 +176,11 @@ def test_a_whole_trial(changes: dict[str, Any], embedding: Callable[..., StudySp
         assert written.check is not None
         assert written.check.share_equal == {"validation": 1.0, "test": 1.0}
         assert written.check.metrics["test/spearman"] == pytest.approx(told["metrics"]["test/spearman"], abs=2e-3)
+    check = forms.write("onnx-int8", tmp_path / "onnx-int8").check
+    assert check is not None
+    assert 1e-4 < check.largest_difference["test"] < 0.05  # in 8 bits, and nearly the same vectors
+    assert min(check.share_equal.values()) > 0.9
+    assert check.metrics["test/spearman"] == pytest.approx(told["metrics"]["test/spearman"], abs=0.02)
     assert not (tmp_path / "onnx" / "modules.json").exists()
     _loads_anywhere(best, tmp_path / "hf", shape.num_labels)
 

@@ -80,7 +80,7 @@ def _as_text(made: Exported) -> str:
         if check is not None:
             said += "".join(
                 f"\n  {split}: {made.quality} {100 * check['metrics'][f'{split}/{made.quality}']:.1f} %, "
-                f"{100 * check['share_equal'][split]:.2f} % of predictions as in PyTorch, logits differ by at most "
+                f"{100 * check['share_equal'][split]:.2f} % of predictions as in PyTorch, outputs differ by at most "
                 f"{check['largest_difference'][split]:.2g}"
                 for split in check["share_equal"]
             )

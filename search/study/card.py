@@ -186,7 +186,7 @@ def _sizes(spec: StudySpec, row: StudentRow, references: Sequence[Reference]) ->
 
 def _checks(spec: StudySpec, formats: Mapping[str, Mapping[str, Any]]) -> str:
     lines = [
-        f"| form | bytes | largest difference of a logit | same prediction | {_plain(_word(spec))} on validation | on test |",
+        f"| form | bytes | largest difference of an output | same prediction | {_plain(_word(spec))} on validation | on test |",
         "|---|---|---|---|---|---|",
     ]
     for name, form in formats.items():

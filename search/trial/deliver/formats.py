@@ -38,8 +38,8 @@ class Texts:
 
 
 class Check(Frozen):
-    """What a form gives where the student in PyTorch, in fp32, gives its logits, by split: the largest difference of a logit, the
-    share of texts with the same prediction, and the form's own metrics."""
+    """What a form gives where the student in PyTorch, in fp32, gives its outputs (logits, numbers or vectors), by split: by how
+    much they differ at most, the share of texts with the same prediction, and the form's own metrics."""
 
     largest_difference: dict[str, float]
     share_equal: dict[str, float]
