@@ -348,6 +348,12 @@ def test_a_killed_driver_leaves_no_process(tmp_path: Path) -> None:
         time.sleep(0.2)
 
 
+@pytest.mark.ray
+def test_a_local_ray_is_what_runs_work_and_no_more(cluster: dict[str, Any]) -> None:
+    node = ray._private.worker._global_node
+    assert {name for name, _ in node.live_processes()} - {"reaper"} == {"gcs_server", "raylet"}
+
+
 TOLD_TO_END = """
 import os, signal, time
 import ray
