@@ -354,6 +354,37 @@ def test_a_local_ray_is_what_runs_work_and_no_more(cluster: dict[str, Any]) -> N
     assert {name for name, _ in node.live_processes()} - {"reaper"} == {"gcs_server", "raylet"}
 
 
+LEFT = """
+import os, subprocess, sys, time
+import ray
+from search.lanes.quiet import start_ray, stop_ray
+
+start_ray(num_cpus=1)
+pid = os.path.join(sys.argv[1], "pid")
+
+@ray.remote
+def leave() -> None:
+    subprocess.Popen(["sh", "-c", f"setsid sleep 600 & echo $! > {pid}.new; mv {pid}.new {pid}; wait"])
+    while not os.path.exists(pid):
+        time.sleep(0.1)
+
+ray.get(leave.remote())
+stop_ray()
+"""
+
+
+@pytest.mark.ray
+def test_nothing_that_ray_started_outlives_it(tmp_path: Path) -> None:
+    """Ray itself ends its workers and their children, but no children of those, and no worker that hangs as it exits."""
+    subprocess.run([sys.executable, "-c", LEFT, str(tmp_path)], check=True, timeout=600)
+    left = int((tmp_path / "pid").read_text())
+    deadline = time.monotonic() + 20
+    with contextlib.suppress(ProcessLookupError):
+        while os.kill(left, 0) is None:  # one that was killed is there until its parent looks
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
 TOLD_TO_END = """
 import os, signal, time
 import ray

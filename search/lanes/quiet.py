@@ -8,7 +8,7 @@ import signal
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import ray
@@ -36,6 +36,7 @@ ENVIRONMENT = {
     "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "2",  # 30 s are waited for a hung rank otherwise
 }
 START_TRIES = 4
+STAY_SECONDS = 5.0  # that a process may outlive its Ray
 LOGGERS = ("ray", "ray.tune", "ray.train", "ray.data")
 
 
@@ -61,6 +62,26 @@ def start_ray(*, num_cpus: int | None = None, num_gpus: int | None = None) -> di
     return dict(ray.cluster_resources())
 
 
+def stop_ray() -> None:
+    """End the Ray that was started here with all that it started, or leave the one that was joined.
+
+    A worker that is about to end by itself when its raylet ends can hang in both, for ever.
+    """
+    import psutil  # which comes with Ray
+
+    node = ray._private.worker._global_node
+    raylets = node.all_processes.get("raylet", []) if node is not None else []
+    theirs = list[psutil.Process]()
+    for raylet in raylets:
+        with suppress(psutil.Error):
+            theirs += psutil.Process(raylet.process.pid).children(recursive=True)
+    ray.shutdown()
+    _, left = psutil.wait_procs(theirs, timeout=STAY_SECONDS)
+    for process in left:
+        with suppress(psutil.Error):
+            process.kill()
+
+
 @contextmanager
 def _told_to_end_later() -> Iterator[None]:
     """Told to end (`kill`, `timeout`, a scheduler), Ray would print a stack and leave its processes behind, or go on as if nothing
@@ -80,7 +101,7 @@ def _told_to_end_later() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before if callable(before) else signal.default_int_handler)
     if told:
         signal.alarm(0)  # set by Ray's own handler, which is there from within ray.init() on: it would abort in 3 s
-        ray.shutdown()
+        stop_ray()
         if callable(before):
             before(signal.SIGTERM, None)
         else:
@@ -125,7 +146,7 @@ def _start_here(num_cpus: int | None, num_gpus: int | None) -> None:
                 )
             return
         except Exception as error:
-            ray.shutdown()
+            stop_ray()
             if not left:
                 first = (str(error).strip().splitlines() or [type(error).__name__])[0]
                 raise StudyError(

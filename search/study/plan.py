@@ -145,16 +145,14 @@ def make_plan(spec: StudySpec, say: Say = lambda text: None) -> Plan:
 def _nodes() -> list[dict[str, float]]:
     """Of the cluster that `run` would use; a local one is not started just to be counted."""
     if os.environ.get("RAY_ADDRESS"):
-        import ray
-
-        from search.lanes.quiet import start_ray
+        from search.lanes.quiet import start_ray, stop_ray
         from search.lanes.room import nodes_now
 
         try:
             start_ray()
             return nodes_now()
         finally:
-            ray.shutdown()
+            stop_ray()
     import torch
 
     found = {"memory": float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))}

@@ -14,7 +14,7 @@ from typing import Any
 import ray
 
 from search.lanes.pool import LanePool
-from search.lanes.quiet import start_ray
+from search.lanes.quiet import start_ray, stop_ray
 from search.lanes.room import growing_room, wait_for_room
 from search.lanes.trainable import run_segments
 from search.record.lease import Lease
@@ -375,7 +375,7 @@ def _ray() -> Iterator[None]:
     try:
         yield
     finally:
-        ray.shutdown()
+        stop_ray()
 
 
 def _why_no_front(spec: StudySpec, outcomes: Sequence[TrialOutcome]) -> str:
