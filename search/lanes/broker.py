@@ -13,6 +13,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from search.lanes.handover import Handover
 from search.lanes.ledger import Answer, Ledger
 from spaces.errors import StudyError
 from spaces.trial import WorkItem, WorkResult
@@ -22,6 +23,7 @@ T = TypeVar("T")
 LANES = ""  # what lanes ask about; others ask about an item's key
 POLL_SECONDS = 30.0  # the longest a question stays open: who asked may be dead, and is asked to ask again
 PING_SECONDS = 1.0
+HANDOVER_SECONDS = 0.02  # between two looks whether the next segment may be told
 
 
 class Broker:
@@ -40,6 +42,7 @@ class Broker:
             silence_seconds=silence_seconds,
         )
         self._silence_seconds = silence_seconds
+        self._handover, self._next_told = Handover(time.monotonic), asyncio.Lock()
         # Who asks, by what about: of a thousand who wait for a segment each, one is woken when it is back.
         self._asking: dict[str, set[asyncio.Event]] = {}
         self._workers: dict[int, ActorHandle] = {}  # rank 0 of each lane
@@ -53,6 +56,11 @@ class Broker:
         self._ledger.submit(item)
         self._notify(LANES)
 
+    async def submit_segment(self, item: WorkItem) -> None:
+        """One that a Tune actor will wait for, by `settled`."""
+        self._handover.given(item.key)
+        await self.submit(item)
+
     async def wait(self, key: str, timeout: float = POLL_SECONDS) -> WorkResult | None:
         """The result, or None after `timeout` seconds. Raises StudyError if there will be none."""
         return await self.wait_any([key], timeout)
@@ -62,8 +70,14 @@ class Broker:
         return await self._until(lambda: next(filter(None, map(self._ledger.result, keys)), None), timeout, keys)
 
     async def settled(self, key: str, timeout: float = POLL_SECONDS) -> bool:
-        """Whether there is a result: `wait` for those who have no use for what is in it."""
-        return await self.wait(key, timeout) is not None
+        """Whether there is a result, for a Tune actor, which ends its trial then: told to one after the other."""
+        self._handover.awaited(key)
+        if await self.wait(key, timeout) is None:
+            return False
+        async with self._next_told:
+            while not self._handover.passes():
+                await asyncio.sleep(HANDOVER_SECONDS)
+        return True
 
     async def acknowledge(self, key: str) -> None:
         self._ledger.acknowledge(key)

@@ -102,7 +102,7 @@ class SegmentSearcher(Searcher, ABC):
                 assert self._keys, "next_item must not return None while no segment is with the lanes"
                 return None
             assert isinstance(item, WorkItem)
-            ray.get(self._broker.submit.remote(item))
+            ray.get(self._broker.submit_segment.remote(item))
             key = item.key
         self._keys[trial_id] = key
         return {"broker": self._broker_name, "key": key}
