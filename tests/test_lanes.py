@@ -164,6 +164,21 @@ def test_segments(pool: LanePool, tmp_path: Path, capfd: pytest.CaptureFixture[s
     assert out + err == "", "nobody but the command line prints"
 
 
+@pytest.mark.ray
+def test_an_actor_that_waited_waits_for_the_next_short_segment_too(pool: LanePool, tmp_path: Path) -> None:
+    """Left to itself Tune starts an actor for each, and kills it as soon as the segment before is back."""
+
+    def started() -> int:
+        actors = ray._private.state.actors().values()
+        return sum(actor["ActorClassName"].endswith("ResourceTrainable") for actor in actors)
+
+    until_idle(pool)
+    before, searcher = started(), ToySearcher(24)
+    run_segments(searcher, pool.broker, pool.broker_name, max_concurrent=lambda: 3, storage=tmp_path)
+    assert len(searcher.results) == 24
+    assert 3 <= started() - before <= 9
+
+
 @pytest.mark.slow
 @pytest.mark.ray
 def test_segments_outlive_a_tune_actor_killed_for_memory(
