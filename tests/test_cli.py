@@ -414,6 +414,24 @@ def test_what_was_extended_is_done(distilsearch: Run, finished: StudySpec, tmp_p
     assert spec_of(finished.output).budget.trials == 3
 
 
+@pytest.mark.parametrize("runs", [False, True])
+def test_who_was_killed_between_the_end_and_tidying_is_tidied_after(
+    distilsearch: Run, finished: StudySpec, tmp_path: Path, runs: bool
+) -> None:
+    path, left = tmp_path / "file.yaml", finished.output / ".ray"
+    path.write_text(yaml.safe_dump(finished.resolved()))
+    record = Record(open_storage("sqlite", finished.output), finished.name, finished.objectives)
+    record.keep("finished", wish(finished))
+    if runs:
+        record.keep("lease", {"host": "elsewhere", "pid": 12, "started": "1", "expires": 1e12})
+    for number in front_of(finished):
+        (finished.output / "best" / f"trial-{number}").mkdir(parents=True)
+    left.mkdir()
+    status, _, err = distilsearch("run", path)
+    assert (status, "nothing was left to do" in err) == (0, True)
+    assert left.exists() == runs
+
+
 def test_a_study_that_measured_nothing_yet_is_1(distilsearch: Run, study_of: Callable[..., StudySpec]) -> None:
     spec = study_of()
     claim_output(spec)

@@ -17,7 +17,7 @@ from search.lanes.pool import LanePool
 from search.lanes.quiet import start_ray, stop_ray
 from search.lanes.room import growing_room, wait_for_room
 from search.lanes.trainable import run_segments
-from search.record.lease import Lease
+from search.record.lease import Lease, holder_of
 from search.record.record import Record, storage_errors
 from search.results.answers import weak_teacher
 from search.results.front import ParetoFront, reference_named
@@ -343,6 +343,8 @@ def _so_far(spec: StudySpec, more: int | None) -> tuple[Extension, StudyResult |
     result = from_record(spec, record, again)
     if any(not mirror.there(spec.output / "best" / f"trial-{trial}") for trial in result.front.trials):
         return extension, None
+    if holder_of(record) is None:  # who ended it may have been killed before tidying
+        remove_leftovers(spec.output)
     return extension, replace(result, already_done=True)
 
 
