@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -164,19 +165,21 @@ def test_segments(pool: LanePool, tmp_path: Path, capfd: pytest.CaptureFixture[s
     assert out + err == "", "nobody but the command line prints"
 
 
+def trainables(*states: str) -> list[int]:
+    """The processes of Tune's actors, of those that ended too where no state is named."""
+    actors = [a for a in ray._private.state.actors().values() if a["ActorClassName"].endswith("ResourceTrainable")]
+    return [actor["Pid"] for actor in actors if not states or actor["State"] in states]
+
+
 @pytest.mark.ray
 def test_an_actor_that_waited_waits_for_the_next_short_segment_too(pool: LanePool, tmp_path: Path) -> None:
     """Left to itself Tune starts an actor for each, and kills it as soon as the segment before is back."""
 
-    def started() -> int:
-        actors = ray._private.state.actors().values()
-        return sum(actor["ActorClassName"].endswith("ResourceTrainable") for actor in actors)
-
     until_idle(pool)
-    before, searcher = started(), ToySearcher(24)
+    before, searcher = len(trainables()), ToySearcher(24)
     run_segments(searcher, pool.broker, pool.broker_name, max_concurrent=lambda: 3, storage=tmp_path)
     assert len(searcher.results) == 24
-    assert 3 <= started() - before <= 9
+    assert 3 <= len(trainables()) - before <= 9
 
 
 @pytest.mark.slow
@@ -203,6 +206,40 @@ def test_segments_outlive_a_tune_actor_killed_for_memory(
     assert len(killed) == 2
     assert sorted(outcome.trial or 0 for outcome in searcher.results.values()) == list(range(1, 9))
     assert {outcome.attempt for outcome in searcher.results.values()} == {1}  # nothing was trained again
+
+
+class LongLast(ToySearcher):
+    """Its last segment takes seconds."""
+
+    def next_item(self, trial_id: str) -> WorkItem | Literal["finished"] | None:
+        found = super().next_item(trial_id)
+        return (
+            item(found.key, trial=found.trial, seconds=6.0)
+            if isinstance(found, WorkItem) and self.suggested == self.count
+            else found
+        )
+
+
+@pytest.mark.ray
+def test_the_last_segment_outlives_the_actor_that_waits_for_it(pool: LanePool, tmp_path: Path) -> None:
+    """Told that there are no more, Tune asks for none in its place, and ends."""
+    until_idle(pool)
+    searcher, killed = LongLast(4), list[int]()
+
+    def kill() -> None:
+        while len(searcher.results) < 3 or not (there := trainables("ALIVE")):
+            time.sleep(0.1)
+        for pid in there:
+            os.kill(pid, signal.SIGKILL)
+        killed.extend(there)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    run_segments(searcher, pool.broker, pool.broker_name, max_concurrent=lambda: 3, storage=tmp_path)
+    killer.join()
+    assert killed
+    assert sorted(outcome.trial or 0 for outcome in searcher.results.values()) == [1, 2, 3, 4]
+    assert {outcome.attempt for outcome in searcher.results.values()} == {1}
 
 
 @pytest.mark.ray

@@ -129,10 +129,12 @@ class SegmentSearcher(Searcher, ABC):
             raise StudyError(f"Tune lost the actor that waits for {key} {self._losses[key]} times")
         self._lost.append(key)
 
-    def take_back(self) -> None:
-        """Tune has ended with segments in its hands: what it waited for is given to another."""
+    def take_back(self) -> bool:
+        """Tune has ended. Whether segments are still with the lanes, for which another has to wait: once it was told that there are
+        no more, Tune asks for none in place of one whose actor died."""
         for trial_id in list(self._keys):
             self.on_trial_complete(trial_id, error=True)
+        return bool(self._lost) and self.error is None
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
         return None
@@ -188,10 +190,11 @@ def run_segments(
         )
 
     try:
-        while True:
+        again = True
+        while again:
             try:
                 tuner().fit()
-                break
+                again = searcher.take_back()
             except RuntimeError as error:  # of an actor that was killed for memory Tune thinks that it cannot be
                 if not isinstance(error.__cause__, OutOfMemoryError):
                     raise
