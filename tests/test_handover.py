@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
+import asyncio
 
+import pytest
+from test_ledger import item, result, take
+
+from search.lanes.broker import Broker
 from search.lanes.handover import START_SECONDS, TAKEN_SECONDS, Handover
 
 
@@ -57,6 +61,22 @@ def test_an_actor_that_asks_again_changes_nothing(handover: Handover, clock: Clo
     assert handover.passes()
     handover.awaited("a")
     assert not handover.passes()
+
+
+def test_a_result_is_recorded_whose_actor_died_as_it_started() -> None:
+    """The broker holds nobody back for it then."""
+
+    async def told() -> bool:
+        broker = Broker()
+        lane = broker._ledger.lane_started(0)
+        for number, key in enumerate("ab"):
+            await broker.submit_segment(item(key))
+            await broker.post(result(take(broker._ledger, 0, lane, number), 0))
+        assert await broker.wait("a", 0) is not None  # by the driver
+        await broker.acknowledge("a")
+        return await asyncio.wait_for(broker.settled("b", 5), 5)
+
+    assert asyncio.run(told())
 
 
 def test_an_actor_that_never_comes_is_not_waited_for(handover: Handover, clock: Clock) -> None:

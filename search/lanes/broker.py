@@ -81,6 +81,7 @@ class Broker:
 
     async def acknowledge(self, key: str) -> None:
         self._ledger.acknowledge(key)
+        self._handover.over(key)
 
     async def next_item(self, lane: int, incarnation: int, sequence: int, rank: int = 0) -> Answer | None:
         """What the lane is to do as its `sequence`-th thing: an item, "stop" or "recycle". None: ask again."""
