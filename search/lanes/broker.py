@@ -58,8 +58,9 @@ class Broker:
 
     async def submit_segment(self, item: WorkItem) -> None:
         """One that a Tune actor will wait for, by `settled`."""
-        self._handover.given(item.key)
-        await self.submit(item)
+        if self._ledger.submit(item):
+            self._handover.given(item.key)
+        self._notify(LANES)
 
     async def wait(self, key: str, timeout: float = POLL_SECONDS) -> WorkResult | None:
         """The result, or None after `timeout` seconds. Raises StudyError if there will be none."""
@@ -81,7 +82,7 @@ class Broker:
 
     async def acknowledge(self, key: str) -> None:
         self._ledger.acknowledge(key)
-        self._handover.over(key)
+        self._handover.awaited(key)  # by the driver: its actor may have died as it started
 
     async def next_item(self, lane: int, incarnation: int, sequence: int, rank: int = 0) -> Answer | None:
         """What the lane is to do as its `sequence`-th thing: an item, "stop" or "recycle". None: ask again."""

@@ -29,13 +29,9 @@ class Handover:
         self._starting[key] = self._clock()
 
     def awaited(self, key: str) -> None:
-        """An actor waits for it."""
+        """An actor waits for it, or none will."""
         if self._starting.pop(key, None) is not None:
             self._free_at = -math.inf
-
-    def over(self, key: str) -> None:
-        """Its result is recorded, also where its actor died as it started: none comes any more."""
-        self.awaited(key)
 
     def passes(self) -> bool:
         """Whether one that is back may be told; if so, that is the one."""

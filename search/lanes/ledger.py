@@ -89,11 +89,13 @@ class Ledger:
 
     # the driver's side
 
-    def submit(self, item: WorkItem) -> None:
-        """Queue the item, unless one of this key is here already."""
-        if item.key not in self._entries:
-            self._entries[item.key] = Entry(item)
-            self._queue.append(item.key)
+    def submit(self, item: WorkItem) -> bool:
+        """Queue the item; False if one of this key is here already."""
+        if item.key in self._entries:
+            return False
+        self._entries[item.key] = Entry(item)
+        self._queue.append(item.key)
+        return True
 
     def result(self, key: str) -> WorkResult | None:
         """What came back, or None as long as nothing did. Raises StudyError if nothing ever will."""
