@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from spaces.errors import Fault
-from spaces.families.layout import Tensors, linear, norm
+from spaces.families.layout import Family, Tensors, linear, norm
 from spaces.named import all_named
 
 if TYPE_CHECKING:
@@ -14,11 +14,17 @@ if TYPE_CHECKING:
 
 STOCK = "stock"
 TOKEN_HEADS = {"token": "classifier", "span": "qa_outputs"}  # one linear layer, of the same name in every architecture
+_CLS = ("cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions.bias")
+_LM_HEAD = ("lm_head.dense", "lm_head.layer_norm", "lm_head.bias")
 # Of heads that tell masked pieces, by architecture: a layer, its norm, and biases; their last product is with the word embeddings.
 MASKED_HEADS = {
-    "bert": ("cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions.bias"),
+    "bert": _CLS,
     "albert": ("predictions.dense", "predictions.LayerNorm", "predictions.bias"),
     "distilbert": ("vocab_transform", "vocab_layer_norm", "vocab_projector.bias"),
+    "electra": ("generator_predictions.dense", "generator_predictions.LayerNorm", "generator_lm_head.bias"),
+    "roberta": _LM_HEAD,
+    "xlm-roberta": _LM_HEAD,  # of teachers alone: their students are of family roberta
+    "squeezebert": _CLS,
 }
 DENSE = (
     "2_Dense"  # the folder in a delivered one where sentence-transformers looks for a linear layer behind the pooling
@@ -52,10 +58,10 @@ def _fault_of(name: str, path: str, head: Any) -> str:
     return "" if known else f"{path} is no class with a static method `tensors` (docs/extending.md)"
 
 
-def with_head(stored: Tensors, shape: StudentShape, always_pools: bool) -> Tensors:
+def with_head(family: Family, shape: StudentShape) -> Tensors:
     """What a family stores, with the shape's own head in place of its stock one. That of tokens and spans is one linear layer, in
     every family: it reads no first token through a pooler, which stays where the family's stock model has it all the same."""
-    head = HEADS[shape.head]
+    stored, head = family.tensors(shape), HEADS[shape.head]
     if head is None and shape.task_head == "text":
         return stored
     encoder = {name: size for name, size in stored.items() if not is_stock_head(name)}
@@ -64,15 +70,16 @@ def with_head(stored: Tensors, shape: StudentShape, always_pools: bool) -> Tenso
     ):  # what is pooled is the vector, or a linear layer makes it as wide as the teacher's
         same = shape.hidden_size == shape.num_labels
         return encoder if same else encoder | linear("head.linear", shape.num_labels, shape.hidden_size)
+    if head is None:
+        encoder |= {name: size for name, size in stored.items() if family.always_pools and ".pooler." in name}
     if shape.task_head == "masked":
-        dense, normed, bias = MASKED_HEADS[next(iter(encoder)).split(".")[0]]
+        dense, normed, bias = MASKED_HEADS[family.model_type(shape)]
         width = shape.embedding_size
         return (
             encoder | linear(dense, width, shape.hidden_size) | norm(normed, width) | {bias: (shape.vocabulary_size,)}
         )
     if head is None:
-        pooler = {name: size for name, size in stored.items() if always_pools and ".pooler." in name}
-        return encoder | pooler | linear(TOKEN_HEADS[shape.task_head], shape.num_labels, shape.hidden_size)
+        return encoder | linear(TOKEN_HEADS[shape.task_head], shape.num_labels, shape.hidden_size)
     return encoder | {f"head.{name}": tuple(size) for name, size in head.tensors(shape).items()}
 
 

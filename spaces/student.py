@@ -15,6 +15,7 @@ from spaces.heads import HEADS, MASKED_HEADS, STOCK, in_files, with_head
 SOME_FAMILIES = ("num_conv_groups", "bottleneck_size", "num_feedforwards")
 MAY_BE_0 = ("type_vocabulary_size", "bottleneck_size")
 BYTES_A_WEIGHT = {"fp32": 4, "fp16": 2}
+TELLERS = tuple(name for name in FAMILIES if name in MASKED_HEADS)  # families whose students tell masked pieces
 TaskHead = Literal["text", "token", "span", "embedding", "masked"]  # what there is an output for
 
 
@@ -91,7 +92,7 @@ class StudentShape(Frozen):
         if (width := self.bottleneck_size or self.hidden_size) % self.num_heads:
             raise ValueError(f"{self.num_heads} heads do not divide a width of {width}")
         if self.task_head == "masked" and family.model_type(self) not in MASKED_HEADS:
-            raise ValueError(f"family {self.family} tells no masked pieces; {', '.join(MASKED_HEADS)} do")
+            raise ValueError(f"family {self.family} tells no masked pieces; {', '.join(TELLERS)} do")
         if self.embedding_size > self.hidden_size:
             raise ValueError(f"embedding_size {self.embedding_size} is above the width {self.hidden_size}")
         if self.num_hidden_groups > self.depth:
@@ -102,8 +103,7 @@ class StudentShape(Frozen):
 
     def tensors(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of every tensor stored, as Hugging Face names them."""
-        family = FAMILIES[self.family]
-        return with_head(family.tensors(self), self, family.always_pools)
+        return with_head(FAMILIES[self.family], self)
 
     def files(self) -> dict[str, dict[str, tuple[int, ...]]]:
         """The same by the file of a delivered folder that holds them, under their names there."""

@@ -46,6 +46,40 @@ def teller(folder: Path) -> Path:
     return folder
 
 
+def other_teller(kind: str, folder: Path) -> Path:
+    """The same of another architecture, with its own kind of pieces; `electra-small` has embeddings of a rank below its width."""
+    from transformers import (
+        ElectraConfig,
+        ElectraForMaskedLM,
+        RobertaConfig,
+        RobertaForMaskedLM,
+        XLMRobertaConfig,
+        XLMRobertaForMaskedLM,
+    )
+
+    sizes: dict[str, Any] = {
+        "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "initializer_range": 0.1,
+    }  # fmt: skip
+    torch.manual_seed(1)
+    if kind.startswith("electra"):
+        tiny.write_teacher(folder)
+        rank = 8 if kind == "electra-small" else 32
+        electra = ElectraConfig(**sizes, vocab_size=NUM_PIECES, max_position_embeddings=48, embedding_size=rank)
+        model: Any = ElectraForMaskedLM(electra)
+    else:
+        tokenizer = tiny.write_byte_level_tokenizer(folder, [" ".join(words) for words in tiny.TOPICS.values()])
+        theirs, its = {
+            "roberta": (RobertaConfig, RobertaForMaskedLM),
+            "xlm-roberta": (XLMRobertaConfig, XLMRobertaForMaskedLM),
+        }[kind]
+        model = its(theirs(**sizes, vocab_size=len(tokenizer), max_position_embeddings=50, type_vocab_size=1))
+    for name, part in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(part, std=0.1)  # they are zeros otherwise, and one forgotten would not be missed
+    model.save_pretrained(folder)
+    return folder
+
+
 def masked_study(folder: Path, **changes: Any) -> StudySpec:
     plain = {
         "name": "masked", "task": "masked-language-modelling", "data": {**write_lines(folder / "data"), "max_length": 32},

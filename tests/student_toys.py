@@ -25,8 +25,7 @@ from search.trial.forward import Classifier
 from search.trial.start.initialise import initialise, spans, unshared
 from search.trial.students import build_student
 from spaces.families import FAMILIES
-from spaces.heads import MASKED_HEADS
-from spaces.student import StudentShape
+from spaces.student import TELLERS, StudentShape
 from spaces.task import TASK_HEADS
 
 LABELS = ["food", "music", "sport"]
@@ -52,7 +51,7 @@ def a_shape(**changes: Any) -> StudentShape:
 @st.composite
 def shapes(draw: st.DrawFn) -> StudentShape:
     family = draw(st.sampled_from(sorted(FAMILIES)))
-    heads_of = sorted(TASK_HEADS) if family in MASKED_HEADS else sorted(set(TASK_HEADS) - {"masked"})
+    heads_of = sorted(TASK_HEADS) if family in TELLERS else sorted(set(TASK_HEADS) - {"masked"})
     task_head = draw(st.sampled_from(heads_of))
     heads, depth = draw(st.integers(1, 3)), draw(st.integers(1, 4))
     groups = draw(st.integers(1, 3)) if family == "squeezebert" else 1

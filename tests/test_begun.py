@@ -24,10 +24,13 @@ STILL = {"learning_rate": 1e-12, "epochs": 0.1, "dropout": 0.0, "weight_decay": 
 
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return distilled(tmp_path_factory.mktemp("begun"))
+
+
+def distilled(folder: Path, **values: Any) -> Path:
     """A delivered student of two layers, distilled by masked pieces."""
-    folder = tmp_path_factory.mktemp("begun")
     inputs = read_inputs(masked_study(folder), lambda text: None)
-    made(inputs, config_of(inputs, {"depth": 2}), folder)
+    made(inputs, config_of(inputs, {"depth": 2, **values}), folder)
     return folder / "best"
 
 
@@ -56,6 +59,27 @@ def test_a_student_of_its_shape_starts_from_it(tmp_path: Path, begun: Path, voca
         assert (mine[name] - its[name]).abs().max() < 1e-6, name
 
 
+@pytest.mark.parametrize(
+    "values", [{"family": "electra", "embedding_size": 16}, {"family": "roberta"}, {"family": "squeezebert", "num_conv_groups": 2}]
+)  # fmt: skip
+def test_one_of_another_family_too(tmp_path: Path, values: dict[str, Any]) -> None:
+    begun = distilled(tmp_path / "begun", **values)
+    inputs = a_task(tmp_path, begun, space={"depth": 2, **values})
+    config = config_of(
+        inputs, {"depth": 2, "vocabulary": "used", **values}, vocabulary="used", hidden_share=0.0, **STILL
+    )
+    made(inputs, config, tmp_path, start=str(begun))
+    mine, its = load_file(tmp_path / "best" / "model.safetensors"), load_file(begun / "model.safetensors")
+    words = next(name for name in its if name.endswith("word_embeddings.weight"))
+    its[words] = its[words][inputs.transfer.vocabularies["used"].kept]
+    encoder = [name for name in its if ".encoder." in name or "embeddings" in name]
+    assert len(encoder) >= 2 * 16 + 5
+    for name in encoder:
+        assert (mine[name] - its[name]).abs().max() < 1e-6, name
+    head = [name for name in mine if name not in encoder and name.endswith("weight")]
+    assert all(mine[name].std() > 0 for name in head), "an untrained pooler is not copied"
+
+
 def test_one_of_another_shape_starts_from_the_teacher(tmp_path: Path, begun: Path) -> None:
     inputs = a_task(tmp_path, begun)
     config = config_of(inputs, {"depth": 3}, hidden_share=0.0, **STILL)
@@ -80,7 +104,7 @@ def test_is_of_compares_every_size(tmp_path: Path, begun: Path) -> None:
     assert is_of(shape, config)
     for name, value in {
         "model_type": "distilbert", "num_hidden_layers": 3, "hidden_size": 64, "num_attention_heads": 2, "intermediate_size": 32,
-        "embedding_size": 8, "num_hidden_groups": 1, "max_position_embeddings": 32,
+        "embedding_size": 8, "num_hidden_groups": 1, "max_position_embeddings": 32, "q_groups": 2,
     }.items():  # fmt: skip
         assert not is_of(shape, {**config, name: value}), name
 

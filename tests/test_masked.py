@@ -13,7 +13,8 @@ import pytest
 import tiny
 import torch
 import torch.nn.functional as F  # noqa: N812
-from masked_toys import MASK, NUM_PIECES, config_of, made, masked_study, write_lines
+from masked_toys import MASK, NUM_PIECES, config_of, made, masked_study, other_teller, write_lines
+from student_toys import student_of
 
 from search.study.inputs import Inputs, read_inputs
 from search.trial.batches import padded
@@ -198,8 +199,12 @@ def test_floors_by_hand(inputs: Inputs) -> None:
 
 
 @pytest.mark.parametrize(
-    ("family", "embedding_size"), [("bert", 32), ("bert", 16), ("albert", 32), ("albert", 16), ("distilbert", 32)]
-)
+    ("family", "embedding_size"),
+    [
+        ("bert", 32), ("bert", 16), ("albert", 32), ("albert", 16), ("distilbert", 32), ("electra", 32), ("electra", 16),
+        ("roberta", 32), ("squeezebert", 32),
+    ],
+)  # fmt: skip
 def test_a_whole_trial(inputs: Inputs, tmp_path: Path, family: str, embedding_size: int) -> None:
     """Trained from the teacher, scored, delivered, loaded by Hugging Face as what it is, and scored the same."""
     values: dict[str, Any] = {"family": family, "depth": 2}
@@ -217,13 +222,39 @@ def test_a_whole_trial(inputs: Inputs, tmp_path: Path, family: str, embedding_si
     )
 
 
+@pytest.mark.parametrize("kind", ["electra", "electra-small", "roberta", "xlm-roberta"])
+def test_a_student_of_the_teachers_own_shape_starts_as_its_teacher(tmp_path: Path, kind: str) -> None:
+    """Layers, embeddings and masked-LM head are where each architecture keeps them; and what it learned is delivered."""
+    folder, (family, _, rank) = other_teller(kind, tmp_path / "other"), kind.removeprefix("xlm-").partition("-")
+    space: dict[str, Any] = {
+        "family": family,
+        "depth": 2,
+        "embedding_size": 8 if rank else "full",
+        "learning_rate": 3e-3,
+    }
+    inputs = read_inputs(masked_study(tmp_path, teacher={"model": str(folder)}, space=space), lambda text: None)
+    assert not inputs.fine_tunes
+    config = config_of(inputs, {key: space[key] for key in ("family", "depth", "embedding_size")}, layers=(0, 1))
+    teacher, vocabulary = load_with_head(folder).eval(), inputs.transfer.vocabularies["full"]
+    student = student_of(teacher, config.shape, vocabulary, (0, 1))
+    batch = padded(inputs.transfer.splits["test"].tokens["full"], np.arange(8), vocabulary.pad_id)
+    with torch.no_grad():
+        told = [model(input_ids=batch.ids_BT, attention_mask=batch.mask_BT).logits for model in (teacher, student)]
+    assert told[0].std() > 0.1
+    read = batch.mask_BT.bool()
+    assert torch.allclose(told[1][read], told[0][read], atol=1e-5)
+    measured, delivered = made(inputs, config, tmp_path)
+    before, after = (found["validation/masked_accuracy"] for found in (measured.metrics, delivered["metrics"]))
+    assert after == pytest.approx(before, abs=0.05)
+
+
 # -- what is refused
 
 
 @pytest.mark.parametrize(
     ("space", "problem"),
     [
-        ({"family": ["bert", "electra"]}, r"space: family: electra tells no masked pieces here; write bert, albert, distilbert"),
+        ({"family": ["bert", "mobilebert"]}, r"space: family: mobilebert tells no masked pieces here; write bert, albert, distilb"),
         ({"hidden_size": ["50%", "full"]}, r"space: hidden_size: students of .* are as wide as their teacher; write full"),
         ({"vocabulary": "used"}, r"space: vocabulary: 'used' is not for masked-language-modelling: .*; write full"),
     ],
@@ -239,6 +270,17 @@ def test_a_teacher_without_a_head_is_given_one_and_told(tmp_path: Path) -> None:
     found = read_inputs(spec, lambda text: None)
     assert found.fine_tunes
     assert any("the teacher has no masked-LM head: one is trained" in note for note in found.notes)
+
+
+def test_the_order_of_halves_wants_one_piece_between_them(tmp_path: Path) -> None:
+    teacher = {"model": str(other_teller("roberta", tmp_path / "other"))}
+    space = {"family": "roberta", "depth": 2, "learning_rate": 3e-3}
+    with pytest.raises(
+        InputError, match=r"training: order_share: the teacher's tokenizer puts 2 special pieces between two texts"
+    ):
+        read_inputs(
+            masked_study(tmp_path, teacher=teacher, space=space, training={"order_share": 0.3}), lambda text: None
+        )
 
 
 def test_pairs_are_refused(tmp_path: Path) -> None:

@@ -166,7 +166,7 @@ def _tokenise(
     counts = np.bincount(full["train"].ids, minlength=max(len(tokenizer), source.config["vocab_size"]))
     hidden: dict[str, np.ndarray] = {}
     if pieces_told:
-        full, hidden = masked_splits(full, tokenizer, notes)
+        full, hidden = masked_splits(full, tokenizer, spec.training.order_share is not None, notes)
     pieces = WHOLE if pieces_told else pieces_of(tokenizer)
     spec, wanted = _vocabularies_wanted(spec, pieces if isinstance(pieces, str) else "", notes)
     vocabularies: dict[str, Vocabulary] = {"full": full_vocabulary(tokenizer, counts)}

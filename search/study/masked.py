@@ -12,9 +12,10 @@ from search.study.tables import Texts
 from search.study.texts import StudyTexts
 from search.trial.data import Tokens
 from spaces.errors import Fault, InputError
-from spaces.heads import MASKED_HEADS, STOCK
+from spaces.heads import STOCK
 from spaces.parameters import Choice
 from spaces.space import FULL, SearchSpace
+from spaces.student import TELLERS
 from spaces.study import StudySpec
 
 WHOLE = "its pieces are what is told, so that each vocabulary would be asked something else"
@@ -23,9 +24,9 @@ WHOLE = "its pieces are what is told, so that each vocabulary would be asked som
 def of_pieces(spec: StudySpec, notes: list[str]) -> StudySpec:
     """The study with the vocabulary that all of its students have. Raises InputError with what such students cannot be."""
     space, faults = spec.space, []
-    families = sorted(set(map(str, space.parameter("family").values)) - set(MASKED_HEADS))  # type: ignore[union-attr]
+    families = sorted(set(map(str, space.parameter("family").values)) - set(TELLERS))  # type: ignore[union-attr]
     if families:
-        faults.append(Fault("family", f"{families[0]} tells no masked pieces here; write {', '.join(MASKED_HEADS)}"))
+        faults.append(Fault("family", f"{families[0]} tells no masked pieces here; write {', '.join(TELLERS)}"))
     if own := [str(name) for name in space.parameter("head").values if name != STOCK]:  # type: ignore[union-attr]
         faults.append(Fault("head", f"{own[0]!r} cannot stand for the product with all word embeddings; write {STOCK}"))
     for name in ("hidden_size", "intermediate_size"):
@@ -68,13 +69,20 @@ def halves(text: str) -> tuple[str, str]:
 
 
 def masked_splits(
-    full: Mapping[str, Tokens], tokenizer: Any, notes: list[str]
+    full: Mapping[str, Tokens], tokenizer: Any, halved: bool, notes: list[str]
 ) -> tuple[dict[str, Tokens], dict[str, np.ndarray]]:
-    """Each split with its masks, and the pieces under them. Raises InputError where nothing can be masked."""
-    if tokenizer.mask_token_id is None or not _stands_between(tokenizer):
+    """Each split with its masks, and the pieces under them; `halved` where its texts are `in_halves`. Raises InputError where
+    nothing can be masked."""
+    if tokenizer.mask_token_id is None or tokenizer.num_special_tokens_to_add(pair=False) != 2:
         raise InputError.of(
             "teacher", "its tokenizer has no piece that stands for a masked one, or puts other than one special piece at "
-            "either end of a text and between two; name a teacher of BERT's kind", "model",
+            "either end of a text; name a teacher of BERT's kind", "model",
+        )  # fmt: skip
+    between = tokenizer.num_special_tokens_to_add(pair=True) - 2
+    if halved and between != 1:
+        raise InputError.of(
+            "training", f"the teacher's tokenizer puts {between} special pieces between two texts, and where their order is told "
+            "there must be one; leave order_share out", "order_share",
         )  # fmt: skip
     found = {name: tokens.masked(tokenizer.mask_token_id) for name, tokens in full.items()}
     for name, (tokens, pieces) in found.items():
@@ -87,7 +95,3 @@ def masked_splits(
         if bare:
             notes.append(f"{name}: {bare:,} texts have no piece that could be masked; nobody learns from them")
     return {name: tokens for name, (tokens, _) in found.items()}, {name: pieces for name, (_, pieces) in found.items()}
-
-
-def _stands_between(tokenizer: Any) -> bool:
-    return [tokenizer.num_special_tokens_to_add(pair=pair) for pair in (False, True)] == [2, 3]

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from search.trial.data import Vocabulary
+from search.trial.layouts import LAYOUTS
 from search.trial.start.initialise import initialise, spans, unshared
 from search.trial.teacher import load_with_head
 from spaces.families import FAMILIES
+from spaces.heads import is_stock_head
 from spaces.student import StudentShape
+from spaces.task import TASK_HEADS
 
 
 @functools.lru_cache(maxsize=1)
@@ -26,6 +29,7 @@ def is_of(shape: StudentShape, config: Mapping[str, Any]) -> bool:
         config.get("num_hidden_layers") or config.get("n_layers"),
         config.get("hidden_size") or config.get("dim"),
     )
+    layout = LAYOUTS.get(str(config.get("model_type")))
     found = (
         config.get("model_type"),
         depth,
@@ -34,7 +38,8 @@ def is_of(shape: StudentShape, config: Mapping[str, Any]) -> bool:
         config.get("intermediate_size") or config.get("hidden_dim"),
         config.get("embedding_size") or width,
         config.get("num_hidden_groups") or depth,
-        config.get("max_position_embeddings"),
+        config.get("q_groups") or 1,
+        config.get("max_position_embeddings", 0) - (layout.first_position if layout else 0),
     )
     return found == (
         FAMILIES[shape.family].model_type(shape),
@@ -44,6 +49,7 @@ def is_of(shape: StudentShape, config: Mapping[str, Any]) -> bool:
         shape.intermediate_size,
         shape.embedding_size,
         shape.num_hidden_groups,
+        shape.num_conv_groups,
         shape.max_positions,
     )
 
@@ -51,4 +57,9 @@ def is_of(shape: StudentShape, config: Mapping[str, Any]) -> bool:
 def begin(student: Any, shape: StudentShape, begun: Any, vocabulary: Vocabulary) -> None:
     """Copies all of `begun` that `student`, built empty for the shape, has too; its head is drawn at random."""
     starts = [span[:1] for span in spans(shape, range(shape.depth))]
-    initialise(student, shape, unshared(begun), begun.config.model_type, starts, vocabulary)
+    state = unshared(begun)
+    if type(begun).__name__.endswith(
+        TASK_HEADS["masked"]
+    ):  # SqueezeBERT's has a pooler all the same, which nobody trained
+        state = {name: tensor for name, tensor in state.items() if not is_stock_head(name)}
+    initialise(student, shape, state, begun.config.model_type, starts, vocabulary)

@@ -68,7 +68,7 @@ def copy_layers(student: Any, state: State, model_type: str, starts: Sequence[Se
                 names = [f"{source.layer.format(index=layer)}.{source.parts[part]}.{kind}" for layer in layers]
                 mean = state[names[0]] if len(names) == 1 else torch.stack([state[name] for name in names]).mean(0)
                 stored = parts[f"{here}.{target.parts[part]}.{kind}"]
-                stored.copy_(in_groups(mean, stored.shape) if stored.ndim == 3 else mean)
+                stored.copy_(mean if mean.shape == stored.shape else in_groups(mean, stored.shape))
 
 
 def in_groups(weight_OI: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
@@ -120,8 +120,10 @@ def initialise(
 
     prefix = source.embeddings
     words = state[f"{prefix}.word_embeddings.weight"][torch.from_numpy(vocabulary.kept).long()]
-    end = source.first_position + shape.max_positions
-    positions = state[f"{prefix}.position_embeddings.weight"][source.first_position : end]
+    begin = (
+        int(vocabulary.kept[vocabulary.pad_id]) + 1 if source.first_position else 0
+    )  # RoBERTa counts from its padding on
+    positions = state[f"{prefix}.position_embeddings.weight"][begin : begin + shape.max_positions]
     types = state[f"{prefix}.token_type_embeddings.weight"] if source.token_types else torch.zeros(1, words.shape[1])
     if source.token_types and not target.token_types:
         positions = positions + types[0]  # what every piece of a single text gets added
@@ -156,7 +158,7 @@ def initialise(
     here = target.embeddings
     put(f"{here}.word_embeddings.weight", table["words"])
     parts[f"{here}.position_embeddings.weight"].zero_()
-    first = student.config.pad_token_id + 1 if target.first_position else 0  # RoBERTa counts from there
+    first = student.config.pad_token_id + 1 if target.first_position else 0
     parts[f"{here}.position_embeddings.weight"][first : first + shape.max_positions] = table["positions"]
     if target.token_types:
         put(f"{here}.token_type_embeddings.weight", table["types"])
