@@ -285,6 +285,19 @@ def test_a_lane_whose_controller_is_killed_comes_back_into_its_place(cluster: di
                 assert (outcome.error, outcome.attempt) == ("", 2)
 
 
+@pytest.mark.ray
+def test_a_pool_whose_broker_died_closes_behind_its_lanes(cluster: dict[str, Any], tmp_path: Path) -> None:
+    """A thread that starts an actor while Ray is shut down takes the whole process with it."""
+    others = set(controllers())
+    with LanePool(ResourcesSpec(cpus_per_worker=0.5), 1, {}, tmp_path, perform=TOY) as pool:
+        while set(controllers()) == others:
+            time.sleep(0.02)
+        ray.kill(pool.broker)
+        pool.close()
+        assert not [thread for thread in pool._threads if thread.is_alive()]
+    assert list(tmp_path.iterdir()) == []
+
+
 def controllers() -> list[int]:
     """Process ids of Train's controllers that the Ray of this process has."""
     found = []

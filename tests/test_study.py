@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from faults.harness import Study
 from safetensors.numpy import load_file
 from whole_study import DRIVER, NUM_TRIALS, SECRETS, Ran, environment
 
@@ -51,6 +52,19 @@ def test_no_finished_trial_is_lost_or_run_twice(ran: Ran) -> None:
         assert ran.after[number].config == ran.before[number].config
         assert ran.attempts[number] >= 2
     assert "continuing: " in ran.stderr
+
+
+def test_the_fault_harness_finds_nothing_wrong(ran: Ran, tmp_path: Path) -> None:
+    """What `make faults` looks at after each blow: measurements, states, the front and what is delivered, temporary files."""
+    harness = Study(tmp_path, seed=0)
+    harness.output = ran.output
+    harness.measured = {
+        ("trial", number, each.share): (each.attempt, each.metrics)
+        for number, outcome in ran.before.items()
+        for each in outcome.measurements
+    }
+    assert len(harness.measured) >= 1
+    assert harness.faults_after([], exit_status=0) == []
 
 
 def test_the_study_ends_with_every_trial_accounted_for(ran: Ran) -> None:

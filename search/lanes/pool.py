@@ -85,11 +85,14 @@ class LanePool:
         for lane in range(self.num_lanes):
             self._start_lane(lane)
         if self._room is not None:
-            threading.Thread(target=self._grow, name="growth", daemon=True).start()
+            self._start(self._grow, "growth")
         return self
 
     def _start_lane(self, lane: int) -> None:
-        thread = threading.Thread(target=self._keep, args=(lane,), name=f"lane-{lane}", daemon=True)
+        self._start(partial(self._keep, lane), f"lane-{lane}")
+
+    def _start(self, target: Callable[[], None], name: str) -> None:
+        thread = threading.Thread(target=target, name=name, daemon=True)
         thread.start()
         self._threads.append(thread)
 
@@ -143,12 +146,16 @@ class LanePool:
     def close(self) -> None:
         """Let the lanes drop what they hold and end, and end those that do not within a few seconds. May be called twice."""
         self._closing.set()
-        with contextlib.suppress(RayError):
+        try:
             ray.get(self.broker.close.remote())
             if not self._join(CLOSE_SECONDS):
                 ray.get(self.broker.kill_lanes.remote())
             if self._join(KILL_SECONDS):
                 ray.kill(self.broker)  # else it stays, to say "stop" to a lane that is still starting
+        except RayError:  # it is gone, or all of Ray is, which the threads will see too
+            self._join(
+                KILL_SECONDS
+            )  # Ray, shut down while one of them is starting an actor, ends the process by SIGSEGV
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _join(self, seconds: float) -> bool:

@@ -166,7 +166,7 @@ class Study:
         )
         found.faults += ["it hung"] if hung else []
         found.faults += [f"left behind: {line}" for line in left]
-        found.faults += self._faults(lines, status)
+        found.faults += self.faults_after(lines, status)
         return found
 
     def _strike(self, kind: str, driver: int) -> bool:
@@ -204,10 +204,10 @@ class Study:
         lines = path.read_text().splitlines() if path.is_file() else []
         return [(float(at), word, key, int(attempt)) for at, word, key, attempt in map(str.split, lines)]
 
-    def _faults(self, lines: list[tuple[float, str, str, int]], status: int) -> list[str]:
+    def faults_after(self, lines: list[tuple[float, str, str, int]], exit_status: int) -> list[str]:
         """What is not as it should be, after a run that wrote these lines."""
         if not (self.output / "study.db").is_file():
-            return [] if status else ["it ended well and left no record"]
+            return [] if exit_status else ["it ended well and left no record"]
         spec = spec_of(self.output)
         record, again = open_record(spec)
         try:
@@ -229,10 +229,10 @@ class Study:
                     if begun.get(_key(*place), attempt) != attempt or (place in self.measured and _key(*place) in begun)
                 ]
                 self.measured |= now
-            if status == 0:
+            if exit_status == 0:
                 faults += self._faults_at_the_end(spec, record, outcomes, confirmations)
-            elif status not in (1, 130, -signal.SIGINT, -signal.SIGKILL):  # 130 and -SIGINT are one to a shell
-                faults.append(f"exit status {status}")
+            elif exit_status not in (1, 130, -signal.SIGINT, -signal.SIGKILL):  # 130 and -SIGINT are one to a shell
+                faults.append(f"exit status {exit_status}")
             return faults
         finally:
             record.close()

@@ -17,22 +17,22 @@ from spaces.study import StudySpec
 def test_what_is_lost_changed_or_done_again_is_seen(finished: StudySpec, tmp_path: Path) -> None:
     study = Study(tmp_path / "study", seed=1)
     study.output = finished.output
-    assert study._faults([], 1) == []
+    assert study.faults_after([], 1) == []
     assert len(study.measured) == 3
-    assert study._faults([(0.0, "begins", "trial:9", 1)], 1) == []
+    assert study.faults_after([(0.0, "begins", "trial:9", 1)], 1) == []
     for attempt in (1, 2):
-        (again,) = study._faults([(0.0, "begins", "trial:1", attempt)], -signal.SIGKILL)
+        (again,) = study.faults_after([(0.0, "begins", "trial:1", attempt)], -signal.SIGKILL)
         assert again == "run again though it was measured: ('trial', 1, 1.0)"
     study.measured.clear()
-    assert study._faults([(0.0, "begins", "trial:1", 1)], 1) == []  # in this very run
+    assert study.faults_after([(0.0, "begins", "trial:1", 1)], 1) == []  # in this very run
     attempt, metrics = study.measured["trial", 2, 1.0]
     study.measured["trial", 2, 1.0] = (attempt, {**metrics, "validation/accuracy": 0.99})
     study.measured["trial", 7, 1.0] = (1, {})
-    assert sorted(fault.split(" was")[0] for fault in study._faults([], 1)) == [
+    assert sorted(fault.split(" was")[0] for fault in study.faults_after([], 1)) == [
         "lost or changed: ('trial', 2, 1.0)",
         "lost or changed: ('trial', 7, 1.0)",
     ]
-    assert study._faults([], 77)[-1] == "exit status 77"
+    assert study.faults_after([], 77)[-1] == "exit status 77"
 
 
 def test_processes_are_found_by_their_environment(tmp_path: Path) -> None:
