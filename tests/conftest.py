@@ -29,6 +29,7 @@ from embedding_toys import embedding, scored_folder  # noqa: F401
 from hypothesis import settings
 from places import one_node  # noqa: F401
 from slurm_places import slurm  # noqa: F401
+from tag_toys import tagged_folder, tagging  # noqa: F401
 from whole_study import ran  # noqa: F401
 
 settings.register_profile("tiny", deadline=None, print_blob=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from spaces.yaml_io import parse_study
 TEACHER = tiny.teacher_shape(
     hidden_size=32, intermediate_size=64, vocabulary_size=143, max_positions=48, num_labels=3, num_parameters=50_000
 )
+TOKENS = 1000.0  # of a whole trial that was `measured`
 VOCABULARIES = {"full": 143, "used": 90}
 SPACE = {
     "family": ["bert", "albert"],
@@ -81,3 +83,25 @@ def a_point(number: int = 0, **changes: Any) -> tuple[TrialConfig, dict[str, Any
     spec = a_spec(**changes)
     parameters, shape = a_sampling(spec).suggest([], number)
     return trial_config(spec, parameters, shape, TEACHER.depth, number), parameters
+
+
+@functools.cache
+def _one_point() -> tuple[TrialConfig, dict[str, Any]]:
+    return a_point(0)
+
+
+def measured(number: int, share: float = 1.0, accuracy: float = 0.5, at: float = 0.0, **changes: Any) -> TrialOutcome:
+    """Made by hand: all are of one size, so that the hypervolume grows as the best accuracy does."""
+    config, parameters = _one_point()
+    measurement = Measurement(
+        trial=number, attempt=1, step=9, share=share, metrics={"validation/accuracy": accuracy},
+        cost={"train_seconds": 1.0, "tokens": TOKENS * share, "finished_at": at},
+    )  # fmt: skip
+    plain = {"state": TrialState.DONE if share >= 1 else TrialState.WAITING, "until": share}
+    return TrialOutcome(
+        number=number, config=config, parameters=dict(parameters), measurements=(measurement,), **{**plain, **changes}
+    )
+
+
+def running(number: int, until: float = 1.0) -> TrialOutcome:
+    return measured(number).model_copy(update={"state": TrialState.RUNNING, "measurements": (), "until": until})

@@ -1,4 +1,4 @@
-"""Token classification: which pieces are read, what no loss sees, entities as conlleval counts them, files, and a whole trial."""
+"""Token classification: which pieces are read, what no loss sees, and a whole trial."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 import tiny
 import torch
 from student_toys import a_shape
+from tag_toys import NAMES, lines
 
 from search.study.inputs import read_inputs
 from search.study.searcher import trial_config
@@ -25,53 +26,13 @@ from search.trial.deliver.formats import Forms, Texts
 from search.trial.evaluate import predict
 from search.trial.loop import Schedule, fit
 from search.trial.losses import distillation_loss
-from search.trial.metrics import entities, of_tags
+from search.trial.metrics import of_tags
 from search.trial.places import NOWHERE, Places
 from search.trial.students import build_student
 from search.trial.teacher import load_with_head
-from spaces.errors import InputError
 from spaces.study import StudySpec, TeacherSpec
 from spaces.trial import WorkItem, WorkKind
 from spaces.yaml_io import parse_study
-
-NAMES = ["O", "B-food", "I-food", "B-music", "I-music", "B-sport", "I-sport"]
-
-
-@pytest.fixture(scope="module")
-def tagged_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tagged")
-    tiny.write_tagged(folder, sizes=(240, 60, 60))
-    return folder
-
-
-@pytest.fixture
-def tagging(tagged_folder: Path, base_teacher: Path, tmp_path: Path) -> Callable[..., StudySpec]:
-    """A maker of studies on the tiny task of tags; `files` (name -> content) stand in place of its own."""
-
-    def make(files: dict[str, str] | None = None, **changes: Any) -> StudySpec:
-        data = {name: str(tagged_folder / f"{name}.jsonl") for name in ("train", "validation", "test")}
-        for name, content in (files or {}).items():
-            (tmp_path / name).write_text(content)
-            data[Path(name).stem] = str(tmp_path / name)
-        plain = {
-            "name": "tags",
-            "task": "token-classification",
-            "data": {"max_length": 32, **data, **changes.pop("data", {})},
-            "teacher": str(base_teacher),
-            "space": {"depth": [1, 3], "vocabulary": ["used", 100], "hidden_size": ["50%", "full"], "batch_size": [16]},
-            "training": {"epochs": 2},
-            "tracking": "none",
-            "output": str(tmp_path / "run"),
-            "cache": str(tmp_path / "cache"),
-        }
-        return parse_study({**plain, **changes}, "study.yaml", tmp_path)
-
-    return make
-
-
-def lines(rows: list[dict[str, Any]]) -> str:
-    return "".join(json.dumps(row) + "\n" for row in rows)
-
 
 # which pieces are read
 
@@ -269,183 +230,6 @@ def test_texts_without_tags_are_learned_from_the_teacher_alone(tagging: Callable
 
 
 # entities as conlleval counts them
-
-
-@pytest.mark.parametrize(
-    ("tags", "found"),
-    [
-        ("O B-food I-food O B-food", {("food", 1, 3), ("food", 4, 5)}),
-        ("B-food B-food I-food", {("food", 0, 1), ("food", 1, 3)}),
-        ("B-food I-music I-music", {("food", 0, 1), ("music", 1, 3)}),  # of another type: it begins its own
-        ("O I-food I-food O", {("food", 1, 3)}),  # continues nothing: it begins one
-        ("I-food B-food", {("food", 0, 1), ("food", 1, 2)}),
-        ("O O", set()),
-    ],
-)
-def test_entities_by_hand(tags: str, found: set[tuple[str, int, int]]) -> None:
-    numbers = np.array([NAMES.index(tag) for tag in tags.split()])
-    assert entities(numbers, np.zeros(len(numbers), np.int64), NAMES) == found
-
-
-def test_an_entity_ends_with_its_text() -> None:
-    numbers = np.array([NAMES.index(tag) for tag in ("B-food", "I-food", "I-food")])
-    assert entities(numbers, np.array([0, 0, 1]), NAMES) == {("food", 0, 2), ("food", 2, 3)}
-
-
-def outputs_of(tags: str) -> np.ndarray:
-    """One word a tag; `?`: it was not read."""
-    table = {**dict(zip(NAMES, np.eye(len(NAMES)), strict=True)), "?": np.zeros(len(NAMES))}
-    return np.array([table[tag] for tag in tags.split()], np.float32)
-
-
-def test_entity_f1_by_hand() -> None:
-    said = "B-food I-food O B-music O B-sport O O"
-    told = "B-food I-food O B-sport O B-sport I-sport O"
-    labels = np.array([NAMES.index(tag) for tag in told.split()])
-    scored = of_tags(outputs_of(said), labels, NAMES, np.array([0, 4, 8]))
-    # found: food 0-2, music 3, sport 5; wanted: food 0-2, sport 3, sport 5-7; right: the first alone
-    assert scored["entity_precision"] == pytest.approx(1 / 3)
-    assert scored["entity_recall"] == pytest.approx(1 / 3)
-    assert scored["entity_f1"] == pytest.approx(1 / 3)
-    assert scored["accuracy"] == pytest.approx(6 / 8)
-
-
-def test_precision_and_recall_are_not_each_other() -> None:
-    labels = np.array([NAMES.index(tag) for tag in ["B-food", "O", "B-food", "O", "O"]])
-    scored = of_tags(outputs_of("B-food O O O O"), labels, NAMES, np.array([0, 5]))
-    assert (scored["entity_precision"], scored["entity_recall"]) == (1.0, 0.5)
-    assert scored["entity_f1"] == pytest.approx(2 / 3)
-
-
-def test_words_not_read_count_as_missed_and_ignored_ones_do_not_count() -> None:
-    labels = np.array([NAMES.index("B-food"), -100, NAMES.index("I-food"), NAMES.index("B-music")])
-    scored = of_tags(outputs_of("B-food B-sport I-food ?"), labels, NAMES, np.array([0, 4]))
-    assert scored["entity_precision"] == 1.0  # the food goes on behind the ignored word
-    assert scored["entity_recall"] == 0.5  # nobody read the music
-    assert scored["accuracy"] == pytest.approx(2 / 3)
-    elsewhere = [*NAMES[1:], "O"]  # whatever number O has
-    moved = np.array([elsewhere.index(NAMES[label]) if label >= 0 else -100 for label in labels])
-    outputs = outputs_of("B-food B-sport I-food ?")[:, [NAMES.index(name) for name in elsewhere]]
-    assert of_tags(outputs, moved, elsewhere, np.array([0, 4])) == scored
-
-
-def test_nothing_wanted_and_nothing_found() -> None:
-    scored = of_tags(outputs_of("O O"), np.array([0, 0]), NAMES, np.array([0, 2]))
-    assert scored == {"entity_f1": 0.0, "entity_precision": 0.0, "entity_recall": 0.0, "accuracy": 1.0}
-
-
-def test_the_most_frequent_tag_of_each_word(tagging: Callable[..., StudySpec]) -> None:
-    train = [
-        {"tokens": ["bread7", "ball", "the"], "tags": ["B-food", "B-sport", "O"]},
-        {"tokens": ["bread7", "the"], "tags": ["B-food", "O"]},
-        {"tokens": ["bread7", "the"], "tags": ["O", "O"]},
-    ]
-    held_out = [{"tokens": ["bread7", "tune", "ball"], "tags": ["B-food", "B-sport", "B-sport"]}]
-    files = {"train.jsonl": lines(train), "validation.jsonl": lines(held_out), "test.jsonl": lines(held_out)}
-    metrics, size = floor.n_grams(read_inputs(tagging(files), lambda text: None).transfer, WorkerContext())
-    assert size == 3  # words
-    assert metrics["validation/entity_precision"] == 1.0
-    assert metrics["test/entity_recall"] == pytest.approx(2 / 3)  # an unknown word is O, which is the most frequent tag
-
-
-# files
-
-
-CONLL = "-DOCSTART- O\n\nbread\tB-food\nsoup\tI-food\nthe\tO\n\n\nball\tB-sport\nthe\tO\n"
-TSV = "words\ttags\nbread soup the\tB-food I-food O\nball the\tB-sport O\n"
-JSONL = lines([{"tokens": ["bread", "soup", "the"], "tags": ["B-food", "I-food", "O"]},
-               {"tokens": ["ball", "the"], "tags": ["B-sport", "O"]}])  # fmt: skip
-
-
-@pytest.mark.parametrize(("ending", "content"), [("conll", CONLL), ("tsv", TSV), ("jsonl", JSONL)])
-def test_files_that_say_the_same(ending: str, content: str, tagging: Callable[..., StudySpec]) -> None:
-    inputs = read_inputs(
-        tagging({f"{name}.{ending}": content for name in ("train", "validation", "test")}), lambda text: None
-    )
-    train = inputs.texts.splits["train"]
-    assert list(train.texts) == ["bread soup the", "ball the"]
-    assert train.labels == [("B-food", "I-food", "O"), ("B-sport", "O")]
-    assert inputs.transfer.label_names == ["O", "B-food", "I-food", "B-sport"]
-    assert inputs.transfer.splits["test"].labels.tolist() == [1, 2, 0, 3, 0]
-
-
-def test_tags_as_the_hub_has_them(tagging: Callable[..., StudySpec], tmp_path: Path) -> None:
-    import datasets
-
-    names = datasets.ClassLabel(names=["O", "B-sport", "I-sport", "B-food"])
-    features = datasets.Features({"tokens": datasets.List(datasets.Value("string")), "ner_tags": datasets.List(names)})
-    rows = {"tokens": [["the ball", "soup"], ["tennis"]], "ner_tags": [[1, 3], [1]]}
-    datasets.Dataset.from_dict(rows, features=features).to_parquet(str(tmp_path / "train.parquet"))
-    data = {name: str(tmp_path / "train.parquet") for name in ("train", "validation", "test")}
-    transfer = read_inputs(tagging(data={**data, "labels": {"food": "meal"}}), lambda text: None).transfer
-    assert transfer.label_names == ["O", "B-meal", "B-sport"]
-    assert transfer.splits["train"].labels.tolist() == [2, 1, 2]  # a blank within a word makes it no second one
-
-
-def test_tags_that_continue_nothing_are_counted(tagging: Callable[..., StudySpec]) -> None:
-    rows = [*tiny.tagged(20, 0), {"tokens": ["bread", "ball", "goal"], "tags": ["I-food", "I-sport", "I-sport"]}]
-    inputs = read_inputs(tagging({"train.jsonl": lines(rows)}), lambda text: None)
-    assert any("train has 2 tags I-TYPE that continue no entity" in note for note in inputs.notes)
-
-
-GOOD = {"tokens": ["bread", "the"], "tags": ["B-food", "O"]}
-
-
-@pytest.mark.parametrize(
-    ("rows", "words"),
-    [
-        (
-            [GOOD, {"tokens": ["bread", "the"], "tags": ["B-food"]}],
-            "data.train: row 2 (after the header) has 2 words and 1 tags",
-        ),
-        ([GOOD, {"tokens": ["bread"], "tags": ["S-food"]}], "has tag 'S-food', which is not O, B-TYPE or I-TYPE"),
-        ([GOOD, {"tokens": ["bread"], "tags": ["food"]}], "has tag 'food', which is not O"),
-        ([GOOD, {"tokens": [], "tags": []}], "row 2 (after the header) has no words"),
-        ([GOOD, {"tokens": ["bread"], "tags": None}], "has 1 words and 0 tags"),
-        ([GOOD], "label 'B-music' does not occur in train"),
-    ],
-)
-def test_bad_rows(rows: list[dict[str, Any]], words: str, tagging: Callable[..., StudySpec]) -> None:
-    with pytest.raises(InputError) as caught:
-        read_inputs(tagging({"train.jsonl": lines(rows)}), lambda text: None)
-    assert words in str(caught.value)
-
-
-def test_a_split_in_which_nothing_can_be_found(tagging: Callable[..., StudySpec]) -> None:
-    with pytest.raises(InputError, match=r"data\.test: has no entity: every tag is O"):
-        read_inputs(tagging({"test.jsonl": lines([{"tokens": ["bread"], "tags": ["O"]}])}), lambda text: None)
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"data": {"augmentation": {"copies": 1}}}, "token-classification makes up no texts"),
-        ({"data": {"columns": {"text_pair": "second"}}}, "there is one text a row where words have tags"),
-        ({"data": {"columns": {"label": "tgas"}}}, "has no column 'tgas'; did you mean \"tags\""),
-        ({"files": {"train.conll": "bread B-food\nsoup\n"}}, "train.conll line 2 has 1 columns, the first one has 2"),
-        ({"files": {"train.conll": "\n\n"}}, "train.conll holds no rows"),
-        ({"files": {"train.conll": "bread\nsoup\n"}}, "no column looks like the label; it has tokens"),
-    ],
-)
-def test_bad_input(changes: dict[str, Any], words: str, tagging: Callable[..., StudySpec]) -> None:
-    with pytest.raises(InputError) as caught:
-        read_inputs(tagging(changes.pop("files", None), **changes), lambda text: None)
-    assert words in str(caught.value)
-
-
-def test_a_metric_of_another_task_is_refused(tagging: Callable[..., StudySpec]) -> None:
-    with pytest.raises(InputError, match="'f1' is not an objective"):
-        tagging(objectives={"f1": "maximize", "parameters": "minimize"})
-    assert tagging().objectives == {"entity_f1": "maximize", "parameters": "minimize"}
-
-
-def test_class_weights_of_tags(tagging: Callable[..., StudySpec]) -> None:
-    transfer = read_inputs(tagging(data={"class_weights": "balanced"}), lambda text: None).transfer
-    counts = np.bincount(transfer.splits["train"].labels)
-    assert transfer.class_weights is not None
-    assert transfer.class_weights @ counts / counts.sum() == pytest.approx(1)
-    assert transfer.class_weights[0] < transfer.class_weights[1]
-
 
 # a whole trial
 
