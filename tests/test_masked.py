@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,12 @@ import torch.nn.functional as F  # noqa: N812
 from masked_toys import MASK, NUM_PIECES, config_of, made, masked_study, other_teller, write_lines
 from student_toys import student_of
 
+from search.study import export
 from search.study.inputs import Inputs, read_inputs
 from search.trial.batches import padded
 from search.trial.context import WorkerContext
 from search.trial.data import Tokens
+from search.trial.deliver.costs import measure_costs
 from search.trial.evaluate import predict
 from search.trial.floor import likely_next, majority
 from search.trial.forward import classifier
@@ -28,6 +31,7 @@ from search.trial.masking import drawn, piece_head
 from search.trial.places import num_masked, num_told
 from search.trial.states import LaneStates
 from search.trial.teacher import load_with_head
+from spaces.deployment import DeploymentSpec
 from spaces.errors import InputError
 from spaces.families import FAMILIES
 
@@ -248,6 +252,35 @@ def test_a_student_of_the_teachers_own_shape_starts_as_its_teacher(tmp_path: Pat
     assert after == pytest.approx(before, abs=0.05)
 
 
+@pytest.mark.parametrize("order_share", [None, 0.3])
+def test_other_forms_are_asked_the_same(tmp_path: Path, order_share: float | None) -> None:
+    """What export checks them on are the masks that the study had, read again from the texts."""
+    training = {"epochs": 2} | ({"order_share": order_share} if order_share else {})
+    inputs = read_inputs(masked_study(tmp_path, training=training), lambda text: None)
+    measured, _ = made(inputs, config_of(inputs, {"depth": 2, "embedding_size": 16}, epochs=8), tmp_path)
+    best = tmp_path / "best"
+    shutil.copytree(inputs.source.folder, inputs.spec.output / "teacher")
+    forms = export._forms(inputs.spec, inputs.spec.space.shape(
+        {"depth": 2, "embedding_size": 16, "vocabulary": "full"}, inputs.teacher, inputs.vocabularies
+    ), best, export._splits(inputs.spec, best, {}, lambda text: None))  # fmt: skip
+    for name, least in (("hf-fp16", 0.95), ("onnx", 0.99), ("onnx-int8", 0.7)):
+        check = forms.write(name, tmp_path / name).check
+        assert check is not None
+        assert not check.largest_difference
+        assert min(check.share_equal.values()) >= least, name
+        if name == "onnx":
+            expected = measured.metrics["validation/masked_accuracy"]
+            assert check.metrics["validation/masked_accuracy"] == pytest.approx(expected, abs=0.03)
+
+
+def test_its_latency_is_of_the_whole_model(inputs: Inputs) -> None:
+    shape = config_of(inputs, {"depth": 2}).shape
+    asked = DeploymentSpec(runtime="onnx", length=8)
+    folder = str(inputs.source.folder)
+    costs = measure_costs(asked, shape, folder, shape.max_positions, inputs.transfer, WorkerContext())
+    assert costs["yardsticks"] > 0
+
+
 # -- what is refused
 
 
@@ -309,4 +342,6 @@ def test_a_whole_study(told: Callable[..., str], tmp_path: Path) -> None:
     assert "most often" in told("front", output)
     for command in ("report", "analyse"):
         told(command, output)
-    told("export", output, "--format", "hf")
+    said = told("export", output, "--format", "onnx,onnx-int8")
+    assert "of predictions as in PyTorch" in said
+    assert "outputs differ" not in said

@@ -17,12 +17,12 @@ from search.trial.data import TransferSet
 from search.trial.deliver.formats import share_equal
 from search.trial.deliver.onnx import export_onnx, load_session, predict_onnx, quantise, run_session
 from search.trial.evaluate import predict
-from search.trial.forward import Classifier
+from search.trial.forward import Classifier, named_inputs
 from search.trial.students import build_student
 from spaces.errors import TrialError
 from spaces.families import register
 from spaces.heads import HEADS, register_heads
-from spaces.student import StudentShape
+from spaces.student import TELLERS, StudentShape
 
 BIG = {"hidden_size": 256, "intermediate_size": 1024, "num_heads": 4, "vocabulary_size": 2000, "embedding_size": 128}
 SHAPES: dict[str, dict[str, Any]] = {
@@ -94,6 +94,24 @@ def test_every_family_gives_its_logits_at_any_size(
     gives = ["start_logits", "end_logits"] if "spans" in name else ["logits"]
     assert [entry.name for entry in session.get_outputs()] == gives
     assert_gives_its_logits(session, model)
+
+
+@pytest.mark.parametrize("name", TELLERS)
+def test_who_tells_pieces_has_one_table(name: str, tmp_path: Path) -> None:
+    """Logits over the vocabulary for every piece, as the stock model gives them, by the table that words are looked up in."""
+    types = {"distilbert": 0, "roberta": 1}.get(name, 2)
+    factorised = 16 if name in ("bert", "albert", "electra") else 32
+    changes = {"family": name, "type_vocabulary_size": types, "embedding_size": factorised, "vocabulary_size": 5000}
+    model, path = a_model(**changes, task_head="masked").eval(), tmp_path / "model.onnx"
+    size = export_onnx(model, path)
+    assert size < 1.2 * a_shape(**changes, task_head="masked").num_bytes
+    ids_BT, mask_BT, types_BT = batch(3, 9)
+    with torch.no_grad():
+        expected = model(**named_inputs(model.config, ids_BT, mask_BT, types_BT)).logits
+    assert expected.shape == (3, 9, 5000)
+    given = run_session(load_session(path), ids_BT, mask_BT, types_BT)
+    np.testing.assert_allclose(given, expected.numpy(), atol=1e-4, rtol=1e-3)
+    assert quantise(path, tmp_path / "int8.onnx") < 0.75 * size  # the table twice, in a byte each, and a scale a piece
 
 
 @pytest.mark.usefixtures("registries")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -80,11 +80,15 @@ def _as_text(made: Exported) -> str:
         if check is not None:
             said += "".join(
                 f"\n  {split}: {made.quality} {100 * check['metrics'][f'{split}/{made.quality}']:.1f} %, "
-                f"{100 * check['share_equal'][split]:.2f} % of predictions as in PyTorch, outputs differ by at most "
-                f"{check['largest_difference'][split]:.2g}"
+                f"{100 * check['share_equal'][split]:.2f} % of predictions as in PyTorch{_by_how_much(check, split)}"
                 for split in check["share_equal"]
             )
         elif name != "hf":
             said += f" (not checked: {made.unchecked})"
         lines.append(said)
     return "\n".join(lines)
+
+
+def _by_how_much(check: dict[str, Any], split: str) -> str:
+    largest = check["largest_difference"].get(split)
+    return "" if largest is None else f", outputs differ by at most {largest:.2g}"

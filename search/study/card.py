@@ -194,9 +194,10 @@ def _checks(spec: StudySpec, formats: Mapping[str, Mapping[str, Any]]) -> str:
         if check is None:
             lines.append(f"| {name} | {form['bytes']:,} | {'none: a copy' if name == 'hf' else 'not checked'} | | | |")
             continue
-        worst, same = max(check["largest_difference"].values()), check["share_equal"]["validation"]
+        worst = f"{max(check['largest_difference'].values()):.2g}" if check["largest_difference"] else ""
+        same = check["share_equal"]["validation"]
         scores = [_score(check["metrics"].get(f"{split}/{spec.quality}")) for split in ("validation", "test")]
-        lines.append(f"| {name} | {form['bytes']:,} | {worst:.2g} | {percent(same, 2)} | {scores[0]} | {scores[1]} |")
+        lines.append(f"| {name} | {form['bytes']:,} | {worst} | {percent(same, 2)} | {scores[0]} | {scores[1]} |")
     return "\n".join(lines) + "\n\nThe other scores in this card are of the student in PyTorch, in fp32."
 
 

@@ -71,11 +71,6 @@ def export(
     of the same student left there in other forms stays. Raises InputError."""
     result = open_study(folder)
     spec = result.spec
-    if spec.about.target == "piece" and set(formats) != {"hf"}:
-        raise InputError.of(
-            "--format",
-            f"students of {spec.task} are for other studies to start from, and are written as hf alone; write hf",
-        )
     picked = choose(pick, spec, result.front, result.rows, result.outcomes)
     trial = picked.row.trial
     source = spec.output / "best" / f"trial-{trial}"
@@ -144,7 +139,10 @@ def _forms(spec: StudySpec, shape: StudentShape, source: Path, splits: dict[str,
 
 def _splits(spec: StudySpec, source: Path, provenance: dict[str, Any], say: Say) -> dict[str, Texts]:
     """Validation and test, read again from where the study had them."""
+    import numpy as np
+
     from search.study.inputs import label_array
+    from search.study.masked import in_halves
     from search.study.questions import windows_of
     from search.trial.deliver.formats import Texts
 
@@ -164,6 +162,9 @@ def _splits(spec: StudySpec, source: Path, provenance: dict[str, Any], say: Say)
             made = windows_of(tokenizer, split, name, max_length, spec.data.stride)
             found[name] = Texts(made.texts.as_lists(), made.labels, spec.about.task_head, made.questions)
         return found
+    if spec.about.target == "piece":
+        texts = texts if spec.training.order_share is None else in_halves(texts, [])
+        return {name: Texts(texts.splits[name].as_lists(), np.zeros(0), spec.about.task_head) for name in held_out}
     names = _label_names(source)
     return {
         name: Texts(split.as_lists(), label_array(split.labels, names, spec.about.target), spec.about.task_head)

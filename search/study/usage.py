@@ -71,7 +71,7 @@ vectors = model.encode(["a text of yours", "another one"])  # of length 1: their
 from transformers import pipeline
 
 fill = pipeline("fill-mask", model="path/to/this/folder")
-print(fill("a text with one [MASK] of yours"))
+print(fill(f"a text with one {{fill.tokenizer.mask_token}} of yours"))
 ```
 
 It is for other studies to start from, more than for itself: `training: {{start: path/to/this/folder}}`.""",

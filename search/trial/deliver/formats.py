@@ -28,8 +28,8 @@ NEAR = 0.01  # of the outputs' spread: numbers closer than that count as equal; 
 
 @dataclass(frozen=True)
 class Texts:
-    """A split as a user has it: texts (and second texts), and its labels as arrays; `task_head`: what there is one for. Where
-    questions are answered the second texts are windows, and the questions say of what."""
+    """A split as a user has it: texts (and second texts), and its labels as arrays (masked pieces are their own); `task_head`: what
+    there is one for. Where questions are answered the second texts are windows, and the questions say of what."""
 
     texts: tuple[list[str], list[str] | None]
     labels: np.ndarray
@@ -39,7 +39,8 @@ class Texts:
 
 class Check(Frozen):
     """What a form gives where the student in PyTorch, in fp32, gives its outputs (logits, numbers or vectors), by split: by how
-    much they differ at most, the share of texts with the same prediction, and the form's own metrics."""
+    much they differ at most (not of masked pieces, of whose logits none are kept), the share of texts (or words, or pieces) with
+    the same prediction, and the form's own metrics."""
 
     largest_difference: dict[str, float]
     share_equal: dict[str, float]
@@ -57,8 +58,8 @@ class Written(Frozen):
 
 class Forms:
     """Writes the student in the Hugging Face folder `source` in other forms. `splits` are what each is held against the student
-    on (none: nothing is checked), `measure` scores outputs against labels (of words by where each text's begin, of answers by the
-    Questions), `target` says what a prediction is."""
+    on (none: nothing is checked; of masked pieces the texts alone are read, and masked as the study had them), `measure` scores
+    outputs against labels (of words by where each text's begin, of answers by the Questions), `target` says what is predicted."""
 
     def __init__(
         self,
@@ -105,57 +106,59 @@ class Forms:
         return load_with_head(folder, self._own_code).eval()
 
     @cached_property
-    def _tokens(self) -> tuple[dict[str, Tokens], int]:
-        """Each split as the folder's own tokenizer has it, and the padding's id."""
+    def _tokens(self) -> tuple[dict[str, Tokens], dict[str, np.ndarray], int]:
+        """Each split as the folder's own tokenizer has it, its labels, and the padding's id."""
         from transformers import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(self._source, trust_remote_code=False)
-        encoded = {
-            name: Tokens.encode(tokenizer, *split.texts, self._max_length, split.task_head)
-            for name, split in self._splits.items()
-        }
-        return encoded, int(tokenizer.pad_token_id)
+        encoded, labels = dict[str, Tokens](), dict[str, np.ndarray]()
+        for name, split in self._splits.items():
+            head: TaskHead = "text" if split.task_head == "masked" else split.task_head
+            encoded[name], labels[name] = Tokens.encode(tokenizer, *split.texts, self._max_length, head), split.labels
+            if split.task_head == "masked":
+                encoded[name], labels[name] = encoded[name].masked(tokenizer.mask_token_id)
+        return encoded, labels, int(tokenizer.pad_token_id)
 
     @cached_property
     def _expected(self) -> dict[str, np.ndarray]:
         return self._in_pytorch(self._student)
 
     def _in_pytorch(self, model: Any) -> dict[str, np.ndarray]:
-        tokens, pad_id = self._tokens
+        tokens, _, pad_id = self._tokens
         return {name: predict(model, each, pad_id, WorkerContext(), exact=True) for name, each in tokens.items()}
 
     def _outputs(self, made: Path, threads: int) -> dict[str, np.ndarray]:
         if made.name == WEIGHTS:
             return self._in_pytorch(self._load(made.parent).float())
-        tokens, pad_id = self._tokens
-        session = load_session(made, threads)
-        return {name: predict_onnx(session, each, pad_id) for name, each in tokens.items()}
+        tokens, _, pad_id = self._tokens
+        session, pieces = load_session(made, threads), self._target == "piece"
+        return {name: predict_onnx(session, each, pad_id, pieces=pieces) for name, each in tokens.items()}
 
     def _check(self, outputs: dict[str, np.ndarray]) -> Check:
         metrics: dict[str, float] = {}
+        tokens, labels, _ = self._tokens
         for name, split in self._splits.items():
-            places = self._tokens[0][name].places
+            places = tokens[name].places
             layout = split.questions or (None if places is None else places.offsets)
-            scored = self._measure(outputs[name], split.labels, layout)
+            scored = self._measure(outputs[name], labels[name], layout)
             metrics |= {f"{name}/{metric}": value for metric, value in scored.items()}
         pairs = {name: (outputs[name], self._expected[name]) for name in self._splits}
         equal = {name: share_equal(self._target, *pair, self._splits[name].questions) for name, pair in pairs.items()}
-        return Check(
-            largest_difference={name: float(np.abs(one - other).max()) for name, (one, other) in pairs.items()},
-            share_equal=equal,
-            metrics=metrics,
-        )
+        largest = {name: float(np.abs(one - other).max()) for name, (one, other) in pairs.items()}
+        return Check(largest_difference={} if self._target == "piece" else largest, share_equal=equal, metrics=metrics)
 
 
 def share_equal(
     target: str, outputs_NC: np.ndarray, expected_NC: np.ndarray, questions: Questions | None = None
 ) -> float:
-    """Of N texts (or words): those with the same class, with the same set of classes, or with nearly the same number or
-    vector; of the questions those with the same answer."""
+    """Of N texts (or words, or masked pieces): those with the same class or piece, with the same set of classes, or with nearly the
+    same number or vector; of the questions those with the same answer."""
     if questions is not None:
         same = (questions.chosen(outputs_NC) == questions.chosen(expected_NC)).all(-1)
     elif target in ("class", "tags"):
         same = outputs_NC.argmax(-1) == expected_NC.argmax(-1)
+    elif target == "piece":
+        same = (outputs_NC == expected_NC).all(-1)
     elif target == "classes":
         same = ((outputs_NC > 0) == (expected_NC > 0)).all(-1)
     elif target == "vector":

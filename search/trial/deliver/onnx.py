@@ -23,13 +23,15 @@ from torch import nn
 
 from search.trial.batches import evaluation_rows, padded
 from search.trial.data import Tokens
-from search.trial.forward import classifier, logits_of, named_inputs
+from search.trial.evaluate import TOKENS_AT_ONCE
+from search.trial.forward import classifier, logits_of, named_inputs, tells_pieces
 from spaces.errors import TrialError
 
 OPSET = 18
 MOST_BYTES = 2**31 - 2**20  # protobuf takes no file of 2 GB
 QUANTISED = ["MatMul", "Gemm", "Gather"]  # products with a weight, and the embedding tables
 LOGITS, SPAN_LOGITS = ["logits"], ["start_logits", "end_logits"]  # Hugging Face's names for the outputs
+PIECES_AT_ONCE = 512  # with logits over the whole vocabulary each: 62 MB of BERT's
 TOLERANCE = 1e-3  # of the logits, by their own size: what rounding may do, and no more
 
 
@@ -44,6 +46,8 @@ class _Named(nn.Module):
     def forward(
         self, ids_BT: torch.Tensor, mask_BT: torch.Tensor, types_BT: torch.Tensor | None = None
     ) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        if tells_pieces(model := self.classify.model):  # of every piece, as in the stock model
+            return logits_of(model(**named_inputs(model.config, ids_BT, mask_BT, types_BT)))
         if self._names != SPAN_LOGITS:
             return self.classify(ids_BT, mask_BT, types_BT)
         found = self.classify.outputs(ids_BT, mask_BT, types_BT)
@@ -52,15 +56,14 @@ class _Named(nn.Module):
 
 def export_onnx(model: Any, path: Path) -> int:
     """Writes one .onnx file, whole or not at all, and returns its bytes: inputs input_ids, attention_mask and, where the model
-    takes them, token_type_ids, int64 (batch, length); output logits, float32 (batch, labels), of tokens (batch, length, labels);
-    of spans start_logits and end_logits (batch, length); or sentence_embedding, float32 (batch, numbers of a vector). Both axes are
-    free.
+    takes them, token_type_ids, int64 (batch, length); output logits, float32 (batch, labels), of tokens (batch, length, labels), of
+    masked pieces (batch, length, vocabulary); of spans start_logits and end_logits (batch, length); or sentence_embedding, float32
+    (batch, numbers of a vector). Both axes are free.
 
     `model` is a classifier on the CPU in fp32, trained or not. The file is run once and held against it, in
     two other sizes than it was traced in. Raises TrialError naming the family if that fails.
     """
-    import onnx_ir
-    from onnxscript.optimizer import fold_constants
+    import onnx_ir.passes.common
 
     family = f"{getattr(model.config, 'model_type', 'this family')} ({type(model).__name__})"
     num_bytes = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
@@ -78,15 +81,15 @@ def export_onnx(model: Any, path: Path) -> int:
             axes = {name: {0: "batch", 1: "length"} for name in names} | dict.fromkeys(said, free)
             torch.onnx.export(
                 _Named(model, said).eval(), tuple(inputs.values()), file,  # type: ignore[arg-type]  # a file is well with this exporter
-                dynamo=False, input_names=names, output_names=said, dynamic_axes=axes, opset_version=OPSET,
+                dynamo=False, do_constant_folding=False, opset_version=OPSET,
+                input_names=names, output_names=said, dynamic_axes=axes,
             )  # fmt: skip
             written = onnx_ir.from_proto(_parsed(file.getvalue()))
             passes = onnx_ir.passes.common
+            passes.DeduplicateHashedInitializersPass()(written)
             # A shared weight is transposed once and not in each layer; then the product of that is a constant like any other.
             passes.CommonSubexpressionEliminationPass()(written)
-            fold_constants(written, input_size_limit=MOST_BYTES, output_size_limit=MOST_BYTES)
-            passes.RemoveUnusedNodesPass()(written)
-            passes.DeduplicateHashedInitializersPass()(written)
+            _fold(written, lambda node: False if _turns_a_table(node) else None)
             data = onnx_ir.to_proto(written).SerializeToString()
             _check_sizes(model, data, family)
     except TrialError:
@@ -107,14 +110,16 @@ def quantise(path: Path, out: Path) -> int:
     A scale for each column: 98.8 % of the predictions of four students stayed what they were, 96.1 % with one scale a table. Seven
     bits of the eight: as many stayed (98.9 %), and no product overflows on processors without VNNI.
     """
-    import onnx
+    import onnx_ir
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     temporary = out.with_name(f".{out.name}.{os.getpid()}.writing")
     try:
         with _quiet():
+            plain = onnx_ir.from_proto(_parsed(path.read_bytes()))
+            _fold(plain)  # what a table is turned into is a weight of its own in eight bits
             quantize_dynamic(
-                onnx.load(path), temporary,
+                onnx_ir.to_proto(plain), temporary,
                 per_channel=True, reduce_range=True, weight_type=QuantType.QInt8, op_types_to_quantize=QUANTISED,
             )  # fmt: skip
         os.replace(temporary, out)
@@ -144,20 +149,41 @@ def run_session(session: Any, ids_BT: Any, mask_BT: Any, types_BT: Any) -> np.nd
 
 
 def predict_onnx(
-    session: Any, tokens: Tokens, pad_id: int, heartbeat: Callable[[int, int], None] = lambda done, of: None
+    session: Any,
+    tokens: Tokens,
+    pad_id: int,
+    heartbeat: Callable[[int, int], None] = lambda done, of: None,
+    pieces: bool = False,
 ) -> np.ndarray:
-    """(N, C) or (W, C) float32 logits, as `evaluate.predict` gives them, in batches by length as it makes them."""
+    """(N, C) or (W, C) float32 logits, of `pieces` (W, 1) the likeliest one's id, as `evaluate.predict` gives them, in batches by
+    length."""
     out = np.zeros((len(tokens), 0), np.float32)
     done = 0
-    for rows in evaluation_rows(tokens.lengths):
+    for rows in evaluation_rows(tokens.lengths, PIECES_AT_ONCE if pieces else TOKENS_AT_ONCE["cpu"]):
         batch = padded(tokens, rows, pad_id)
-        logits = torch.from_numpy(run_session(session, batch.ids_BT, batch.mask_BT, batch.types_BT))
+        outputs = batch.read(torch.from_numpy(run_session(session, batch.ids_BT, batch.mask_BT, batch.types_BT)))
+        if pieces:
+            outputs = outputs.argmax(-1, keepdim=True)
         if not done:
-            out = np.zeros((tokens.num_outputs, logits.shape[-1]), np.float32)
-        out[batch.numbers] = batch.read(logits).numpy()
+            out = np.zeros((tokens.num_outputs, outputs.shape[-1]), np.float32)
+        out[batch.numbers] = outputs.numpy()
         done += len(rows)
         heartbeat(done, len(tokens))
     return out
+
+
+def _fold(model: Any, should_fold: Callable[[Any], bool | None] = lambda node: None) -> None:
+    from onnx_ir.passes.common import RemoveUnusedNodesPass
+    from onnxscript.optimizer import fold_constants
+
+    fold_constants(model, input_size_limit=MOST_BYTES, output_size_limit=MOST_BYTES, should_fold=should_fold)
+    RemoveUnusedNodesPass()(model)
+
+
+def _turns_a_table(node: Any) -> bool:
+    """Whether it transposes what is looked up in too: a masked-LM head's last product is with the word embeddings, which are
+    stored once."""
+    return node.op_type == "Transpose" and any(use.node.op_type == "Gather" for use in node.inputs[0].uses())
 
 
 def _example(model: Any, batch: int, length: int) -> dict[str, torch.Tensor]:
