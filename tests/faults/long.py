@@ -9,6 +9,7 @@ last study that came to its end. Ends with status 1 if anything was found.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import shutil
 import sys
@@ -21,7 +22,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from faults.harness import CRASHES, KILLS, Run, Study
+from faults.harness import CRASHES, KILLS, Blow, Run, Study
 
 BLOWS_A_STUDY = 10
 RUNS_A_STUDY = 12  # in which blows fall
@@ -41,6 +42,25 @@ def one_study(folder: Path, seed: int) -> Iterator[Run]:
     yield study.run()
 
 
+def every_write(folder: Path, seed: int, who: str) -> Iterator[Run]:
+    """A process dies before each of its fsyncs, renames and removals in turn. The driver does before the second of each run, which
+    is the next one's first, until a run has none left. A lane's death ends no run: each is a study of its own, until one has not as
+    many writes."""
+    if who == "driver":
+        study = Study(folder, seed)
+        while True:
+            found = study.run([Blow("driver write", nth=2)])
+            yield found
+            if found.exit_status == 0:
+                return
+    for nth in itertools.count(1):
+        (place := folder / str(nth)).mkdir()
+        found = Study(place, seed).run([Blow("lane write", nth=nth)])
+        yield found
+        if not found.blows[0].landed:
+            return
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("record", type=Path)
@@ -48,6 +68,9 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no study after so many")
     parser.add_argument(
         "--first", type=int, default=1, help="the first study's seed, for several that go on side by side"
+    )
+    parser.add_argument(
+        "--writes", choices=["lane", "driver"], help="no blows at random: these die before each of their writes in turn"
     )
     asked = parser.parse_args()
     asked.record.touch()
@@ -58,7 +81,7 @@ def main() -> None:
     while _kills(lines) < asked.kills and time.monotonic() - begun < 60 * asked.minutes:
         seed += 1
         folder = Path(tempfile.mkdtemp(prefix=f"faults-{seed}-"))
-        for found in one_study(folder, seed):
+        for found in every_write(folder, seed, asked.writes) if asked.writes else one_study(folder, seed):
             line = {"study": seed, **asdict(found)}
             lines.append(line)
             with open(asked.record, "a") as file:
