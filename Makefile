@@ -50,7 +50,7 @@ lint-and-unit-tests: lint $(MOTO)
 	$(BIN)/python -m pytest -n 2 -m "not ray and not slow and not gpu"
 
 ray-tests: setup
-	$(BIN)/python -m pytest -m "ray and not slow and not gpu"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "ray and not slow and not gpu"
 
 test-all: lint $(MOTO)  ## the slow ones too: lanes killed, hung, of several workers
 	$(BIN)/python -m pytest -m "not gpu"
