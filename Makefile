@@ -2,10 +2,11 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
 STAMP := $(VENV)/.ready
 MOTO := .moto/.ready
 
-.PHONY: setup demo faults soak test lint-and-unit-tests ray-tests test-all test-gpu lint fast fuzz lock audit licences clean
+.PHONY: setup demo faults soak test unit-tests ray-tests test-all test-gpu lint fast fuzz lock audit licences clean
 
 setup: $(STAMP)  ## the environment: a venv, pip, versions pinned by constraints.txt; HASHED=1: every file but torch's by its hash
 
@@ -15,7 +16,11 @@ unexport PYTHONDONTWRITEBYTECODE
 IMPORTED := search.study.run, search.trial.work, search.results.report, ray.train.torch, ray.tune, wandb, datasets, \
 	sklearn.linear_model, transformers.models.bert.modeling_bert, transformers.models.albert.modeling_albert
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): $(INSTALLED)
+	$(BIN)/python -c "import $(IMPORTED)"
+	touch $@
+
+$(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile torch==2.13.0
 ifdef HASHED
@@ -24,7 +29,6 @@ ifdef HASHED
 else
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable ".[dev]"
 endif
-	$(BIN)/python -c "import $(IMPORTED)"
 	touch $@
 
 $(MOTO): tests/moto.txt  # an S3 server for tests, in an environment of its own
@@ -37,22 +41,22 @@ demo: setup  ## a real study on the embedded default, into runs/demo
 	$(BIN)/distilsearch run docstrings --output runs/demo && \
 	echo "make demo took $$(( $$(date +%s) - begun )) seconds after setup"
 
-lint: setup
+lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test:  ## lint, types, import rules, and all tests but the slow ones; Ray's beside the others, since they wait much
-	@$(MAKE) --no-print-directory -j3 --output-sync=line lint-and-unit-tests ray-tests
+test:  ## lint, types, import rules, and all tests but the slow ones, side by side, since Ray's wait much
+	@$(MAKE) --no-print-directory -j4 --output-sync=line lint unit-tests ray-tests
 
-lint-and-unit-tests: lint $(MOTO)
+unit-tests: setup $(MOTO)
 	$(BIN)/python -m pytest -n 2 -m "not ray and not slow and not gpu"
 
 ray-tests: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "ray and not slow and not gpu"
+	$(BIN)/python -m pytest -m "ray and not slow and not gpu"
 
-test-all: lint $(MOTO)  ## the slow ones too: lanes killed, hung, of several workers
+test-all: setup lint $(MOTO)  ## the slow ones too: lanes killed, hung, of several workers
 	$(BIN)/python -m pytest -m "not gpu"
 
 test-gpu: setup  ## what only a CUDA device shows, where there is one

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 import yaml
 from commands import Run, record_of, results_written
-from test_cli import COMMAND, HEAVY, front_of, loaded
+from test_cli import front_of
+from test_loaded import COMMAND, HEAVY, loaded
 
 from search.record.record import Record, open_storage
 from search.study.disk import disk_use, leftovers
