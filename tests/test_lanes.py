@@ -149,20 +149,6 @@ class ToySearcher(SegmentSearcher):
         self.results[key] = result
 
 
-@pytest.mark.ray
-def test_segments(pool: LanePool, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    until_idle(pool)
-    searcher = ToySearcher(8)
-    here = Path.cwd()
-    run_segments(searcher, pool.broker, pool.broker_name, max_concurrent=lambda: 3, storage=tmp_path)
-    assert sorted(outcome.trial or 0 for outcome in searcher.results.values()) == list(range(1, 9))
-    assert [outcome.trial for outcome in searcher.results.values() if outcome.error] == [3]
-    assert Path.cwd() == here
-    assert list(tmp_path.iterdir()) == []
-    out, err = capfd.readouterr()
-    assert out + err == "", "nobody but the command line prints"
-
-
 def trainables(*states: str) -> list[int]:
     """The processes of Tune's actors, of those that ended too where no state is named."""
     actors = [a for a in ray._private.state.actors().values() if a["ActorClassName"].endswith("ResourceTrainable")]
@@ -170,14 +156,20 @@ def trainables(*states: str) -> list[int]:
 
 
 @pytest.mark.ray
-def test_an_actor_that_waited_waits_for_the_next_short_segment_too(pool: LanePool, tmp_path: Path) -> None:
-    """Left to itself Tune starts an actor for each, and kills it as soon as the segment before is back."""
-
+def test_segments(pool: LanePool, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The actors that wait for them do for one after the other: left to itself Tune starts one for each segment, and kills it as
+    soon as the segment before is back."""
     until_idle(pool)
     before, searcher = len(trainables()), ToySearcher(24)
+    here = Path.cwd()
     run_segments(searcher, pool.broker, pool.broker_name, max_concurrent=lambda: 3, storage=tmp_path)
-    assert len(searcher.results) == 24
+    assert sorted(outcome.trial or 0 for outcome in searcher.results.values()) == list(range(1, 25))
+    assert [outcome.trial for outcome in searcher.results.values() if outcome.error] == [3]
     assert 3 <= len(trainables()) - before <= 9
+    assert Path.cwd() == here
+    assert list(tmp_path.iterdir()) == []
+    out, err = capfd.readouterr()
+    assert out + err == "", "nobody but the command line prints"
 
 
 @pytest.mark.slow

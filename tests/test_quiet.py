@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import ray
-
-from search.lanes.quiet import start_ray, stop_ray
 
 DRIVER = """
 import sys, time
@@ -65,22 +64,14 @@ def test_a_killed_driver_leaves_no_process(tmp_path: Path) -> None:
         time.sleep(0.2)
 
 
-@pytest.mark.ray
-def test_a_local_ray_is_what_runs_work_and_no_more() -> None:
-    start_ray(num_cpus=1)
-    try:
-        node = ray._private.worker._global_node
-        assert {name for name, _ in node.live_processes()} - {"reaper"} == {"gcs_server", "raylet"}
-    finally:
-        stop_ray()
-
-
-LEFT = """
-import os, subprocess, sys, time
+# One driver's life, since each Ray takes seconds to start: what runs is printed, a process is left behind, and it is told to end.
+LIFE = """
+import json, os, signal, subprocess, sys, time
 import ray
 from search.lanes.quiet import start_ray, stop_ray
 
 start_ray(num_cpus=1)
+processes = sorted({name for name, _ in ray._private.worker._global_node.live_processes()})
 pid = os.path.join(sys.argv[1], "pid")
 
 @ray.remote
@@ -90,41 +81,50 @@ def leave() -> None:
         time.sleep(0.1)
 
 ray.get(leave.remote())
-stop_ray()
-"""
-
-
-@pytest.mark.ray
-def test_nothing_that_ray_started_outlives_it(tmp_path: Path) -> None:
-    """Ray itself ends its workers and their children, but no children of those, and no worker that hangs as it exits."""
-    subprocess.run([sys.executable, "-c", LEFT, str(tmp_path)], check=True, timeout=600)
-    left = int((tmp_path / "pid").read_text())
-    deadline = time.monotonic() + 20
-    with contextlib.suppress(ProcessLookupError):
-        while os.kill(left, 0) is None:  # one that was killed is there until its parent looks
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-
-
-TOLD_TO_END = """
-import os, signal, time
-import ray
-from search.lanes.quiet import start_ray
-start_ray(num_cpus=1)
 try:
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(60)
 except KeyboardInterrupt:
-    ray.shutdown()
-    print("ended")
+    stop_ray()
+    print(json.dumps(processes))
 """
 
 
+@dataclass(frozen=True)
+class Life:
+    exit_status: int
+    stdout: str
+    stderr: str
+    left: int  # the process id of what one of Ray's workers started and left
+
+
+@pytest.fixture(scope="module")
+def life(tmp_path_factory: pytest.TempPathFactory) -> Life:
+    folder = tmp_path_factory.mktemp("life")
+    done = subprocess.run([sys.executable, "-c", LIFE, str(folder)], capture_output=True, text=True, timeout=600)
+    assert (folder / "pid").exists(), done.stderr
+    return Life(done.returncode, done.stdout, done.stderr, int((folder / "pid").read_text()))
+
+
 @pytest.mark.ray
-def test_told_to_end_a_driver_ends_as_by_ctrl_c() -> None:
-    done = subprocess.run([sys.executable, "-c", TOLD_TO_END], capture_output=True, text=True, timeout=600)
-    assert (done.returncode, done.stdout) == (0, "ended\n")
-    assert "SIGTERM" not in done.stderr  # Ray's stack
+def test_a_local_ray_is_what_runs_work_and_no_more(life: Life) -> None:
+    assert set(json.loads(life.stdout)) - {"reaper"} == {"gcs_server", "raylet"}
+
+
+@pytest.mark.ray
+def test_nothing_that_ray_started_outlives_it(life: Life) -> None:
+    """Ray itself ends its workers and their children, but no children of those, and no worker that hangs as it exits."""
+    deadline = time.monotonic() + 20
+    with contextlib.suppress(ProcessLookupError):
+        while os.kill(life.left, 0) is None:  # one that was killed is there until its parent looks
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
+@pytest.mark.ray
+def test_told_to_end_a_driver_ends_as_by_ctrl_c(life: Life) -> None:
+    assert (life.exit_status, life.stdout.count("\n")) == (0, 1), life.stderr
+    assert "SIGTERM" not in life.stderr  # Ray's stack
 
 
 TOLD_WHILE_IT_STARTS = """
