@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from commands import Run
 
 from search import cli
 from search.record.record import Record, open_storage
+from search.study.disk import leftovers
 from search.study.extension import Extension, wish
 from search.study.output import claim_output, spec_of
 from spaces.errors import InputError, StudyError
@@ -172,6 +174,24 @@ def test_a_folder_of_other_things_is_not_written_into(
     assert status == 2
     assert "is not empty and holds no study" in err
     assert [entry.name for entry in (tmp_path / "home").iterdir()] == ["letter.txt"]
+
+
+def test_who_was_killed_while_claiming_an_output_claims_it_again(
+    study_of: Callable[..., StudySpec], tmp_path: Path
+) -> None:
+    """Before the first study.yaml had its name."""
+    spec = study_of()
+    code = (
+        "import os, signal, sys; from spaces.yaml_io import write_whole\n"
+        "os.replace = lambda *paths: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "write_whole(sys.argv[1], 'x')"
+    )
+    killed = subprocess.run([sys.executable, "-c", code, str(spec.output / "study.yaml")])
+    assert killed.returncode == -signal.SIGKILL
+    (half,) = spec.output.iterdir()
+    claim_output(spec)
+    assert {path.name for path in spec.output.iterdir()} == {"study.yaml", half.name}
+    assert [each.path for each in leftovers(spec.output)] == [half]
 
 
 def test_bad_data_and_teacher_are_2_and_told_together(distilsearch: Run, study: Callable[..., Path]) -> None:

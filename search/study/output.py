@@ -64,7 +64,7 @@ def fingerprint(spec: StudySpec) -> str:
 
 def claim_output(spec: StudySpec) -> str:
     """Writes study.yaml into the output, or checks that the one there is this study's. Returns the output's id, which it is given
-    when it is claimed first and keeps wherever it is moved."""
+    when it is claimed first and keeps wherever it is moved. Half of one, left by who was killed then, is nobody's."""
     path, output_id = spec.output / "study.yaml", uuid4().hex
     try:
         spec.output.mkdir(parents=True, exist_ok=True)
@@ -78,7 +78,7 @@ def claim_output(spec: StudySpec) -> str:
                     f"{', '.join(sorted(FREE))} may change between runs of one study. Name another output (--output DIR)",
                 )
             output_id = raw.get("output_id", output_id)
-        elif mirror.names(spec.output) - {".ray"}:
+        elif any(name != ".ray" and not name.startswith(f".{path.name}.") for name in mirror.names(spec.output)):
             raise InputError.of(
                 "output", f"{written(spec.output)} is not empty and holds no study; name another output"
             )

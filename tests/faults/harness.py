@@ -206,8 +206,10 @@ class Study:
 
     def faults_after(self, lines: list[tuple[float, str, str, int]], exit_status: int) -> list[str]:
         """What is not as it should be, after a run that wrote these lines."""
+        unknown = exit_status not in (0, 1, 130, -signal.SIGINT, -signal.SIGKILL)  # 130 and -SIGINT are one to a shell
+        wrong = [f"exit status {exit_status}"] if unknown else []
         if not (self.output / "study.db").is_file():
-            return [] if exit_status else ["it ended well and left no record"]
+            return wrong if exit_status else ["it ended well and left no record"]
         spec = spec_of(self.output)
         record, again = open_record(spec)
         try:
@@ -231,9 +233,7 @@ class Study:
                 self.measured |= now
             if exit_status == 0:
                 faults += self._faults_at_the_end(spec, record, outcomes, confirmations)
-            elif exit_status not in (1, 130, -signal.SIGINT, -signal.SIGKILL):  # 130 and -SIGINT are one to a shell
-                faults.append(f"exit status {exit_status}")
-            return faults
+            return faults + wrong
         finally:
             record.close()
 
