@@ -43,13 +43,13 @@ def one_study(folder: Path, seed: int) -> Iterator[Run]:
 
 
 def every_write(folder: Path, seed: int, who: str) -> Iterator[Run]:
-    """A process dies before each of its fsyncs, renames and removals in turn. The driver does before the second of each run, which
-    is the next one's first, until a run has none left. A lane's death ends no run: each is a study of its own, until one has not as
-    many writes."""
+    """A process dies just before its first fsync, rename or removal, then before its second, and so on. A driver's death ends the
+    run, and the next goes on, until one has not as many. A lane's ends no run: each is a study of its own, until one has not as
+    many."""
     if who == "driver":
         study = Study(folder, seed)
-        while True:
-            found = study.run([Blow("driver write", nth=2)])
+        for nth in itertools.count(1):
+            found = study.run([Blow("driver write", nth=nth)])
             yield found
             if found.exit_status == 0:
                 return
