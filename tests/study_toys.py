@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -25,6 +26,9 @@ def perform(item: WorkItem, context: WorkerContext) -> tuple[Measurement | None,
         if item.config.temperature == FAILS_AT:
             raise TrialError("this one is to fail")
         time.sleep(0.5)  # time enough to be killed in the middle
+        (Path(item.folder) / ".attempt-0.1.writing").mkdir(
+            parents=True, exist_ok=True
+        )  # as of a lane that died as it wrote
     return work.perform(item, context)
 
 

@@ -94,6 +94,7 @@ def run_study(spec: StudySpec, display: Display | None = None, more: int | None 
         stack.enter_context(Lease(record))
         remove_leftovers(spec.output)
         stack.callback(shutil.rmtree, spec.output / ".ray", ignore_errors=True)
+        stack.callback(remove_leftovers, spec.output)  # of lanes that died in this run
         _same_output(record, inputs, output_id)
         num_rows = {name: split.num_scored for name, split in inputs.transfer.splits.items()}
         record.keep("num_rows", num_rows)
