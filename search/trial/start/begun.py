@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from search.trial.data import Vocabulary
+from search.trial.forward import tells_pieces
 from search.trial.layouts import LAYOUTS
 from search.trial.start.initialise import initialise, spans, unshared
 from search.trial.teacher import load_with_head
 from spaces.families import FAMILIES
 from spaces.heads import is_stock_head
 from spaces.student import StudentShape
-from spaces.task import TASK_HEADS
 
 
 @functools.lru_cache(maxsize=1)
@@ -58,8 +58,6 @@ def begin(student: Any, shape: StudentShape, begun: Any, vocabulary: Vocabulary)
     """Copies all of `begun` that `student`, built empty for the shape, has too; its head is drawn at random."""
     starts = [span[:1] for span in spans(shape, range(shape.depth))]
     state = unshared(begun)
-    if type(begun).__name__.endswith(
-        TASK_HEADS["masked"]
-    ):  # SqueezeBERT's has a pooler all the same, which nobody trained
+    if tells_pieces(begun):  # SqueezeBERT's has a pooler all the same, which nobody trained
         state = {name: tensor for name, tensor in state.items() if not is_stock_head(name)}
     initialise(student, shape, state, begun.config.model_type, starts, vocabulary)
