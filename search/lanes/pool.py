@@ -153,9 +153,8 @@ class LanePool:
             if self._join(KILL_SECONDS):
                 ray.kill(self.broker)  # else it stays, to say "stop" to a lane that is still starting
         except RayError:  # it is gone, or all of Ray is, which the threads will see too
-            self._join(
-                KILL_SECONDS
-            )  # Ray, shut down while one of them is starting an actor, ends the process by SIGSEGV
+            # Ray, shut down while one of them is starting an actor, ends the process by SIGSEGV.
+            self._join(KILL_SECONDS)
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _join(self, seconds: float) -> bool:

@@ -120,9 +120,8 @@ def initialise(
 
     prefix = source.embeddings
     words = state[f"{prefix}.word_embeddings.weight"][torch.from_numpy(vocabulary.kept).long()]
-    begin = (
-        int(vocabulary.kept[vocabulary.pad_id]) + 1 if source.first_position else 0
-    )  # RoBERTa counts from its padding on
+    # RoBERTa counts from its padding on.
+    begin = int(vocabulary.kept[vocabulary.pad_id]) + 1 if source.first_position else 0
     positions = state[f"{prefix}.position_embeddings.weight"][begin : begin + shape.max_positions]
     types = state[f"{prefix}.token_type_embeddings.weight"] if source.token_types else torch.zeros(1, words.shape[1])
     if source.token_types and not target.token_types:
