@@ -15,8 +15,10 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import ray
+from ray import tune
 from test_ledger import item
 
+from search.lanes import trainable
 from search.lanes.pool import LanePool
 from search.lanes.quiet import start_ray
 from search.lanes.trainable import SegmentSearcher, run_segments
@@ -170,6 +172,21 @@ def test_segments(pool: LanePool, tmp_path: Path, capfd: pytest.CaptureFixture[s
     assert list(tmp_path.iterdir()) == []
     out, err = capfd.readouterr()
     assert out + err == "", "nobody but the command line prints"
+
+
+@pytest.mark.ray
+def test_one_run_of_tune_after_another(pool: LanePool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tune keeps something of each segment until its run ends. Each segment comes once, whichever run it falls into."""
+    monkeypatch.setattr(trainable, "SEGMENTS_A_RUN", 5)
+    runs = list[tune.Tuner]()
+    monkeypatch.setattr(tune.Tuner, "fit", lambda tuner, fit=tune.Tuner.fit: (runs.append(tuner), fit(tuner))[1])
+    until_idle(pool)
+    searcher = ToySearcher(10)
+    run_segments(searcher, pool.broker, pool.broker_name, max_concurrent=lambda: 3, storage=tmp_path)
+    assert [outcome.trial for outcome in searcher.results.values() if outcome.error] == [3]
+    assert sorted(outcome.trial or 0 for outcome in searcher.results.values()) == list(range(1, 11))
+    assert len(runs) == 3, "the last has nothing left to do"
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ from search.lanes.broker import POLL_SECONDS, ask
 from spaces.errors import StudyError
 from spaces.trial import WorkItem, WorkResult
 
+SEGMENTS_A_RUN = 500  # of Tune, which holds some 25 kB of each until it ends
 LOSSES_ALLOWED = 3  # of the Tune actor that waits for a segment; the segment itself is none the worse
 
 
@@ -66,6 +67,7 @@ class SegmentSearcher(Searcher, ABC):
         self._keys: dict[str, str] = {}  # of the segments now with Tune, by Tune's trial id
         self._lost: list[str] = []  # keys whose Tune actor died: only the waiting has to be done again
         self._losses: dict[str, int] = {}
+        self._begun, self._is_over = 0, False
         self._most: Callable[[], int] = lambda: 1
 
     @abstractmethod
@@ -92,11 +94,14 @@ class SegmentSearcher(Searcher, ABC):
         assert self._broker is not None, "use run_segments"
         if len(self._keys) >= self._most():
             return None
+        if self._begun == SEGMENTS_A_RUN:
+            return Searcher.FINISHED
         if self._lost:
             key = self._lost.pop()
         else:
             item = self.next_item(trial_id)
             if item == "finished":
+                self._is_over = True
                 return Searcher.FINISHED
             if item is None:
                 assert self._keys, "next_item must not return None while no segment is with the lanes"
@@ -105,6 +110,7 @@ class SegmentSearcher(Searcher, ABC):
             ray.get(self._broker.submit_segment.remote(item))
             key = item.key
         self._keys[trial_id] = key
+        self._begun += 1
         return {"broker": self._broker_name, "key": key}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -130,11 +136,12 @@ class SegmentSearcher(Searcher, ABC):
         self._lost.append(key)
 
     def take_back(self) -> bool:
-        """Tune has ended. Whether segments are still with the lanes, for which another has to wait: once it was told that there are
-        no more, Tune asks for none in place of one whose actor died."""
+        """A run of Tune has ended. Whether another has to begin: there are more segments, or one is still with the lanes, in place of
+        whose actor Tune asked for none once it was told that there are no more."""
         for trial_id in list(self._keys):
             self.on_trial_complete(trial_id, error=True)
-        return bool(self._lost) and self.error is None
+        self._begun = 0
+        return self.error is None and (bool(self._lost) or not self._is_over)
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
         return None
