@@ -136,8 +136,8 @@ class SegmentSearcher(Searcher, ABC):
         self._lost.append(key)
 
     def take_back(self) -> bool:
-        """A run of Tune has ended. Whether another has to begin: there are more segments, or one is still with the lanes, in place of
-        whose actor Tune asked for none once it was told that there are no more."""
+        """A run of Tune has ended. Whether another has to begin: there are more segments, or one is still with the lanes: told that
+        there are no more, Tune asks for none in place of one whose actor died."""
         for trial_id in list(self._keys):
             self.on_trial_complete(trial_id, error=True)
         self._begun = 0

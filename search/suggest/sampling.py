@@ -122,11 +122,7 @@ class Sampling:
         the front before it begins. None where the space holds no such point any more."""
         tried = set(self._points_of.of(outcomes)["point"])
         for values, shape in self._proposals(outcomes, number, front):
-            if (
-                _in_order(values) not in tried
-                and not self.is_beaten(shape, front)
-                and not self._is_too_costly(shape)
-            ):
+            if _in_order(values) not in tried and not self.is_beaten(shape, front) and not self._is_too_costly(shape):
                 return values, shape
         return None
 

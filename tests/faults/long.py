@@ -42,18 +42,18 @@ def one_study(folder: Path, seed: int) -> Iterator[Run]:
     yield study.run()
 
 
-def every_write(folder: Path, seed: int, who: str) -> Iterator[Run]:
-    """A process dies just before its first fsync, rename or removal, then before its second, and so on. A driver's death ends the
+def every_write(folder: Path, seed: int, who: str, first: int) -> Iterator[Run]:
+    """A process dies just before its `first` fsync, rename or removal, then before the next, and so on. A driver's death ends the
     run, and the next goes on, until one has not as many. A lane's ends no run: each is a study of its own, until one has not as
     many."""
     if who == "driver":
         study = Study(folder, seed)
-        for nth in itertools.count(1):
+        for nth in itertools.count(first):
             found = study.run([Blow("driver write", nth=nth)])
             yield found
             if found.exit_status == 0:
                 return
-    for nth in itertools.count(1):
+    for nth in itertools.count(first):
         (place := folder / str(nth)).mkdir()
         found = Study(place, seed).run([Blow("lane write", nth=nth)])
         yield found
@@ -72,6 +72,7 @@ def main() -> None:
     parser.add_argument(
         "--writes", choices=["lane", "driver"], help="no blows at random: these die before each of their writes in turn"
     )
+    parser.add_argument("--write", type=int, default=1, help="the first of them, to go on where another pass ended")
     asked = parser.parse_args()
     asked.record.touch()
     lines = [json.loads(line) for line in asked.record.read_text().splitlines()]
@@ -81,7 +82,8 @@ def main() -> None:
     while _kills(lines) < asked.kills and time.monotonic() - begun < 60 * asked.minutes:
         seed += 1
         folder = Path(tempfile.mkdtemp(prefix=f"faults-{seed}-"))
-        for found in every_write(folder, seed, asked.writes) if asked.writes else one_study(folder, seed):
+        runs = every_write(folder, seed, asked.writes, asked.write) if asked.writes else one_study(folder, seed)
+        for found in runs:
             line = {"study": seed, **asdict(found)}
             lines.append(line)
             with open(asked.record, "a") as file:
