@@ -44,8 +44,8 @@ def one_study(folder: Path, seed: int) -> Iterator[Run]:
 
 def every_write(folder: Path, seed: int, who: str, first: int) -> Iterator[Run]:
     """A process dies just before its `first` fsync, rename or removal, then before the next, and so on. A driver's death ends the
-    run, and the next goes on, until one has not as many. A lane's ends no run: each is a study of its own, until one has not as
-    many."""
+    run, and the next goes on, until one has not as many. A lane's ends no run: each is a study of its own, of one lane, until
+    one has not as many."""
     if who == "driver":
         study = Study(folder, seed)
         for nth in itertools.count(first):
@@ -55,7 +55,7 @@ def every_write(folder: Path, seed: int, who: str, first: int) -> Iterator[Run]:
                 return
     for nth in itertools.count(first):
         (place := folder / str(nth)).mkdir()
-        found = Study(place, seed).run([Blow("lane write", nth=nth)])
+        found = Study(place, seed, resources={"lanes": 1}).run([Blow("lane write", nth=nth)])
         yield found
         if not found.blows[0].landed:
             return
