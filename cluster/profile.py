@@ -342,7 +342,7 @@ def read_profile(path: Path) -> Profile:
 
 def parse_profile(raw: Any, source: str) -> Profile:
     """Raises InputError with every fault, and with the kind's options and their defaults."""
-    from spaces.yaml_io import faults_of, not_finite
+    from spaces.validation import faults_of, not_finite
 
     kind = raw.get("kind") if isinstance(raw, Mapping) else None
     if not isinstance(kind, str) or kind not in KINDS:

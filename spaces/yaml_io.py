@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
-import math
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from spaces.errors import MOST_FAULTS, Fault, InputError, cut, near_miss, told
+from spaces.errors import Fault, InputError, cut, near_miss, told
 from spaces.families import register
 from spaces.heads import register_heads
+from spaces.paths import absolute_function, path_faults, with_absolute_paths
 from spaces.space import parse_space
-from spaces.student import Frozen
 from spaces.study import Columns, StudySpec
 from spaces.trial import BEST_CONFIG, BEST_CONFIG_VERSION, BestConfig
+from spaces.validation import faults_of, not_finite
 
 MAX_STUDY_BYTES = 1_000_000
 MAX_VALUES = 50_000  # of a file, keys too: a second's reading, while a megabyte of brackets takes a minute
 MAX_DIGITS = 400
-RELATIVE = ("output", "cache")
 
 
 class _Loader(yaml.SafeLoader):
@@ -210,7 +208,7 @@ def parse_study(
     elif "output" not in raw:
         raw["output"] = "runs/study"
     raw["space"] = space
-    faults += _path_faults(raw, folder, files_must_exist, elsewhere)
+    faults += path_faults(raw, folder, files_must_exist, elsewhere)
     try:
         spec = StudySpec.model_validate(raw)
     except ValidationError as error:
@@ -223,7 +221,7 @@ def parse_study(
             faults.append(Fault(f"search.first[{index}]", problem))
     if faults:
         raise InputError(source, told(faults))
-    return _resolve_paths(spec, folder)
+    return with_absolute_paths(spec, folder)
 
 
 def _register_own(study: Mapping[str, Any], folder: Path) -> list[Fault]:
@@ -234,158 +232,8 @@ def _register_own(study: Mapping[str, Any], folder: Path) -> list[Fault]:
         raw = study.get(key)
         paths = {str(name): path for name, path in raw.items()} if isinstance(raw, dict) else {}
         named = {name: path for name, path in paths.items() if isinstance(path, str) and ":" in path}
-        faults += registry({name: _absolute_function(path, folder) for name, path in named.items()})
+        faults += registry({name: absolute_function(path, folder) for name, path in named.items()})
     return faults
-
-
-SPLIT_FILES = ("train", "validation", "test", "unlabelled")
-
-
-def _path_faults(raw: Mapping[str, Any], folder: Path, files_must_exist: bool, elsewhere: Sequence[str]) -> list[Fault]:
-    """Paths that name nothing: looked at before validation, so that they are told with everything else."""
-    data, search = (raw[key] if isinstance(raw.get(key), dict) else {} for key in ("data", "search"))
-    paths = {f"data.{split}": data.get(split) for split in SPLIT_FILES} | {name: raw.get(name) for name in RELATIVE}
-    paths["search.from"] = search.get("from")
-    faults = []
-    for where, path in paths.items():
-        if not isinstance(path, str):
-            continue
-        try:
-            file = _absolute(Path(path), folder)
-        except (RuntimeError, ValueError, OSError) as error:  # ~nobody, a null byte
-            faults.append(Fault(where, f"{path!r} is no path: {error}"))
-            continue
-        looked_for = files_must_exist and not any(file.is_relative_to(each) for each in elsewhere)
-        if looked_for and where.startswith("data.") and not file.is_file():
-            faults.append(Fault(where, f"there is no file {file}"))
-    return faults
-
-
-def _absolute(path: Path, folder: Path) -> Path:
-    return (folder / path.expanduser()).resolve()
-
-
-def _resolve_paths(spec: StudySpec, folder: Path) -> StudySpec:
-    def absolute(path: Any) -> Any:
-        return _absolute(path, folder) if isinstance(path, Path) else path
-
-    files: dict[str, Any] = {name: absolute(getattr(spec.data, name)) for name in SPLIT_FILES}
-    reader = spec.data.reader and _absolute_function(spec.data.reader, folder)
-    data = spec.data.model_copy(update={**files, "reader": reader})
-    teacher = spec.teacher
-    with contextlib.suppress(RuntimeError, ValueError, OSError):  # no path at all: find_teacher says what is wrong
-        if _absolute(Path(teacher.model), folder).is_dir():
-            teacher = teacher.model_copy(update={"model": str(_absolute(Path(teacher.model), folder))})
-    training = spec.training
-    with contextlib.suppress(RuntimeError, ValueError, OSError):
-        if training.start is not None and _absolute(Path(training.start), folder).is_dir():
-            training = training.model_copy(update={"start": str(_absolute(Path(training.start), folder))})
-    own = {
-        key: {name: _absolute_function(path, folder) for name, path in getattr(spec, key).items()}
-        for key in ("metrics", "families", "heads")
-    }
-    return spec.model_copy(
-        update={
-            "data": data,
-            "teacher": teacher,
-            "training": training,
-            "search": spec.search.model_copy(update={"from_": absolute(spec.search.from_)}),
-            **own,
-            **{name: absolute(getattr(spec, name)) for name in RELATIVE},
-        }
-    )
-
-
-def _absolute_function(path: str, folder: Path) -> str:
-    """`file.py:function` with the file's whole path; `module:function` as it is."""
-    module, _, function = path.rpartition(":")
-    return f"{_absolute(Path(module), folder)}:{function}" if module.endswith(".py") else path
-
-
-def not_finite(model: BaseModel) -> list[Fault]:
-    """Numbers that are none (.nan, .inf, the word nan), wherever they stand: no bound refuses a NaN."""
-
-    def walk(value: Any, where: str) -> Iterator[Fault]:
-        if isinstance(value, float) and not math.isfinite(value):
-            yield Fault(where, f"{value} is not allowed; write a finite number")
-        elif isinstance(value, BaseModel):
-            for name, field in type(value).model_fields.items():
-                yield from walk(getattr(value, name), f"{where}.{field.alias or name}".lstrip("."))
-        elif isinstance(value, Mapping):
-            for key, inner in value.items():
-                yield from walk(inner, f"{where}.{key}".lstrip("."))
-        elif isinstance(value, list | tuple):
-            for index, inner in enumerate(value):
-                yield from walk(inner, f"{where}[{index}]")
-
-    return list(walk(model, ""))
-
-
-def faults_of(error: ValidationError, model: type[BaseModel]) -> list[Fault]:
-    """One fault for each thing that is wrong: where a word or keys are allowed, pydantic complains of both."""
-    found = [(_fault(detail, model), detail) for detail in error.errors(include_url=False)[: MOST_FAULTS + 1]]
-    kept: list[Fault] = []
-    for fault, detail in found:
-        others = [(other.where, each["type"]) for other, each in found if other is not fault]
-        if detail["type"] == "literal_error" and any(path.startswith(f"{fault.where}.") for path, _ in others):
-            continue  # keys were written: the word was not meant
-        if detail["type"] == "model_type" and (fault.where, "literal_error") in others:
-            continue
-        if detail["type"] == "literal_error" and (fault.where, "model_type") in others:
-            keys = ", ".join(_fields_at(model, fault.where.split(".")))
-            fault = Fault(fault.where, f"{fault.problem}, or have keys: {keys}")
-        kept.append(fault)
-    return kept
-
-
-def _fault(detail: Mapping[str, Any], model: type[BaseModel]) -> Fault:
-    models = {each.__name__ for each in Frozen.__subclasses__()}
-    location = [part for part in detail["loc"] if part not in models]
-    location = [
-        p
-        for p in location
-        if not (
-            isinstance(p, str)
-            and (
-                p.startswith(("literal[", "constrained-", "lax-or", "function-"))
-                or p in ("path", "int", "float", "str")
-            )
-        )
-    ]
-    where = ""
-    for part in location:
-        where += f"[{part}]" if isinstance(part, int) else f".{part}" if where else str(part)
-    if detail["type"] == "extra_forbidden":
-        allowed = _fields_at(model, [str(part) for part in location[:-1]])
-        return Fault(where, f"unknown key{near_miss(str(location[-1]), allowed)}; allowed here: {', '.join(allowed)}")
-    if detail["type"] == "missing":
-        return Fault(where, "is missing; it has no default")
-    problem = str(detail["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
-    shown = cut(repr(detail["input"]), 80)
-    if detail["type"] == "value_error":
-        return Fault(where, problem)
-    if detail["type"] == "dict_type" and where == "objectives":
-        problem = "a direction for each, such as {accuracy: maximize, parameters: minimize}"
-    return Fault(where, f"{shown} is not allowed: it should be {problem[0].lower() + problem[1:]}")
-
-
-def _fields_at(model: type[BaseModel], location: list[str]) -> list[str]:
-    """The keys allowed at a path, found by following the field types."""
-    import typing
-
-    current: type[BaseModel] = model
-    for part in location:
-        field = current.model_fields.get(part)
-        if field is None:
-            continue
-        stack: list[Any] = [field.annotation]
-        while stack:
-            item = stack.pop()
-            if isinstance(item, type) and issubclass(item, BaseModel):
-                current = item
-                break
-            stack += typing.get_args(item)
-    return [field.alias or name for name, field in current.model_fields.items()]
 
 
 def write_whole(path: str | Path, content: str | bytes) -> None:

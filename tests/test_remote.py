@@ -25,7 +25,7 @@ from cluster.rayjob import _volume_faults
 from cluster.slurm import SlurmLauncher
 from search.study.earlier import read_earlier
 from search.study.output import claim_output, fingerprint, one_point_study, send_results
-from search.trial import mirror
+from search.trial import mirror, store
 from search.trial.context import Dropped, WorkerContext
 from spaces.errors import InputError, StudyError
 from spaces.remote import folder_of, scratch_root, url_of, written
@@ -54,7 +54,7 @@ def bucket(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def reach(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> None:
-    mirror._filesystem.cache_clear()  # the environment is read once a process
+    store.filesystem_of.cache_clear()  # the environment is read once a process
     for name in UNSET:
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
@@ -268,7 +268,7 @@ def test_what_is_no_longer_there_is_no_longer_here(s3: S3Server, bucket: str) ->
 def test_a_folder_that_was_sent_in_part_is_none(
     again: bool, size: int, s3: S3Server, bucket: str, elsewhere: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mirror, "PAUSES", (0.1,))
+    monkeypatch.setattr(store, "PAUSES", (0.1,))
     url = f"s3://{bucket}/out/attempt-1"
     folder = filled(folder_of(url), a="a" * 1000, b="b" * size)
     s3.line.cut_after(2_000_000)
@@ -287,7 +287,7 @@ def test_a_folder_that_was_sent_in_part_is_none(
 def test_half_of_a_new_version_is_not_the_old_one(
     s3: S3Server, bucket: str, elsewhere: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mirror, "PAUSES", ())
+    monkeypatch.setattr(store, "PAUSES", ())
     url = f"s3://{bucket}/out/model"
     mirror.send(filled(folder_of(url), a="a", b="b"))
     filled(folder_of(url), a="A" * 100, b="B" * 5_000_000)
@@ -306,7 +306,7 @@ def test_a_url_that_is_away_for_a_moment(s3: S3Server, bucket: str, monkeypatch:
         beats.append(done)
         s3.line.mend()
 
-    monkeypatch.setattr(mirror, "PAUSES", (0.2, 0.2))
+    monkeypatch.setattr(store, "PAUSES", (0.2, 0.2))
     folder = filled(folder_of(f"s3://{bucket}/out/model"), a="a")
     s3.line.cut()
     mirror.send(folder, beat)
@@ -546,7 +546,7 @@ def test_a_lane_whose_output_is_away_fails_no_trial(
     from search.trial.work import perform
     from search.trial.worker import describe
 
-    monkeypatch.setattr(mirror, "PAUSES", ())
+    monkeypatch.setattr(store, "PAUSES", ())
     output = folder_of(f"s3://{bucket}/run")
     s3.line.cut()
     item = WorkItem(
