@@ -149,6 +149,26 @@ def test_out_of_memory_an_item_goes_on_in_smaller_parts_and_its_lane_is_recycled
     assert take(ledger, 0, 2, 0).key == "b"  # a fresh one
 
 
+def test_lanes_that_are_due_together_are_recycled_one_after_the_other() -> None:
+    ledger = Ledger(clock=Clock(), recycle_after=2)
+    for number in range(20):
+        ledger.submit(item(str(number)))
+    lanes = [lane_in(ledger, lane) for lane in (0, 1)]
+    for number in range(2):
+        for lane in (0, 1):
+            ledger.post(result(take(ledger, lane, lanes[lane], number), lane))
+    assert ledger.next_answer(0, lanes[0], 2) == "recycle"
+    ledger.post(result(take(ledger, 1, lanes[1], 2), 1))  # it works on
+    fresh = lane_in(ledger, 0)
+    take(ledger, 0, fresh, 0)
+    assert ledger.next_answer(1, lanes[1], 3) == "recycle"
+    # The other does not come back: due twice over, a lane waits no longer.
+    ledger.post(result(ledger.next_answer(0, fresh, 0), 0))  # type: ignore[arg-type]
+    for number in range(1, 4):
+        ledger.post(result(take(ledger, 0, fresh, number), 0))
+    assert ledger.next_answer(0, fresh, 4) == "recycle"
+
+
 def test_a_lane_that_was_large_from_the_start_is_kept() -> None:
     ledger = Ledger(clock=Clock(), recycle_above_gb=2.0)
     for number in range(SERVED_AT_LEAST + 2):

@@ -261,10 +261,7 @@ class Ledger:
             self._enter(book, LaneState.ENDED)
             return "stop"
         assert not book.key, f"lane {lane} asks for more while it holds {book.key}"
-        # A lane that was as large from the start would be no smaller afterwards.
-        too_large = book.memory_gb > max(self._recycle_above_gb, GROWN * book.first_memory_gb)
-        too_large = too_large and book.num_served >= SERVED_AT_LEAST
-        if too_large or book.short or book.num_served >= self._recycle_after:
+        if self._is_to_make_room(book):
             self._enter(book, LaneState.RECYCLING)
             return "recycle"
         if not self._queue or self._on_hold:
@@ -275,6 +272,15 @@ class Ledger:
         book.key, book.done, book.total, book.heard_at = key, 0, 0, self._clock()
         self._enter(book, LaneState.BUSY)
         return entry.item
+
+    def _is_to_make_room(self, book: Lane) -> bool:
+        # A lane that was as large from the start would be no smaller afterwards.
+        too_large = book.memory_gb > max(self._recycle_above_gb, GROWN * book.first_memory_gb)
+        if book.short or (too_large and book.num_served >= SERVED_AT_LEAST):
+            return True
+        # Lanes of like work come to this together, and go one after the other, lest nobody works; none waits for ever.
+        others = any(each.state in (LaneState.RECYCLING, LaneState.STARTING) for each in self._lanes.values())
+        return book.num_served >= self._recycle_after * (2 if others else 1)
 
     def _take_back(self, lane: int, book: Lane, reason: str) -> None:
         if not book.key:

@@ -202,6 +202,7 @@ def run_segments(
             try:
                 tuner().fit()
                 again = searcher.take_back()
+                shutil.rmtree(folder, ignore_errors=True)  # at its end Tune writes 10 kB of each segment
             except RuntimeError as error:  # of an actor that was killed for memory Tune thinks that it cannot be
                 if not isinstance(error.__cause__, OutOfMemoryError):
                     raise
