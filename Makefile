@@ -51,10 +51,10 @@ test:  ## lint, types, import rules, and all tests but the slow ones, side by si
 	@$(MAKE) --no-print-directory -j4 --output-sync=line lint unit-tests ray-tests
 
 unit-tests: setup $(MOTO)
-	$(BIN)/python -m pytest -n 2 -m "not ray and not slow and not gpu"
+	$(BIN)/python -m pytest -n 2 --durations=10 -m "not ray and not slow and not gpu"
 
 ray-tests: setup
-	$(BIN)/python -m pytest -m "ray and not slow and not gpu"
+	$(BIN)/python -m pytest --durations=15 -m "ray and not slow and not gpu"
 
 test-all: setup lint $(MOTO)  ## the slow ones too: lanes killed, hung, of several workers
 	$(BIN)/python -m pytest -m "not gpu"
