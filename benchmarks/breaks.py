@@ -85,7 +85,7 @@ BREAKS = [
           "test_pieces.py::test_text_whose_pieces_are_kept_is_split_as_before"),
     Break("8 the least likely piece is kept", "search/trial/pieces.py",
           "return {least} | super()", "return super()", "test_pieces.py::test_an_unknown_character_is_as_unlikely_as_before"),
-    Break("9 factorised embeddings start near the teacher's", "search/trial/start/initialise.py",
+    Break("9 factorised embeddings start near the teacher's", "search/trial/start/factorise.py",
           "argsort(descending=True)", "argsort()",
           "test_start.py::test_a_factorised_start_is_near_and_nearer_the_larger_its_rank"),
     Break("10 sizes are counted exactly", "spaces/families/bert.py",

@@ -14,8 +14,9 @@ from search.trial.batches import padded
 from search.trial.context import WorkerContext
 from search.trial.data import Tokens, Vocabulary
 from search.trial.hidden_losses import cosine_loss
+from search.trial.start.factorise import factorise
 from search.trial.start.groups import starting_layers
-from search.trial.start.initialise import can_copy, factorise, in_groups, initialise, spans, unshared
+from search.trial.start.initialise import can_copy, in_groups, initialise, spans, unshared
 from search.trial.students import build_student
 from search.trial.vocabulary import cut_vocabulary, full_vocabulary, load_tokenizer
 from spaces.errors import TrialError
@@ -124,7 +125,8 @@ def test_factorising_keeps_the_best_subspace() -> None:
     plane = torch.linalg.qr(torch.randn(8, 2, generator=generator))[0].T
     words = torch.randn(40, 2, generator=generator) @ plane
     norm = (torch.ones(8), torch.zeros(8))
-    table = factorise(words, np.ones(40, np.int64), torch.zeros(3, 8), torch.zeros(2, 8), norm, 2)
+    vocabulary = Vocabulary("full", np.arange(40, dtype=np.int32), np.ones(40, np.int64), 0, {})
+    table = factorise(words, vocabulary, torch.zeros(3, 8), torch.zeros(2, 8), norm, 2)
     basis_HE = torch.linalg.lstsq(words, table["words"]).solution
     assert torch.allclose(table["words"] @ torch.linalg.pinv(basis_HE), words, atol=1e-4)
     gram = table["words"].T @ table["words"]

@@ -83,7 +83,7 @@ def train(item: WorkItem, context: WorkerContext) -> Outcome:
     elif copies:
         state = _state_for(config.shape, source, item.payload["teacher"])
         starts = starting_layers(config, student, source, state, tokens, vocabulary, context)
-        initialise(student, config.shape, state, source.config.model_type, starts, vocabulary)
+        initialise(student, config.shape, state, source.config.model_type, starts, vocabulary, tokens.lengths)
     matcher, states = None, None
     if config.hidden_share > 0:
         pairs = config.matched_states(source.config.num_hidden_layers)

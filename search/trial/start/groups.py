@@ -39,7 +39,7 @@ def starting_layers(
     starts = [span[:1] for span in every]
     if config.group_start == "first" or all(len(span) == 1 for span in every):
         return starts
-    initialise(student, config.shape, state, teacher.config.model_type, starts, vocabulary)
+    initialise(student, config.shape, state, teacher.config.model_type, starts, vocabulary, tokens.lengths)
     student.to(device()).eval()
     chosen = np.random.default_rng(0).permutation(len(tokens))[:ROWS_TRIED]
     parts = [chosen[i : i + BATCH] for i in range(0, len(chosen), BATCH)]

@@ -1,7 +1,6 @@
 """Initialises a student from its teacher: layers copied, embeddings cut and factorised, the head kept.
 
 DistilBERT's ablation (arXiv:1910.01108, table 4) found this the largest single effect.
-Legend: V vocabulary, H hidden, E embedding rank.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ import torch
 
 from search.trial.data import Vocabulary
 from search.trial.layouts import LAYOUTS, PARTS
+from search.trial.start.factorise import factorise, piece_head
 from spaces.errors import TrialError
 from spaces.families import FAMILIES
 from spaces.heads import MASKED_HEADS, TOKEN_HEADS
@@ -80,11 +80,13 @@ def in_groups(weight_OI: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
 
 @torch.no_grad()
 def initialise(
-    student: Any, shape: StudentShape, state: State, model_type: str, starts: Sequence[Sequence[int]], vocabulary: Vocabulary
+    student: Any, shape: StudentShape, state: State, model_type: str, starts: Sequence[Sequence[int]], vocabulary: Vocabulary,
+    lengths: np.ndarray | None = None,
 ) -> None:  # fmt: skip
     """Copies into `student` (built empty for `shape`) from a teacher's `unshared` state: its layers as `copy_layers` does,
-    the vocabulary's rows of its word embeddings (factorised where the shape says so), its pooler and its classifier. What
-    the teacher has no counterpart for is drawn at random, and so is a head of the study's own."""
+    the vocabulary's rows of its word embeddings (factorised where the shape says so; `lengths` are those of the training texts, in
+    pieces), its pooler and its classifier. What the teacher has no counterpart for is drawn at random, and so is a head of the
+    study's own."""
     source, target = LAYOUTS[model_type], LAYOUTS[FAMILIES[shape.family].model_type(shape)]
     parts = dict(student.named_parameters())
 
@@ -112,8 +114,6 @@ def initialise(
             else:
                 torch.nn.init.zeros_(parts[f"{here}.{kind}"])
 
-    if shape.task_head == "masked":
-        _tell_pieces(student, parts, state, model_type, vocabulary)
     for name in ("head.linear.weight", "head.linear.bias"):  # behind the pooling, of a narrower student
         if name in parts and name in state:
             put(name, state[name])
@@ -137,7 +137,7 @@ def initialise(
         else:
             table = factorise(
                 words,
-                vocabulary.counts,
+                vocabulary,
                 positions,
                 types,
                 norm,
@@ -145,6 +145,7 @@ def initialise(
                 student.config.layer_norm_eps,
                 mapping,
                 normalises=not mobile,
+                lengths=lengths,
             )
         if mobile:  # of a piece and its two neighbours, the piece alone
             beside = torch.zeros_like(table["projection"])
@@ -163,85 +164,44 @@ def initialise(
         put(f"{here}.token_type_embeddings.weight", table["types"])
     put(f"{here}.LayerNorm.weight", table["norm"])
     put(f"{here}.LayerNorm.bias", table["norm_bias"])
+    if shape.task_head == "masked":
+        last = target.layer.format(index=len(starts) - 1)
+        last_norm = f"{last}.{target.parts['output_norm']}"
+        states_norm = (parts[f"{last_norm}.weight"], parts[f"{last_norm}.bias"])
+        _tell_pieces(student, parts, state, model_type, vocabulary, table.get("basis"), states_norm)
     left = [name for name, parameter in parts.items() if parameter.isnan().any()]
     assert not left, f"the teacher left {left} unset"
 
 
 def _tell_pieces(
-    student: Any, parts: dict[str, torch.Tensor], state: State, model_type: str, vocabulary: Vocabulary
+    student: Any,
+    parts: dict[str, torch.Tensor],
+    state: State,
+    model_type: str,
+    vocabulary: Vocabulary,
+    basis: torch.Tensor | None,
+    states_norm: tuple[torch.Tensor, torch.Tensor],
 ) -> None:
-    """The teacher's masked-LM head where it has the student's rank; one of another rank begins anew, but for its biases."""
+    """The teacher's masked-LM head where it has the student's rank, else what is near it in the words' subspace (`basis`); of a
+    teacher without one, a head drawn at random."""
     ours, theirs = MASKED_HEADS[student.config.model_type], MASKED_HEADS.get(model_type, ("", "", ""))
-    for here, there, fresh in zip(ours[:2], theirs[:2], (0.0, 1.0), strict=True):
-        for kind in ("weight", "bias"):
-            part, its = parts[f"{here}.{kind}"], state.get(f"{there}.{kind}")
-            if its is not None and its.shape == part.shape:
-                part.copy_(its)
-            elif kind == "weight" and part.ndim > 1:
-                torch.nn.init.normal_(part, std=student.config.initializer_range)
-            else:
-                torch.nn.init.constant_(part, fresh if kind == "weight" else 0.0)
+    mine = [parts[f"{part}.{kind}"] for part in ours[:2] for kind in ("weight", "bias")]
+    names = [f"{part}.{kind}" for part in theirs[:2] for kind in ("weight", "bias")]
+    if all(name in state for name in names):
+        dense, dense_bias, norm, norm_bias = found = [state[name] for name in names]
+        if basis is not None:
+            from transformers.activations import ACT2FN
+
+            activation, epsilon = ACT2FN[student.config.hidden_act], student.config.layer_norm_eps
+            found = piece_head((dense, dense_bias), (norm, norm_bias), basis, states_norm, activation, epsilon)
+        for part, tensor in zip(mine, found, strict=True):
+            part.copy_(tensor)
+    else:
+        torch.nn.init.normal_(mine[0], std=student.config.initializer_range)
+        for part, value in zip(mine[1:], (0.0, 1.0, 0.0), strict=True):
+            torch.nn.init.constant_(part, value)
     bias = state.get(theirs[2])
     if bias is None:
         torch.nn.init.zeros_(parts[ours[2]])
     else:
         parts[ours[2]].copy_(bias[torch.from_numpy(vocabulary.kept).long()])
-
-
-def factorise(
-    words_VH: torch.Tensor,
-    counts_V: np.ndarray,
-    positions_TH: torch.Tensor,
-    types: torch.Tensor,
-    norm: tuple[torch.Tensor, torch.Tensor],
-    rank: int,
-    epsilon: float = 1e-12,
-    mapping: tuple[torch.Tensor, torch.Tensor] | None = None,
-    normalises: bool = True,
-) -> dict[str, torch.Tensor]:
-    """Rank-E embeddings with LayerNorm in E and a projection to H, close to the teacher's with its LayerNorm in H.
-
-    The tables come from the truncated SVD of the word embeddings (the best rank-E factor, Eckart and Young), each row
-    weighted by the square root of its count in the training text: on SST-2 at E=128 that leaves 0.37 of the variance
-    over the text's tokens where the plain SVD leaves 0.56. Because ALBERT normalises in E and BERT in H, the projection
-    is then fitted by least squares to the teacher's normalised output, at its first token type and mean position: the
-    copy is close, not exact. A teacher that factorises its own (H is then its rank) comes with its `mapping`.
-
-    Where the student does not normalise (MobileBERT), words are projected as they are, and positions and token types, which
-    it adds at its full width, stand for what they change in the teacher's output at its words' mean deviation.
-    """
-    weights_V = torch.from_numpy(np.sqrt(counts_V) + 1e-3).float()[:, None]
-    gram_HH = ((words_VH * weights_V).T @ words_VH).double()  # V >> H: the right singular vectors from H x H
-    values, vectors = torch.linalg.eigh(gram_HH)
-    basis_HE = vectors[:, values.argsort(descending=True)[:rank]].float()
-    words, positions, type_table = (part @ basis_HE for part in (words_VH, positions_TH, types))
-    width, offset = words_VH.shape[1], positions_TH.mean(0) + types[0]
-    target_VH = torch.nn.functional.layer_norm(words_VH + offset, (width,), *norm, epsilon)
-    if mapping is not None:
-        target_VH = target_VH @ mapping[0].T + mapping[1]
-    inside_VE = words
-    if normalises:
-        inside_VE = torch.nn.functional.layer_norm(words + offset @ basis_HE, (rank,), eps=epsilon)
-    design = torch.cat([inside_VE, torch.ones(len(inside_VE), 1)], dim=1)
-    gram = ((design * weights_V).T @ design).double()
-    gram += 1e-6 * gram.diagonal().mean() * torch.eye(len(gram), dtype=torch.double)  # fewer rows than E still solves
-    solution = torch.linalg.solve(gram, ((design * weights_V).T @ target_VH).double())
-    size = rank
-    if not normalises:
-        deviation = (((words_VH + offset).std(1, keepdim=True) * weights_V).sum() / weights_V.sum()).clamp(min=1e-6)
-        size = len(target_VH[0])
-
-        def changes(rows: torch.Tensor) -> torch.Tensor:
-            out = norm[0] * (rows - rows.mean(1, keepdim=True)) / deviation
-            return out if mapping is None else out @ mapping[0].T
-
-        positions, type_table = changes(positions_TH - positions_TH.mean(0)), changes(types - types[0])
-    return {
-        "words": words.float(),
-        "positions": positions.float(),
-        "types": type_table.float(),
-        "norm": torch.ones(size),
-        "norm_bias": torch.zeros(size),
-        "projection": solution[:-1].T.float(),
-        "projection_bias": solution[-1].float(),
-    }
