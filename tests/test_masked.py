@@ -14,7 +14,7 @@ import pytest
 import tiny
 import torch
 import torch.nn.functional as F  # noqa: N812
-from masked_toys import MASK, NUM_PIECES, config_of, made, masked_study, other_teller, write_lines
+from masked_toys import MASK, NUM_PIECES, config_of, made, masked_study, other_teller, teller, write_lines
 from student_toys import student_of
 
 from search.study import export
@@ -251,6 +251,42 @@ def test_a_student_of_the_teachers_own_shape_starts_as_its_teacher(tmp_path: Pat
         measured, delivered = made(inputs, config, tmp_path)
         before, after = (found["validation/masked_accuracy"] for found in (measured.metrics, delivered["metrics"]))
         assert after == pytest.approx(before, abs=0.05)
+
+
+@pytest.mark.parametrize("rank", [24, 18])
+def test_a_student_of_a_smaller_rank_starts_near_its_teacher(tmp_path: Path, rank: int) -> None:
+    """Of a teacher whose words and positions lie in 18 of its 32 directions, and whose positions are as large as its words."""
+    from transformers import BertForMaskedLM
+
+    model = BertForMaskedLM.from_pretrained(teller(tmp_path / "teacher")).eval()
+    generator = torch.Generator().manual_seed(0)
+    embeddings = model.bert.embeddings
+    with torch.no_grad():
+        for table, size in ((embeddings.word_embeddings, 10), (embeddings.position_embeddings, 8)):
+            inner, outer = (
+                torch.randn(*shape, generator=generator) for shape in ((len(table.weight), size), (size, 32))
+            )
+            table.weight.copy_(inner @ outer / size**0.5)
+        embeddings.token_type_embeddings.weight.zero_()
+        model.cls.predictions.transform.dense.weight.normal_(std=0.2, generator=generator)
+    model.save_pretrained(tmp_path / "teacher")
+    space = {"depth": 3, "embedding_size": rank}
+    inputs = read_inputs(
+        masked_study(tmp_path, teacher={"model": str(tmp_path / "teacher")}, space=space), lambda text: None
+    )
+    config = config_of(inputs, space, layers=(0, 1, 2))
+    vocabulary = inputs.transfer.vocabularies["full"]
+    student = student_of(model, config.shape, vocabulary, (0, 1, 2)).eval()
+    batch = padded(inputs.transfer.splits["test"].tokens["full"], np.arange(24), vocabulary.pad_id)
+    with torch.no_grad():
+        wanted, found = (
+            each(input_ids=batch.ids_BT, attention_mask=batch.mask_BT).logits[batch.mask_BT.bool()]
+            for each in (model, student)
+        )
+    near = torch.corrcoef(torch.stack([wanted.flatten(), found.flatten()]))[0, 1]
+    same = (wanted.argmax(1) == found.argmax(1)).float().mean()
+    assert near > 0.78, "fitted at the mean position 0.69 and 0.61, with a head at random nothing"
+    assert same > 0.38
 
 
 @pytest.mark.parametrize("order_share", [None, pytest.param(0.3, marks=pytest.mark.slow)])

@@ -133,6 +133,23 @@ def test_factorising_keeps_the_best_subspace() -> None:
     assert torch.allclose(torch.linalg.eigvalsh(gram), torch.linalg.eigvalsh(words.T @ words)[-2:], rtol=1e-3)
 
 
+def test_positions_have_their_part_in_the_subspace_where_texts_reach_them() -> None:
+    generator = torch.Generator().manual_seed(0)
+    basis = torch.linalg.qr(torch.randn(8, 8, generator=generator))[0].T
+    words = torch.randn(40, 2, generator=generator) @ basis[:2]
+    positions = basis[2:5]  # each in a direction of its own
+    vocabulary = Vocabulary("full", np.arange(40, dtype=np.int32), np.ones(40, np.int64), 0, {})
+    norm = (torch.ones(8), torch.zeros(8))
+
+    def kept(rank: int, lengths: np.ndarray) -> torch.Tensor:
+        table = factorise(words, vocabulary, positions, torch.zeros(1, 8), norm, rank, lengths=lengths)
+        assert torch.allclose(words @ table["basis"] @ table["basis"].T, words, atol=1e-4)
+        return (positions @ table["basis"]).norm(dim=1)
+
+    assert torch.allclose(kept(5, np.array([3, 3, 2])), torch.ones(3), atol=1e-4)
+    assert torch.allclose(kept(4, np.array([2, 1, 2])), torch.tensor([1.0, 1.0, 0.0]), atol=1e-2)
+
+
 @pytest.mark.parametrize("depth", [1, 2, 3])
 @pytest.mark.parametrize("rank", [32, 5])
 def test_any_depth_starts_from_the_layers_named(
