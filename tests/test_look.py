@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 from commands import Run, record_of, results_written
-from test_cli import front_of
+from test_cli_outputs import front_of
 from test_loaded import COMMAND, HEAVY, loaded
 
 from search.record.record import Record, open_storage
