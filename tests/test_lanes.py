@@ -158,35 +158,26 @@ def trainables(*states: str) -> list[int]:
 
 
 @pytest.mark.ray
-def test_segments(pool: LanePool, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_segments(
+    pool: LanePool, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The actors that wait for them do for one after the other: left to itself Tune starts one for each segment, and kills it as
-    soon as the segment before is back."""
+    soon as the segment before is back. Each segment comes once, whichever run of Tune it falls into."""
+    monkeypatch.setattr(trainable, "SEGMENTS_A_RUN", 15)
+    runs, fit = list[tune.Tuner](), tune.Tuner.fit
+    monkeypatch.setattr(tune.Tuner, "fit", lambda tuner: (runs.append(tuner), fit(tuner))[1])
     until_idle(pool)
-    before, searcher = len(trainables()), ToySearcher(24)
+    before, searcher = len(trainables()), ToySearcher(30)
     here = Path.cwd()
     run_segments(searcher, pool.broker, pool.broker_name, max_concurrent=lambda: 3, storage=tmp_path)
-    assert sorted(outcome.trial or 0 for outcome in searcher.results.values()) == list(range(1, 25))
+    assert sorted(outcome.trial or 0 for outcome in searcher.results.values()) == list(range(1, 31))
     assert [outcome.trial for outcome in searcher.results.values() if outcome.error] == [3]
-    assert 3 <= len(trainables()) - before <= 9
+    assert len(runs) == 3, "the last has nothing left to do"
+    assert 6 <= len(trainables()) - before <= 18
     assert Path.cwd() == here
     assert list(tmp_path.iterdir()) == []
     out, err = capfd.readouterr()
     assert out + err == "", "nobody but the command line prints"
-
-
-@pytest.mark.ray
-def test_one_run_of_tune_after_another(pool: LanePool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tune keeps something of each segment until its run ends. Each segment comes once, whichever run it falls into."""
-    monkeypatch.setattr(trainable, "SEGMENTS_A_RUN", 5)
-    runs = list[tune.Tuner]()
-    monkeypatch.setattr(tune.Tuner, "fit", lambda tuner, fit=tune.Tuner.fit: (runs.append(tuner), fit(tuner))[1])
-    until_idle(pool)
-    searcher = ToySearcher(10)
-    run_segments(searcher, pool.broker, pool.broker_name, max_concurrent=lambda: 3, storage=tmp_path)
-    assert [outcome.trial for outcome in searcher.results.values() if outcome.error] == [3]
-    assert sorted(outcome.trial or 0 for outcome in searcher.results.values()) == list(range(1, 11))
-    assert len(runs) == 3, "the last has nothing left to do"
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
