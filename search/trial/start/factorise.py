@@ -16,7 +16,7 @@ from search.trial.data import Vocabulary
 DRAWN = 16_384
 UNSEEN = 0.1  # of the mean count, for each piece: what the training text never uses is read elsewhere
 RIDGE = 1e-6  # of the mean diagonal: fewer pieces than E still solve
-LINEAR_AT, LINEAR_SPREAD = 3.0, 0.6  # where an activation such as GELU is a straight line to 1 %
+LINEAR_AT, LINEAR_SPREAD = 3.0, 0.6  # 3.0 ± 0.6, where GELU is a straight line to 1 %
 
 Norm = tuple[torch.Tensor, torch.Tensor]
 
