@@ -217,5 +217,5 @@ class Sampling:
 
 
 def _in_order(values: Mapping[str, Value]) -> tuple[Value | None, ...]:
-    """To compare points by: an eighth of the memory of a set of names and values."""
+    """To compare points by: a fifteenth of the memory of a set of names and values."""
     return tuple(map(values.get, PARAMETERS))
