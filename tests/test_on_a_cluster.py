@@ -58,13 +58,13 @@ def test_a_node_is_killed_and_another_joins(
     study: Callable[..., Path], base_teacher: Path, tmp_path: Path, distilsearch: Run
 ) -> None:
     """The head has no processors: the driver is there, and the lanes are elsewhere, as with spot machines. The teacher is trained:
-    a study whose students are all better than theirs ends at once."""
+    a study whose students are all better than theirs ends at once. Its trials take long enough for the third lane to come back."""
     with a_cluster(cpus=0) as cluster:
         cluster.cpus = 1
         nodes = [cluster.add_node() for _ in range(3)]
         a_profile(tmp_path, cluster.address)
         path = study(
-            budget={"trials": NUM_TRIALS}, training={"steps": 900}, confirm={"seeds": 1, "without_distillation": "none"},
+            budget={"trials": NUM_TRIALS}, training={"steps": 2000}, confirm={"seeds": 1, "without_distillation": "none"},
             teacher={"model": str(base_teacher), "fine_tune": {"epochs": 12, "learning_rate": 3e-3}},
         )  # fmt: skip
         job = distilsearch("submit", path, "--to", "there")[1].strip()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import Callable
+from typing import Any
 
 import ray
 from ray.autoscaler.sdk import request_resources
@@ -14,11 +16,22 @@ from spaces.errors import Fault, InputError
 from spaces.study import ResourcesSpec, StudySpec
 
 LOOK_SECONDS = 2.0
+ANSWER_SECONDS = 2.0  # what a node may take to answer
 
 
 def nodes_now() -> list[dict[str, float]]:
     """What each of the cluster's nodes has, and could give."""
-    return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+    return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"] and _answers(node)]
+
+
+def _answers(node: dict[str, Any]) -> bool:
+    """Ray takes a node that died for alive for some 15 s, until it has missed several of its answers. One that takes its
+    place by then would be room for a lane more, which then waits as long as the study runs."""
+    try:
+        with socket.create_connection((node["NodeManagerAddress"], node["NodeManagerPort"]), timeout=ANSWER_SECONDS):
+            return True
+    except OSError:
+        return False
 
 
 def joined() -> bool:
