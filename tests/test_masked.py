@@ -362,7 +362,8 @@ def test_pairs_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_whole_study(told: Callable[..., str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("order_share", [None, 0.3])
+def test_a_whole_study(told: Callable[..., str], tmp_path: Path, order_share: float | None) -> None:
     """From lines of text to the report, with a teacher that is given its head first."""
     tiny.write_teacher(tmp_path / "bare")
     plain = masked_study(tmp_path).resolved()
@@ -371,12 +372,15 @@ def test_a_whole_study(told: Callable[..., str], tmp_path: Path) -> None:
         "fine_tune": {"epochs": 8, "learning_rate": 3e-3, "batch_size": 16},
     }
     plain |= {"budget": {"trials": 3}, "resources": {"lanes": 1}, "confirm": {"seeds": 1}, "accept": ["chance"]}
+    plain["training"]["order_share"] = order_share
     path, output = tmp_path / "study.yaml", tmp_path / "run"
     path.write_text(json.dumps(plain))
     assert "time, about" in told("plan", path)
     told("run", path)
     best = next(folder for folder in sorted((output / "best").iterdir()) if folder.is_dir())
-    assert "pipeline_tag: fill-mask" in (best / "README.md").read_text()
+    card = (best / "README.md").read_text()
+    assert "pipeline_tag: fill-mask" in card
+    assert ("the order of a text's two halves (30 %)" in card) == bool(order_share)
     assert "most often" in told("front", output)
     for command in ("report", "analyse"):
         told(command, output)
