@@ -21,6 +21,7 @@ METRIC_WORDS = {
     "answer_f1": "answer F1",
     "exact_match": "exact match",
     "masked_accuracy": "accuracy at masked pieces",
+    "order_accuracy": "order of two halves told right",
 }  # every metric is maximised and at most 1
 
 

@@ -381,6 +381,7 @@ def test_a_whole_study(told: Callable[..., str], tmp_path: Path, order_share: fl
     card = (best / "README.md").read_text()
     assert "pipeline_tag: fill-mask" in card
     assert ("the order of a text's two halves (30 %)" in card) == bool(order_share)
+    assert ("| order of two halves told right |" in card) == bool(order_share)
     assert "most often" in told("front", output)
     for command in ("report", "analyse"):
         told(command, output)

@@ -14,6 +14,7 @@ from search.study.inputs import Inputs, read_inputs
 from search.study.masked import halves
 from search.trial.batches import padded
 from search.trial.context import WorkerContext
+from search.trial.evaluate import order_accuracy
 from search.trial.forward import classifier
 from search.trial.loop import Schedule, fit
 from search.trial.masking import OrderHead, drawn
@@ -105,6 +106,22 @@ def test_the_order_loss_is_its_share(inputs: Inputs, monkeypatch: pytest.MonkeyP
     assert found.mean_loss == pytest.approx((0.3 * order + 0.7 * told).item(), rel=1e-4)
 
 
+@pytest.mark.parametrize("always", [0, 1])
+def test_how_often_the_order_is_told_by_hand(inputs: Inputs, always: int) -> None:
+    """Of a head that says the same of every row, whatever the batches: half of the rows, as they are swapped."""
+    split, student = inputs.transfer.splits["validation"], load_with_head(inputs.source.folder)
+    tokens, head = split.tokens["full"], OrderHead(student.config.hidden_size)
+    with torch.no_grad():
+        head.order.weight.zero_()
+        head.order.bias.copy_(torch.tensor([1.0 - always, float(always)]))
+    whole = tokens.shown(split.labels)
+    order_B = drawn(padded(whole, np.arange(len(whole)), 0), MASK, NUM_PIECES, seed=0, epoch=0, in_order=False).order_B
+    assert order_B is not None
+    found = order_accuracy(student, head, tokens, split.labels, MASK, 0, WorkerContext())
+    assert found == pytest.approx((order_B == always).float().mean().item())
+    assert 0.3 < found < 0.7
+
+
 @pytest.mark.parametrize("family", ["albert", "distilbert"])
 def test_a_whole_trial(inputs: Inputs, tmp_path: Path, family: str) -> None:
     """Trained in two parts, scored, delivered from two texts, and scored the same."""
@@ -114,6 +131,7 @@ def test_a_whole_trial(inputs: Inputs, tmp_path: Path, family: str) -> None:
     measured, told = made(inputs, config_of(inputs, values), tmp_path)
     before, after = measured.metrics["validation/masked_accuracy"], told["metrics"]["validation/masked_accuracy"]
     assert after == pytest.approx(before, abs=0.05)
+    assert 0 < measured.metrics["validation/order_accuracy"] <= 1
 
 
 def test_what_is_refused(tmp_path: Path) -> None:

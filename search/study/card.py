@@ -116,6 +116,7 @@ def _scores(spec: StudySpec, row: StudentRow, references: Sequence[Reference]) -
     teacher = reference_named(references, "teacher")
     names = [spec.quality, *(name for name in spec.about.metrics if name != spec.quality)]
     names += [name for name in spec.metrics if name not in names]
+    names += [name for name in ["order_accuracy"] if spec.training.order_share is not None]
     lines = ["| | validation | test | 95 % interval on test |", "|---|---|---|---|"]
 
     def line(title: str, validation: float | None, test: float | None, span: str = "") -> None:

@@ -148,6 +148,7 @@ def _splits(spec: StudySpec, source: Path, provenance: dict[str, Any], say: Say)
 
     say("reading the validation and test texts again")
     texts = _texts(spec)
+    texts = texts if spec.training.order_share is None else in_halves(texts, [])
     known = provenance.get("data_fingerprint")
     if known is not None and known not in (texts.fingerprint, texts.labelled.fingerprint):
         raise InputError.of(
@@ -163,7 +164,6 @@ def _splits(spec: StudySpec, source: Path, provenance: dict[str, Any], say: Say)
             found[name] = Texts(made.texts.as_lists(), made.labels, spec.about.task_head, made.questions)
         return found
     if spec.about.target == "piece":
-        texts = texts if spec.training.order_share is None else in_halves(texts, [])
         return {name: Texts(texts.splits[name].as_lists(), np.zeros(0), spec.about.task_head) for name in held_out}
     names = _label_names(source)
     return {

@@ -12,7 +12,7 @@ from search.trial.context import WorkerContext
 from search.trial.data import Tokens, TransferSet
 from search.trial.device import autocast, device
 from search.trial.forward import classifier, tells_pieces
-from search.trial.masking import piece_head
+from search.trial.masking import OrderHead, drawn, piece_head
 
 TOKENS_AT_ONCE = {"cpu": 4096, "cuda": 65536}  # a processor's caches are small, and a GPU waits for the next batch
 
@@ -37,6 +37,37 @@ def predict(model: Any, tokens: Tokens, pad_id: int, context: WorkerContext, exa
             context.heartbeat(done, len(tokens))
     model.train(was_training)
     return out
+
+
+def order_accuracy(
+    model: Any,
+    order: OrderHead,
+    tokens: Tokens,
+    pieces_W: np.ndarray,
+    mask_id: int,
+    pad_id: int,
+    context: WorkerContext,
+) -> float:
+    """In how many rows of two texts the model and the head of its training tell which stands first. Half of them are swapped, the
+    same ones for every student, and masked as in training."""
+    whole, where, was_training = tokens.shown(pieces_W), device(), model.training
+    forward = classifier(model.to(where)).eval()
+    right = asked_of = done = 0
+    with torch.inference_mode():
+        for rows in evaluation_rows(whole.lengths, TOKENS_AT_ONCE[where.type]):
+            asked = drawn(
+                padded(whole, rows, pad_id), mask_id, model.config.vocab_size, seed=0, epoch=0, in_order=False
+            )
+            assert asked.order_B is not None
+            batch, order_B = asked.batch.to(where), asked.order_B.to(where)
+            with autocast():
+                told_B2 = order(forward(batch.ids_BT, batch.mask_BT, batch.types_BT)[:, 0])
+            right += int((told_B2.argmax(-1) == order_B).sum())  # never where a row has one text: -100
+            asked_of += int((order_B >= 0).sum())
+            done += len(rows)
+            context.heartbeat(done, len(tokens))
+    model.train(was_training)
+    return right / max(1, asked_of)
 
 
 def score(

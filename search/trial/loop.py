@@ -78,6 +78,7 @@ class Fitted:
     seconds: float
     mean_loss: float
     progress: dict[str, Any]
+    order: OrderHead | None = None
 
 
 def fit(
@@ -225,4 +226,4 @@ def fit(
         kept["order"] = order.state_dict()
     if matcher is not None:
         kept["matcher"] = matcher.state_dict()
-    return Fitted(step, total, num_tokens, seconds, looked_at / max(1, done), kept)
+    return Fitted(step, total, num_tokens, seconds, looked_at / max(1, done), kept, order)

@@ -15,7 +15,7 @@ from search.trial.data import TransferSet
 from search.trial.deliver.costs import measure_costs, processor
 from search.trial.deliver.huggingface import deliver
 from search.trial.device import told_of_memory
-from search.trial.evaluate import score
+from search.trial.evaluate import order_accuracy, score
 from search.trial.loop import Schedule, fit
 from search.trial.matching import Matcher
 from search.trial.mirror import mirrored
@@ -128,6 +128,12 @@ def train(item: WorkItem, context: WorkerContext) -> Outcome:
     if context.rank:
         return None, {}
     metrics = score(student, transfer, config.vocabulary, item.evaluate, context, exact=bool(item.payload.get("exact")))
+    if fitted.order is not None and vocabulary.mask_id is not None:
+        split, pad_id = transfer.splits["validation"], vocabulary.pad_id
+        told = order_accuracy(
+            student, fitted.order, split.tokens[config.vocabulary], split.labels, vocabulary.mask_id, pad_id, context
+        )
+        metrics["validation/order_accuracy"] = told
     if item.folder:
         checkpoint.save_weights(student, item.leaves, fitted.progress if item.end_share < 1 else None)
     cost = {
