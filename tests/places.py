@@ -19,7 +19,8 @@ import pytest
 from hosts import Hosts
 
 ROOT = Path(__file__).parent.parent
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "RAY_raylet_start_wait_time_s": "120"}
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "RAY_raylet_start_wait_time_s": "120",
+         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"}  # fmt: skip  # a study of this process had a Ray that none may join
 NODE_SECONDS = 120.0
 TOKEN = "0123456789abcdef" * 2  # of `one_node`
 
