@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 import torch
 import torch.nn.functional as F  # noqa: N812
 from masked_toys import MASK, NUM_PIECES, config_of, made, masked_study, write_lines
@@ -132,6 +133,22 @@ def test_a_whole_trial(inputs: Inputs, tmp_path: Path, family: str) -> None:
     before, after = measured.metrics["validation/masked_accuracy"], told["metrics"]["validation/masked_accuracy"]
     assert after == pytest.approx(before, abs=0.05)
     assert 0 < measured.metrics["validation/order_accuracy"] <= 1
+
+
+def test_an_order_that_can_be_told_is_learned(tmp_path: Path) -> None:
+    """Words of food first, then as many of sport: by validation texts that were not trained on."""
+    rng, data = np.random.default_rng(0), write_lines(tmp_path / "own")
+    for name, count in (("train", 300), ("validation", 100)):
+        lines = []
+        for _ in range(count):
+            words = rng.integers(3, 8)
+            lines.append(" ".join([*rng.choice(tiny.TOPICS["food"], words), *rng.choice(tiny.TOPICS["sport"], words)]))
+        Path(data[name]).write_text("\n".join(lines))
+    study = masked_study(tmp_path, data={**data, "max_length": 32}, training={"epochs": 4, "order_share": 0.5})
+    inputs = read_inputs(study, lambda text: None)
+    config = config_of(inputs, {"depth": 2, "embedding_size": "full"}, epochs=4, soft_share=0.0, hidden_share=0.0)
+    measured, _ = made(inputs, config, tmp_path)
+    assert measured.metrics["validation/order_accuracy"] > 0.95
 
 
 def test_what_is_refused(tmp_path: Path) -> None:
