@@ -10,9 +10,10 @@ import tiny
 import torch
 import torch.nn.functional as F  # noqa: N812
 from masked_toys import MASK, NUM_PIECES, config_of, made, masked_study, write_lines
+from transformers import AutoTokenizer
 
 from search.study.inputs import Inputs, read_inputs
-from search.study.masked import halves
+from search.study.masked import halves, read_of
 from search.trial.batches import padded
 from search.trial.context import WorkerContext
 from search.trial.evaluate import order_accuracy
@@ -43,6 +44,26 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
 )
 def test_halves(text: str, first: str, second: str) -> None:
     assert halves(text) == (first, second)
+
+
+@pytest.mark.parametrize("max_length", [9, 12, 32])
+def test_the_second_half_begins_where_the_first_ends(tmp_path: Path, max_length: int) -> None:
+    """Also of a text that is longer than what is read of it, of which no half may be cut by itself."""
+    data, cut = write_lines(tmp_path / "own"), 0
+    texts = read_inputs(masked_study(tmp_path, data={**data, "max_length": 32}), lambda text: None)
+    tokenizer = AutoTokenizer.from_pretrained(texts.source.folder)
+    long = [f"{text}. unsplittable," for text in texts.texts.splits["validation"].texts]
+    for text, read in zip(long, read_of(tokenizer, long, max_length - 3), strict=True):
+        first, second = halves(read)
+        assert text.startswith(f"{first} {second}")
+        assert text[len(read) : len(read) + 1] in ("", " ")
+        ids = tokenizer(first, second)["input_ids"]
+        assert len(ids) <= max_length
+        if len(read) < len(text):
+            cut += 1
+            next_word = text[len(read) :].split()[0]
+            assert len(ids) + len(tokenizer.tokenize(next_word)) > max_length
+    assert (cut == len(long)) == (max_length < 32)
 
 
 def test_no_special_piece_is_masked_in_pairs(inputs: Inputs) -> None:

@@ -148,7 +148,8 @@ def _splits(spec: StudySpec, source: Path, provenance: dict[str, Any], say: Say)
 
     say("reading the validation and test texts again")
     texts = _texts(spec)
-    texts = texts if spec.training.order_share is None else in_halves(texts, [])
+    if spec.training.order_share is not None:
+        texts = in_halves(texts, *_cutter(spec), [])
     known = provenance.get("data_fingerprint")
     if known is not None and known not in (texts.fingerprint, texts.labelled.fingerprint):
         raise InputError.of(
@@ -179,13 +180,13 @@ def _label_names(source: Path) -> list[str]:
 
 
 def _cutter(spec: StudySpec) -> tuple[Any, int]:
-    """The teacher's tokenizer, by whose pieces contexts were cut into windows, and how long they may be."""
+    """The teacher's tokenizer, by whose pieces texts were cut, contexts into windows, and how long they may be."""
     from transformers import AutoTokenizer
 
     folder = spec.output / "teacher"
     if not mirror.bring(folder):
         raise InputError.of(
-            "", f"{folder} is gone, and contexts are cut by its tokenizer's pieces; write --unchecked", "teacher"
+            "", f"{folder} is gone, and texts are cut by its tokenizer's pieces; write --unchecked", "teacher"
         )
     source = find_teacher(TeacherSpec(model=str(folder)), spec.about.task_head)
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)

@@ -81,13 +81,14 @@ def read_inputs(spec: StudySpec, say: Say) -> Inputs:
     label_names = texts.label_names if fine_tunes else match_labels(source, texts.label_names, spec.about)
     _check_metrics(spec, len(label_names))
     first: list[str] = []
+    tokenizer, max_length = _tokenizer(spec, source)
     if spec.about.target == "piece":
         if fine_tunes:
             first.append("the teacher has no masked-LM head: one is trained with it first, as teacher.fine_tune says")
         spec = of_pieces(spec, first)
         if spec.training.order_share is not None:
-            texts = in_halves(texts, first)
-    spec, transfer, labelled, notes = _tokenise(spec, texts, source, label_names, say)
+            texts = in_halves(texts, tokenizer, max_length, first)
+    spec, transfer, labelled, notes = _tokenise(spec, texts, source, tokenizer, max_length, label_names, say)
     _check_relations(spec, source)
     _check_augmentation(spec, texts, source)
     if spec.about.target == "vector":
@@ -115,14 +116,12 @@ def _of_vectors(spec: StudySpec, notes: list[str]) -> StudySpec:
     return spec.model_copy(update={"space": SearchSpace(kept)})
 
 
-def _tokenise(
-    spec: StudySpec, texts: StudyTexts, source: TeacherSource, label_names: list[str], say: Say
-) -> tuple[StudySpec, TransferSet, str, list[str]]:
+def _tokenizer(spec: StudySpec, source: TeacherSource) -> tuple[Any, int]:
+    """The teacher's, and how many pieces of a text are read. Raises InputError where it cannot be the teacher's."""
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    notes: list[str] = []
     try:
         tokenizer = _tokenizer_of(source)
     except Exception as error:
@@ -141,8 +140,19 @@ def _tokenise(
         raise InputError.of(
             "teacher", f"its tokenizer has a piece {highest}, its embeddings only {rows} rows; they do not belong together", "model"
         )  # fmt: skip
-    positions = source.shape(2).max_positions
-    max_length = min(spec.data.max_length, positions)
+    return tokenizer, min(spec.data.max_length, source.shape(2).max_positions)
+
+
+def _tokenise(
+    spec: StudySpec,
+    texts: StudyTexts,
+    source: TeacherSource,
+    tokenizer: Any,
+    max_length: int,
+    label_names: list[str],
+    say: Say,
+) -> tuple[StudySpec, TransferSet, str, list[str]]:
+    notes: list[str] = []
     say(f"tokenising {sum(map(len, texts.splits.values())):,} texts")
     windows, pieces_told = _windows(spec, texts, tokenizer, max_length), spec.about.target == "piece"
     rows = {name: each.texts for name, each in windows.items()} or texts.splits

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from search.study.tables import Texts
+from search.study.tables import Texts, in_parts
 from search.study.texts import StudyTexts
 from search.trial.data import Tokens
 from spaces.errors import Fault, InputError
@@ -42,12 +42,15 @@ def of_pieces(spec: StudySpec, notes: list[str]) -> StudySpec:
     return spec.model_copy(update={"space": SearchSpace({**space.parameters, "vocabulary": Choice(values=("full",))})})
 
 
-def in_halves(texts: StudyTexts, notes: list[str]) -> StudyTexts:
-    """Each text as two, one after the other: parted behind the sentence that ends nearest to its middle, or there. Raises
-    InputError where no text of a split can be parted."""
-    splits = {}
+def in_halves(texts: StudyTexts, tokenizer: Any, max_length: int, notes: list[str]) -> StudyTexts:
+    """Each text as two that follow one another: what is read of it, parted behind the sentence that ends nearest to its middle, or
+    there. Raises InputError where no text of a split can be parted."""
+    splits, num_cut = {}, 0
+    num_pieces = max_length - tokenizer.num_special_tokens_to_add(pair=True)
     for name, split in texts.splits.items():
-        parts = [halves(text) for text in split.texts]
+        read = read_of(tokenizer, split.texts, num_pieces)
+        num_cut += sum(len(one) < len(text) for one, text in zip(read, split.texts, strict=True))
+        parts = [halves(text) for text in read]
         short = sum(not second for _, second in parts)
         if short == len(parts):
             raise InputError.of(
@@ -57,7 +60,25 @@ def in_halves(texts: StudyTexts, notes: list[str]) -> StudyTexts:
             notes.append(f"{name}: {short:,} texts of one word have no order to be told")
         firsts, seconds = (Texts.of(column) for column in zip(*parts, strict=True))
         splits[name] = replace(split, texts=firsts, pairs=seconds)
+    if num_cut:
+        notes.append(f"{num_cut:,} texts were cut at max_length ({max_length} pieces), and then parted")
     return replace(texts, splits=splits)
+
+
+def read_of(tokenizer: Any, texts: Iterable[str], num_pieces: int) -> list[str]:
+    """Of each text the words, as whitespace parts them, that are whole within so many pieces. Were each half cut by itself, the
+    second would not begin where the first ends."""
+    found = []
+    for part in in_parts(texts):
+        read = tokenizer(
+            part, add_special_tokens=False, truncation=True, max_length=num_pieces, return_offsets_mapping=True
+        )
+        for text, offsets in zip(part, read["offset_mapping"], strict=True):
+            end = offsets[-1][1] if len(offsets) == num_pieces else len(text)
+            is_within_a_word = text[end : end + 1].strip() != ""
+            words = text[:end].rsplit(maxsplit=1)
+            found.append(words[0] if is_within_a_word and len(words) == 2 else text[:end])
+    return found
 
 
 def halves(text: str) -> tuple[str, str]:
