@@ -200,7 +200,7 @@ def test_an_export_is_checked_on_the_same_windows(hasty: tuple[Path, dict[str, s
     teacher, data = hasty
     spec = a_study(tmp_path, data, teacher, {})
     splits = read_inputs(spec, lambda text: None).transfer.splits
-    with pytest.raises(InputError, match="teacher is gone, and contexts are cut by its tokenizer"):
+    with pytest.raises(InputError, match="teacher is gone, and texts are cut by its tokenizer"):
         windows_again(spec, teacher, {}, lambda text: None)
     shutil.copytree(teacher, spec.output / "teacher")
     found = windows_again(spec, teacher, {}, lambda text: None)
