@@ -171,7 +171,7 @@ def _tokenise(
                 "made of; name a teacher with another tokenizer", "model",
             )  # fmt: skip
     cut_off = sum(int((tokens.lengths == max_length).sum()) for tokens in full.values())
-    if cut_off and not windows:
+    if cut_off and not windows and spec.training.order_share is None:  # halves are of what was cut before
         notes.append(f"{cut_off:,} texts reach max_length ({max_length} pieces) and may have been cut there")
     counts = np.bincount(full["train"].ids, minlength=max(len(tokenizer), source.config["vocab_size"]))
     hidden: dict[str, np.ndarray] = {}
