@@ -17,7 +17,7 @@ from search.record.record import existing_record
 from search.results.picks import Pick, as_plain, choose, costs_of
 from search.study.card import model_card
 from search.study.output import open_study
-from search.study.teachers import find_teacher
+from search.study.teachers import find_teacher, reader_of
 from search.study.texts import StudyTexts, read_texts
 from search.trial import mirror
 from spaces.errors import InputError, TrialError, near_miss
@@ -181,16 +181,12 @@ def _label_names(source: Path) -> list[str]:
 
 def _cutter(spec: StudySpec) -> tuple[Any, int]:
     """The teacher's tokenizer, by whose pieces texts were cut, contexts into windows, and how long they may be."""
-    from transformers import AutoTokenizer
-
     folder = spec.output / "teacher"
     if not mirror.bring(folder):
         raise InputError.of(
             "", f"{folder} is gone, and texts are cut by its tokenizer's pieces; write --unchecked", "teacher"
         )
-    source = find_teacher(TeacherSpec(model=str(folder)), spec.about.task_head)
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    return tokenizer, min(spec.data.max_length, source.shape(2).max_positions)
+    return reader_of(spec, find_teacher(TeacherSpec(model=str(folder)), spec.about.task_head))
 
 
 def _texts(spec: StudySpec) -> StudyTexts:

@@ -14,7 +14,7 @@ from search.study.begun import check_same_pieces, check_some_start, find_begun
 from search.study.masked import WHOLE, in_halves, masked_splits, of_pieces
 from search.study.questions import Windows, windows_of
 from search.study.tagged import IGNORED
-from search.study.teachers import TeacherSource, find_teacher, match_labels
+from search.study.teachers import TeacherSource, find_teacher, match_labels, reader_of, tokenizer_of
 from search.study.texts import UNLABELLED, LabelledTexts, StudyTexts, read_texts
 from search.trial.data import NO_LABEL, Split, Tokens, TransferSet, Vocabulary
 from search.trial.layouts import LAYOUTS
@@ -81,7 +81,7 @@ def read_inputs(spec: StudySpec, say: Say) -> Inputs:
     label_names = texts.label_names if fine_tunes else match_labels(source, texts.label_names, spec.about)
     _check_metrics(spec, len(label_names))
     first: list[str] = []
-    tokenizer, max_length = _tokenizer(spec, source)
+    tokenizer, max_length = reader_of(spec, source)
     if spec.about.target == "piece":
         if fine_tunes:
             first.append("the teacher has no masked-LM head: one is trained with it first, as teacher.fine_tune says")
@@ -114,33 +114,6 @@ def _of_vectors(spec: StudySpec, notes: list[str]) -> StudySpec:
     notes.append(f"temperature is not searched: the losses of {spec.task} have none")
     kept = {name: parameter for name, parameter in spec.space.parameters.items() if name != "temperature"}
     return spec.model_copy(update={"space": SearchSpace(kept)})
-
-
-def _tokenizer(spec: StudySpec, source: TeacherSource) -> tuple[Any, int]:
-    """The teacher's, and how many pieces of a text are read. Raises InputError where it cannot be the teacher's."""
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        tokenizer = _tokenizer_of(source)
-    except Exception as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError.of("teacher", f"{source.folder} holds no tokenizer that loads: {first}", "model") from None
-    names = getattr(tokenizer, "vocab_files_names", {}).values()
-    if names and not any((source.folder / name).is_file() for name in names):
-        # transformers 5 makes a tokenizer of special tokens alone, to which every text is unknown
-        raise InputError.of("teacher", f"{source.folder} holds no tokenizer: none of {', '.join(names)}", "model")
-    if source.task_head != "text" and not tokenizer.is_fast:
-        raise InputError.of(
-            "teacher", f"its tokenizer does not say whose a piece is; {spec.task} needs a fast one (tokenizer.json)", "model"
-        )  # fmt: skip
-    highest, rows = max(tokenizer.get_vocab().values()), source.config["vocab_size"]
-    if highest >= rows:
-        raise InputError.of(
-            "teacher", f"its tokenizer has a piece {highest}, its embeddings only {rows} rows; they do not belong together", "model"
-        )  # fmt: skip
-    return tokenizer, min(spec.data.max_length, source.shape(2).max_positions)
 
 
 def _tokenise(
@@ -232,23 +205,6 @@ def _num_unread(split: Split) -> int:
     return int((places.at[labelled if labelled.any() else slice(None)] == NOWHERE).sum())
 
 
-def _tokenizer_of(source: TeacherSource) -> Any:
-    """The teacher's. To a byte-level one (RoBERTa's) the blank before a word is a part of it, and words that come alone have none:
-    it is told to put one there."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False)
-    if source.task_head != "token" or not tokenizer.is_fast:
-        return tokenizer
-    before = tokenizer.backend_tokenizer.pre_tokenizer
-    if getattr(before, "add_prefix_space", True):
-        return tokenizer
-    tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False, add_prefix_space=True)
-    before.add_prefix_space = True  # not every class of tokenizers does that by itself
-    tokenizer.backend_tokenizer.pre_tokenizer = before
-    return tokenizer
-
-
 def key_of(parts: list[Any]) -> str:
     """A short name for what follows from these parts."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
@@ -293,7 +249,7 @@ def _labels(split: LabelledTexts, name: str, label_names: list[str], target: str
 
 def unlabelled_split(inputs: Inputs, texts: LabelledTexts) -> Split:
     """More texts without labels, in the pieces of every vocabulary of the study."""
-    transfer, tokenizer = inputs.transfer, _tokenizer_of(inputs.source)
+    transfer, tokenizer = inputs.transfer, tokenizer_of(inputs.source)
     full = Tokens.encode(tokenizer, texts.texts, texts.pairs, transfer.max_length)
     tokens = _in_every_vocabulary(texts, full, transfer.vocabularies, transfer.max_length)
     return Split(tokens, _labels(texts, UNLABELLED, transfer.label_names, transfer.target))

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from search.trial.pooling import pooling_of
 from spaces.errors import InputError, cut
 from spaces.student import TaskHead, TeacherShape
-from spaces.study import TeacherSpec
+from spaces.study import StudySpec, TeacherSpec
 from spaces.task import TASK_HEADS, Task
 
 DOES = {
@@ -256,3 +256,47 @@ def _num_parameters(folder: Path) -> int:
 def _sha256(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def reader_of(spec: StudySpec, source: TeacherSource) -> tuple[Any, int]:
+    """The teacher's tokenizer, and how many pieces of a text are read. Raises InputError where it cannot be the teacher's."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        tokenizer = tokenizer_of(source)
+    except Exception as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError.of("teacher", f"{source.folder} holds no tokenizer that loads: {first}", "model") from None
+    names = getattr(tokenizer, "vocab_files_names", {}).values()
+    if names and not any((source.folder / name).is_file() for name in names):
+        # transformers 5 makes a tokenizer of special tokens alone, to which every text is unknown
+        raise InputError.of("teacher", f"{source.folder} holds no tokenizer: none of {', '.join(names)}", "model")
+    if source.task_head != "text" and not tokenizer.is_fast:
+        raise InputError.of(
+            "teacher", f"its tokenizer does not say whose a piece is; {spec.task} needs a fast one (tokenizer.json)", "model"
+        )  # fmt: skip
+    highest, rows = max(tokenizer.get_vocab().values()), source.config["vocab_size"]
+    if highest >= rows:
+        raise InputError.of(
+            "teacher", f"its tokenizer has a piece {highest}, its embeddings only {rows} rows; they do not belong together", "model"
+        )  # fmt: skip
+    return tokenizer, min(spec.data.max_length, source.shape(2).max_positions)
+
+
+def tokenizer_of(source: TeacherSource) -> Any:
+    """The teacher's tokenizer. To a byte-level one (RoBERTa's) the blank before a word is a part of it, and words that come alone
+    have none: it is told to put one there."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False)
+    if source.task_head != "token" or not tokenizer.is_fast:
+        return tokenizer
+    before = tokenizer.backend_tokenizer.pre_tokenizer
+    if getattr(before, "add_prefix_space", True):
+        return tokenizer
+    tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False, add_prefix_space=True)
+    before.add_prefix_space = True  # not every class of tokenizers does that by itself
+    tokenizer.backend_tokenizer.pre_tokenizer = before
+    return tokenizer
