@@ -116,7 +116,8 @@ def _scores(spec: StudySpec, row: StudentRow, references: Sequence[Reference]) -
     teacher = reference_named(references, "teacher")
     names = [spec.quality, *(name for name in spec.about.metrics if name != spec.quality)]
     names += [name for name in spec.metrics if name not in names]
-    names += [name for name in ["order_accuracy"] if spec.training.order_share is not None]
+    if spec.training.order_share is not None:
+        names.append("order_accuracy")
     lines = ["| | validation | test | 95 % interval on test |", "|---|---|---|---|"]
 
     def line(title: str, validation: float | None, test: float | None, span: str = "") -> None:
